@@ -1,0 +1,39 @@
+# setup · serve · test · check · bench: the commands of the README and of CI.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := CMakeLists.txt $(shell find native -type f)
+
+.PHONY: setup serve test check format bench clean
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml $(NATIVE)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[starter]'
+	touch $@
+
+$(VENV)/developer: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --group dev
+	touch $@
+
+serve: setup
+	$(BIN)/gemlora serve
+
+check: $(VENV)/developer
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/developer
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
+
+test: $(VENV)/developer
+	tests/install
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) build

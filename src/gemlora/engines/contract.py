@@ -1,0 +1,121 @@
+"""What an engine is: token ids in, token ids out. It knows no account, no HTTP and no text.
+
+Every engine promises that the tokens of a request depend on nothing but the request itself, the base model and
+the adapter: not on the other requests of a batch, on when they arrive, or on how the prompt was cut into chunks.
+"""
+
+from collections.abc import AsyncIterator
+from enum import StrEnum
+from typing import Protocol
+
+from msgspec import Struct
+
+GREEDY_TEMPERATURE = 1e-5
+"""Below this temperature the most likely token is taken."""
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class Sampling(Struct, frozen=True):
+    """How the next token is drawn; the formulas are in `docs/sampling.md`.
+
+    `seed` together with the index of the output token determines the random number, so the same seed gives the
+    same tokens. `top_k` None and `top_p` >= 1 are off; a `repetition_penalty` of 0 or 1 is off.
+    """
+
+    seed: int
+    temperature: float = 0.6
+    top_k: int | None = None
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+
+
+class AdapterRef(Struct, frozen=True):
+    """An immutable adapter on local disk.
+
+    `digest` (64 hex digits) identifies the content. `manifest` and `weights` are paths that this server made:
+    a `storage.manifest.AdapterManifest` as JSON and the safetensors file that it describes.
+    """
+
+    digest: str
+    manifest: str
+    weights: str
+
+
+class GenerateRequest(Struct, frozen=True):
+    """One request to continue `prompt`.
+
+    `generated` holds tokens that an earlier engine process already delivered for this request: the engine goes on
+    behind them with exactly the tokens that would have come. `max_tokens` counts them too. `cache_scope` and
+    `share_key` are opaque: KV cache entries are shared only between requests in which both are equal.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    max_tokens: int
+    sampling: Sampling
+    stop_tokens: tuple[int, ...]
+    adapter: AdapterRef | None = None
+    cache_scope: bytes = b""
+    share_key: bytes = b""
+    generated: tuple[int, ...] = ()
+
+
+class Output(Struct, frozen=True):
+    """New tokens of one request; the last output carries the finish reason.
+
+    The token that stopped the sequence is not among `tokens`.
+    """
+
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason | None = None
+
+
+class ModelFacts(Struct, frozen=True):
+    """What the engine serves, for the catalogue and for the validation of adapters.
+
+    `modules` maps each linear module that an adapter may target (`q_proj`, … `down_proj`) to its (outputs, inputs).
+    """
+
+    name: str
+    family: str
+    digest: str
+    quantization: str
+    context_window: int
+    layers: int
+    vocabulary: int
+    modules: dict[str, tuple[int, int]]
+    tokenizer: str
+    """Path of the tokenizer file that belongs to the weights."""
+
+
+class Engine(Protocol):
+    """A running engine."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What is served; known once `start` has returned."""
+        ...
+
+    async def start(self) -> None:
+        """Load the model and get ready. Raises `WeightsInvalid` or `EngineFailed`."""
+        ...
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[Output]:
+        """Yield the request's tokens as they come. Closing the iterator frees the sequence within one step.
+
+        Raises `AdapterInvalid` if the adapter cannot be loaded, `OutOfCapacity` if the queue is full and
+        `EngineFailed` if the engine cannot finish the request.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Stop the engine and free everything. Unfinished requests fail with `RequestAborted`."""
+        ...

@@ -1,0 +1,71 @@
+"""The tokens of one forward pass, as the arrays that the kernels read.
+
+Letters: T rows (tokens), S sequences, B blocks of the longest sequence, R rows whose logits are wanted.
+"""
+
+from collections.abc import Sequence as Several
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemlora.engines.cpu.sequence import Sequence
+from gemlora.kernels import Segments
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The next `length` tokens of a sequence, behind those that are computed."""
+
+    sequence: Sequence
+    length: int
+
+    @property
+    def completes(self) -> bool:
+        """Whether the chunk reaches the sequence's last token, so that its successor can be sampled."""
+        return self.length == self.sequence.remaining
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of one step, ordered so that rows with the same adapter are neighbours."""
+
+    chunks: tuple[Chunk, ...]
+    tokens: NDArray[np.int32]  # [T]
+    positions: NDArray[np.int32]  # [T]
+    sequence_of_row: NDArray[np.int32]  # [T], index into block_tables
+    block_tables: NDArray[np.int32]  # [S, B]
+    segments: Segments
+    logit_rows: NDArray[np.int32]  # [R], the last row of each chunk that completes, in the order of chunks
+
+    @classmethod
+    def of(cls, chunks: Several[Chunk]) -> "Batch":
+        """Lay out the chunks, those with the same adapter side by side."""
+        ordered = sorted(chunks, key=lambda chunk: _adapter_key(chunk.sequence))
+        starts = [chunk.sequence.computed for chunk in ordered]
+        lengths = [chunk.length for chunk in ordered]
+        ends = np.cumsum(lengths, dtype=np.int32)
+        widest = max(len(chunk.sequence.blocks) for chunk in ordered)
+        tables = np.zeros((len(ordered), widest), np.int32)
+        for row, chunk in enumerate(ordered):
+            tables[row, : len(chunk.sequence.blocks)] = chunk.sequence.blocks
+        return cls(
+            chunks=tuple(ordered),
+            tokens=np.concatenate(
+                [
+                    np.asarray(c.sequence.tokens[s : s + c.length], np.int32)
+                    for c, s in zip(ordered, starts, strict=True)
+                ]
+            ),
+            positions=np.concatenate(
+                [np.arange(s, s + n, dtype=np.int32) for s, n in zip(starts, lengths, strict=True)]
+            ),
+            sequence_of_row=np.repeat(np.arange(len(ordered), dtype=np.int32), lengths),
+            block_tables=tables,
+            segments=Segments.of([(chunk.sequence.adapter, chunk.length) for chunk in ordered]),
+            logit_rows=np.asarray([end - 1 for end, c in zip(ends, ordered, strict=True) if c.completes], np.int32),
+        )
+
+
+def _adapter_key(sequence: Sequence) -> int:
+    return 0 if sequence.adapter is None else id(sequence.adapter)

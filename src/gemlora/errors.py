@@ -1,0 +1,109 @@
+"""Everything that gemlora can refuse or fail at, as one tree. It knows no HTTP: `api/envelope.py` renders it.
+
+GemloraError
+├── InvalidRequest            the request's own content is wrong
+│   ├── IncompleteRequest     the body is missing
+│   ├── RequestTooLarge       the body exceeds the configured size
+│   └── PromptTooLong         the prompt leaves no room in the context window
+├── Unauthenticated           no token, or one that is unknown, revoked or expired
+├── Forbidden                 a valid token, but not for this account or action
+├── ModelNotFound
+├── AdapterNotFound           unknown, foreign and deleted adapters look the same
+├── AdapterIncomplete         registered, but files are missing
+├── AdapterInvalid            would not take full effect on the served base
+├── AdapterExists             the account already uses that name
+├── OutOfCapacity             try again later
+├── RequestAborted            the client or an operator ended it
+├── EngineFailed              the engine could not finish this one request
+├── WeightsInvalid            a checkpoint that cannot be served
+├── SettingsInvalid
+└── StorageFailed
+"""
+
+
+class GemloraError(Exception):
+    """Base of all errors that carry a text meant for the user."""
+
+
+class InvalidRequest(GemloraError):
+    """The request's content is wrong; the text says which field and what was expected."""
+
+
+class IncompleteRequest(InvalidRequest):
+    """A body or header that the route needs is missing."""
+
+
+class RequestTooLarge(InvalidRequest):
+    """The body is larger than the configured limit."""
+
+
+class PromptTooLong(InvalidRequest):
+    """The prompt does not fit the context window."""
+
+    def __init__(self, requested_tokens: int, context_window: int) -> None:
+        super().__init__(
+            f"The estimated number of input and maximum output tokens ({requested_tokens}) "
+            f"exceeded this model context window limit ({context_window})"
+        )
+        self.requested_tokens = requested_tokens
+        self.context_window = context_window
+
+
+class Unauthenticated(GemloraError):
+    """No token was given, or it is unknown, revoked or expired."""
+
+
+class Forbidden(GemloraError):
+    """The token is valid but does not allow this account or action."""
+
+
+class ModelNotFound(GemloraError):
+    """No such model in the catalogue."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"No such model {model} or task")
+        self.model = model
+
+
+class AdapterNotFound(GemloraError):
+    """No such adapter for this account."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Finetune {name} not found")
+        self.name = name
+
+
+class AdapterIncomplete(GemloraError):
+    """The adapter is registered but its files are missing."""
+
+
+class AdapterInvalid(GemloraError):
+    """The adapter would not take full effect; the text names the tensor or key and what was expected."""
+
+
+class AdapterExists(GemloraError):
+    """The account already has an adapter with that name."""
+
+
+class OutOfCapacity(GemloraError):
+    """No room now; the same request may succeed later."""
+
+
+class RequestAborted(GemloraError):
+    """The request was ended before its answer was complete."""
+
+
+class EngineFailed(GemloraError):
+    """The engine could not finish the request."""
+
+
+class WeightsInvalid(GemloraError):
+    """The checkpoint is damaged, of another family, or of a type that cannot be served."""
+
+
+class SettingsInvalid(GemloraError):
+    """One or more settings are wrong; the text lists all of them."""
+
+
+class StorageFailed(GemloraError):
+    """The database or object store did not do what was asked."""

@@ -1,0 +1,92 @@
+"""The kernels' contract. `native.py` implements it over the C++ library, `reference.py` in NumPy.
+
+Letters: T rows (tokens), K inputs, N outputs, H query heads, C key/value heads, D head size, S sequences,
+V vocabulary. All activations are float32. Row strides are free, the last dimension is contiguous.
+
+**Order of sums.** What a kernel computes for a row depends on that row alone, bit for bit: not on T, not on the other
+rows, not on the number of threads, not on the instruction set.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemlora.kernels.lora import Segments
+from gemlora.kernels.matrix import Matrix
+from gemlora.kernels.sampling import SamplingBatch
+
+Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
+
+
+class Kernels(Protocol):
+    """One set of kernels with its threads."""
+
+    def linear(self, x: Float32, matrices: Sequence[Matrix], out: Float32) -> None:
+        """out[T, N1 + N2 + …] = x[T, K] · Wᵀ for several matrices that share their input, side by side."""
+        ...
+
+    def embed(self, matrix: Matrix, tokens: Int32, scale: float, out: Float32) -> None:
+        """out[T, K] = scale · row `token` of the (dequantised) matrix."""
+        ...
+
+    def rms_norm(self, x: Float32, weight: Float32, epsilon: float, out: Float32) -> None:
+        """out = x / sqrt(mean(x²) + epsilon) · weight over the last dimension.
+
+        `x` and `out` are [T, K] or [T, H, D]; they may be the same array. `weight` already contains Gemma's 1 +.
+        """
+        ...
+
+    def add(self, x: Float32, y: Float32) -> None:
+        """x += y, both [T, K]."""
+        ...
+
+    def rotate(self, x: Float32, cosines: Float32, sines: Float32, positions: Int32) -> None:
+        """Apply rotary embedding to x[T, H, D] in place.
+
+        Halves are paired as (i, i + D/2). `cosines` and `sines` are tables [context, D/2] indexed by position.
+        """
+        ...
+
+    def store_kv(
+        self, keys: Float32, values: Float32, cache: NDArray[np.generic], block_tables: Int32,
+        sequence_of_row: Int32, positions: Int32,
+    ) -> None:  # fmt: skip
+        """Write keys and values [T, C, D] of one layer into its paged cache.
+
+        `cache` is [blocks, 2, C, block size, D], float32 or float16 (clamped to the finite range). Row t goes to
+        block `block_tables[sequence_of_row[t], position // block size]`.
+        """
+        ...
+
+    def attend(
+        self, queries: Float32, cache: NDArray[np.generic], block_tables: Int32, sequence_of_row: Int32,
+        positions: Int32, scale: float, window: int | None, softcap: float | None, out: Float32,
+    ) -> None:  # fmt: skip
+        """Causal attention of queries [T, H, D] over the paged cache; out is [T, H, D].
+
+        Row t sees cached positions max(0, p − window + 1) … p with p = positions[t]. The score is scale · q·k, then
+        softcap · tanh(score / softcap) if given, then softmax. Query head h reads key/value head h // (H / C).
+        """
+        ...
+
+    def gelu_gate(self, gate_up: Float32, out: Float32) -> None:
+        """out[T, F] = gelu_tanh(gate_up[:, :F]) · gate_up[:, F:]."""
+        ...
+
+    def softcap(self, x: Float32, cap: float) -> None:
+        """x = cap · tanh(x / cap), in place."""
+        ...
+
+    def adapt(self, x: Float32, out: Float32, segments: Segments, layer: int, module: str) -> None:
+        """out[T, N] += scale · B (A x) for the rows of each segment whose adapter changes this module.
+
+        Rows without an adapter, and adapters without this module, are left untouched bit for bit.
+        """
+        ...
+
+    def sample(self, logits: Float32, batch: SamplingBatch) -> Int32:
+        """Draw one token per row of logits [R, V] (which it may overwrite); −1 marks a row without finite logits."""
+        ...
