@@ -1,0 +1,261 @@
+"""The forward pass of Gemma 1, 2 and 3: one definition, driven by the configuration.
+
+Letters: T rows (tokens), E hidden size, F feed-forward size, H query heads, C key/value heads, D head size,
+V vocabulary, R rows whose logits are wanted.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemlora.engines.cpu.batch import Batch
+from gemlora.engines.cpu.config import GemmaConfig, LayerConfig, Rope
+from gemlora.kernels import Kernels, Matrix
+
+Float32 = NDArray[np.float32]
+
+LayerCache = NDArray[np.generic]
+"""Keys and values of one layer: [blocks, 2, C, block size, D]."""
+
+Observer = Callable[[int, Float32], None]
+"""Called with 0 and the embeddings, then with i + 1 and the output of layer i: [T, E], valid during the call."""
+
+
+class Weights(Protocol):
+    """Where the model finds its tensors by name; `PackedModel` is one."""
+
+    @property
+    def config(self) -> GemmaConfig:
+        """The architecture."""
+        ...
+
+    @property
+    def tied(self) -> bool:
+        """Whether the embedding is also the output head."""
+        ...
+
+    def matrix(self, name: str) -> Matrix:
+        """A weight matrix."""
+        ...
+
+    def vector(self, name: str) -> Float32:
+        """The weights of a norm, Gemma's 1 + already added."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RopeTable:
+    """Cosines and sines of every position, each [context, D/2]."""
+
+    cosines: Float32
+    sines: Float32
+
+    @classmethod
+    def of(cls, rope: Rope, head_dim: int, context: int) -> "RopeTable":
+        """Frequencies and angles are rounded to float32 in the same places as in Hugging Face's models; between
+        them float64 makes the result independent of the machine's vector library."""
+        exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+        powers = np.power(rope.base, exponents, dtype=np.float64).astype(np.float32)
+        frequencies = np.float32(1) / powers / np.float32(rope.factor)
+        angles = (np.arange(context, dtype=np.float32)[:, None] * frequencies).astype(np.float64)
+        return cls(np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The weights of one layer; a norm that the generation does not have is None."""
+
+    index: int
+    window: int | None
+    rope: RopeTable
+    input_norm: Float32
+    qkv: tuple[Matrix, Matrix, Matrix]
+    query_norm: Float32 | None
+    key_norm: Float32 | None
+    output: Matrix
+    post_attention_norm: Float32 | None
+    feed_forward_norm: Float32
+    gate_up: tuple[Matrix, Matrix]
+    down: Matrix
+    post_feed_forward_norm: Float32 | None
+
+    @classmethod
+    def of(cls, weights: Weights, index: int, config: LayerConfig, rope: RopeTable) -> "Layer":
+        """Look up the layer's tensors."""
+        prefix = f"layers.{index}."
+        post_norms, head_norms = weights.config.post_norms, weights.config.head_norms
+        return cls(
+            index=index,
+            window=config.window,
+            rope=rope,
+            input_norm=weights.vector(prefix + "input_norm"),
+            qkv=(
+                weights.matrix(prefix + "q_proj"),
+                weights.matrix(prefix + "k_proj"),
+                weights.matrix(prefix + "v_proj"),
+            ),
+            query_norm=weights.vector(prefix + "query_norm") if head_norms else None,
+            key_norm=weights.vector(prefix + "key_norm") if head_norms else None,
+            output=weights.matrix(prefix + "o_proj"),
+            post_attention_norm=weights.vector(prefix + "post_attention_norm") if post_norms else None,
+            feed_forward_norm=weights.vector(prefix + "feed_forward_norm"),
+            gate_up=(weights.matrix(prefix + "gate_proj"), weights.matrix(prefix + "up_proj")),
+            down=weights.matrix(prefix + "down_proj"),
+            post_feed_forward_norm=weights.vector(prefix + "post_feed_forward_norm") if post_norms else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """The arrays that one step writes, reused by the next so that their pages are touched once."""
+
+    hidden: Float32  # [T, E], the residual stream
+    normed: Float32  # [T, E]
+    branch: Float32  # [T, E], what attention or feed-forward adds to the stream
+    qkv: Float32  # [T, (H + 2C)·D]
+    attended: Float32  # [T, H·D]
+    gate_up: Float32  # [T, 2F]
+    gated: Float32  # [T, F]
+
+    @classmethod
+    def for_rows(cls, config: GemmaConfig, rows: int) -> "Activations":
+        """Uninitialised arrays for `rows` rows."""
+
+        def empty(columns: int) -> Float32:
+            return np.empty((rows, columns), np.float32)
+
+        return cls(
+            hidden=empty(config.hidden),
+            normed=empty(config.hidden),
+            branch=empty(config.hidden),
+            qkv=empty(config.query_size + 2 * config.kv_size),
+            attended=empty(config.query_size),
+            gate_up=empty(2 * config.feed_forward),
+            gated=empty(config.feed_forward),
+        )
+
+    def first(self, rows: int) -> "Activations":
+        """Views of the first `rows` rows."""
+        return Activations(
+            self.hidden[:rows],
+            self.normed[:rows],
+            self.branch[:rows],
+            self.qkv[:rows],
+            self.attended[:rows],
+            self.gate_up[:rows],
+            self.gated[:rows],
+        )
+
+
+class Gemma:
+    """A Gemma model with its kernels. Not thread-safe: it writes into arrays that the next step reuses."""
+
+    def __init__(self, weights: Weights, kernels: Kernels, context: int) -> None:
+        """`context` is the longest sequence in tokens."""
+        self.config = weights.config
+        self._kernels = kernels
+        self._embedding = weights.matrix("embedding")
+        self._head = self._embedding if weights.tied else weights.matrix("head")
+        self._final_norm = weights.vector("final_norm")
+        ropes = {
+            rope: RopeTable.of(rope, self.config.head_dim, context)
+            for rope in {layer.rope for layer in self.config.layers}
+        }
+        self._layers = [
+            Layer.of(weights, index, layer, ropes[layer.rope]) for index, layer in enumerate(self.config.layers)
+        ]
+        self._activations = Activations.for_rows(self.config, 0)
+        self._logits = np.empty((0, self.config.vocabulary), np.float32)
+
+    def forward(self, batch: Batch, caches: Sequence[LayerCache], observe: Observer | None = None) -> Float32:
+        """Compute the batch's rows, write their keys and values into `caches` (one per layer).
+
+        Returns the logits [R, V] of the batch's logit rows, valid until the next call; the caller may overwrite them.
+        """
+        step = self._activations_for(len(batch.tokens))
+        self._kernels.embed(self._embedding, batch.tokens, self.config.embedding_scale, step.hidden)
+        if observe:
+            observe(0, step.hidden)
+        for layer, cache in zip(self._layers, caches, strict=True):
+            self._attention(layer, batch, cache, step)
+            self._feed_forward(layer, batch, step)
+            if observe:
+                observe(layer.index + 1, step.hidden)
+        return self._output(step.hidden[batch.logit_rows])
+
+    def _attention(self, layer: Layer, batch: Batch, cache: LayerCache, step: Activations) -> None:
+        """Add the attention of the normed stream to the stream."""
+        config, kernels = self.config, self._kernels
+        kernels.rms_norm(step.hidden, layer.input_norm, config.norm_epsilon, step.normed)
+        kernels.linear(step.normed, layer.qkv, step.qkv)
+        query, key, value = np.split(step.qkv, (config.query_size, config.query_size + config.kv_size), axis=1)
+        kernels.adapt(step.normed, query, batch.segments, layer.index, "q_proj")
+        kernels.adapt(step.normed, key, batch.segments, layer.index, "k_proj")
+        kernels.adapt(step.normed, value, batch.segments, layer.index, "v_proj")
+
+        queries = self._heads(query)  # [T, H, D]
+        keys = self._heads(key)  # [T, C, D]
+        values = self._heads(value)  # [T, C, D]
+        if layer.query_norm is not None and layer.key_norm is not None:
+            kernels.rms_norm(queries, layer.query_norm, config.norm_epsilon, queries)
+            kernels.rms_norm(keys, layer.key_norm, config.norm_epsilon, keys)
+        kernels.rotate(queries, layer.rope.cosines, layer.rope.sines, batch.positions)
+        kernels.rotate(keys, layer.rope.cosines, layer.rope.sines, batch.positions)
+        kernels.store_kv(keys, values, cache, batch.block_tables, batch.sequence_of_row, batch.positions)
+        kernels.attend(
+            queries,
+            cache,
+            batch.block_tables,
+            batch.sequence_of_row,
+            batch.positions,
+            config.attention_scale,
+            layer.window,
+            config.attention_softcap,
+            self._heads(step.attended),
+        )
+        kernels.linear(step.attended, (layer.output,), step.branch)
+        kernels.adapt(step.attended, step.branch, batch.segments, layer.index, "o_proj")
+        self._add_branch(layer.post_attention_norm, step)
+
+    def _feed_forward(self, layer: Layer, batch: Batch, step: Activations) -> None:
+        """Add the gated feed-forward of the normed stream to the stream."""
+        config, kernels = self.config, self._kernels
+        kernels.rms_norm(step.hidden, layer.feed_forward_norm, config.norm_epsilon, step.normed)
+        kernels.linear(step.normed, layer.gate_up, step.gate_up)
+        gate, up = np.split(step.gate_up, 2, axis=1)
+        kernels.adapt(step.normed, gate, batch.segments, layer.index, "gate_proj")
+        kernels.adapt(step.normed, up, batch.segments, layer.index, "up_proj")
+        kernels.gelu_gate(step.gate_up, step.gated)
+        kernels.linear(step.gated, (layer.down,), step.branch)
+        kernels.adapt(step.gated, step.branch, batch.segments, layer.index, "down_proj")
+        self._add_branch(layer.post_feed_forward_norm, step)
+
+    def _add_branch(self, post_norm: Float32 | None, step: Activations) -> None:
+        if post_norm is not None:
+            self._kernels.rms_norm(step.branch, post_norm, self.config.norm_epsilon, step.branch)
+        self._kernels.add(step.hidden, step.branch)
+
+    def _output(self, hidden: Float32) -> Float32:
+        """Logits [R, V] of the rows hidden[R, E], which this overwrites."""
+        rows = len(hidden)
+        if rows > len(self._logits):
+            self._logits = np.empty((rows, self.config.vocabulary), np.float32)
+        logits = self._logits[:rows]
+        if rows:
+            self._kernels.rms_norm(hidden, self._final_norm, self.config.norm_epsilon, hidden)
+            self._kernels.linear(hidden, (self._head,), logits)
+            if self.config.logit_softcap is not None:
+                self._kernels.softcap(logits, self.config.logit_softcap)
+        return logits
+
+    def _heads(self, x: Float32) -> Float32:
+        """A view of x[T, heads·D] as [T, heads, D]."""
+        return x.reshape(len(x), -1, self.config.head_dim)
+
+    def _activations_for(self, rows: int) -> Activations:
+        if rows > len(self._activations.hidden):
+            self._activations = Activations.for_rows(self.config, rows)
+        return self._activations.first(rows)
