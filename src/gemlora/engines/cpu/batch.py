@@ -67,5 +67,5 @@ class Batch:
         )
 
 
-def _adapter_key(sequence: Sequence) -> int:
-    return 0 if sequence.adapter is None else id(sequence.adapter)
+def _adapter_key(sequence: Sequence) -> str:
+    return "" if sequence.adapter is None else sequence.adapter.digest

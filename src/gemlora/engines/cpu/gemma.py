@@ -33,6 +33,11 @@ class Weights(Protocol):
         ...
 
     @property
+    def quantize(self) -> str:
+        """`none` or `int8`."""
+        ...
+
+    @property
     def tied(self) -> bool:
         """Whether the embedding is also the output head."""
         ...

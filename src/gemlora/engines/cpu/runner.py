@@ -1,0 +1,50 @@
+"""Runs batches: the model together with the paged cache of keys and values. Which blocks are whose it does not know."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from gemlora.engines import contract
+from gemlora.engines.cpu.batch import Batch, Chunk
+from gemlora.engines.cpu.blocks import BLOCK_SIZE, blocks_for
+from gemlora.engines.cpu.gemma import Float32, Gemma, Observer, Weights
+from gemlora.engines.cpu.sequence import Sequence as EngineSequence
+from gemlora.kernels import Kernels, LoraWeights
+
+
+class Runner:
+    """One model with as many cache blocks as `kv_cache_bytes` hold.
+
+    The cache is float16 beside int8 arithmetic and float32 otherwise; its memory is touched as blocks are used.
+    """
+
+    def __init__(self, weights: Weights, kernels: Kernels, *, context: int, kv_cache_bytes: int) -> None:
+        """`context` is the longest sequence in tokens."""
+        config = weights.config
+        dtype = np.dtype(np.float16 if weights.quantize == "int8" else np.float32)
+        shape = (2, config.kv_heads, BLOCK_SIZE, config.head_dim)
+        self.blocks = kv_cache_bytes // (len(config.layers) * int(np.prod(shape)) * dtype.itemsize)
+        self._caches = [np.empty((self.blocks, *shape), dtype) for _ in config.layers]
+        self._model = Gemma(weights, kernels, context)
+
+    def forward(self, batch: Batch, observe: Observer | None = None) -> Float32:
+        """Compute one step; returns the logits [R, V] of the batch's logit rows, valid until the next call."""
+        return self._model.forward(batch, self._caches, observe)
+
+
+def all_logits(
+    runner: Runner, tokens: Sequence[int], adapter: LoraWeights | None = None, rows: int = 256
+) -> Iterator[Float32]:
+    """The logits after every token, at most `rows` positions [rows, V] at a time, each valid until the next.
+
+    For measurements without an engine process: it uses the runner's first blocks, so no other sequence may.
+    """
+    request = contract.GenerateRequest("", tuple(tokens), 0, contract.Sampling(seed=0), ())
+    sequence = EngineSequence.start(request, arrival=0)
+    sequence.adapter = adapter
+    sequence.blocks = list(range(blocks_for(len(tokens))))
+    while sequence.remaining:
+        chunk = Chunk(sequence, min(rows, sequence.remaining))
+        yield runner.forward(replace(Batch.of([chunk]), logit_rows=np.arange(chunk.length, dtype=np.int32)))
+        sequence.computed += chunk.length
