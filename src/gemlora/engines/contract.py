@@ -96,6 +96,28 @@ class ModelFacts(Struct, frozen=True):
     """Path of the tokenizer file that belongs to the weights."""
 
 
+class EngineStats(Struct, frozen=True):
+    """Gauges and counters of an engine. Counters start anew when the engine's process does."""
+
+    running: int = 0
+    waiting: int = 0
+    blocks: int = 0
+    """Blocks of the KV cache."""
+    free_blocks: int = 0
+    adapters: int = 0
+    """Resident adapters."""
+    adapter_bytes: int = 0
+    steps: int = 0
+    step_seconds: float = 0
+    """Time in all steps together."""
+    prompt_tokens: int = 0
+    """Tokens computed without sampling a successor, those of preempted sequences once more."""
+    output_tokens: int = 0
+    preemptions: int = 0
+    restarts: int = 0
+    """How often the engine's process was replaced; this one never starts anew."""
+
+
 class Engine(Protocol):
     """A running engine."""
 
@@ -114,6 +136,10 @@ class Engine(Protocol):
         Raises `AdapterInvalid` if the adapter cannot be loaded, `OutOfCapacity` if the queue is full and
         `EngineFailed` if the engine cannot finish the request.
         """
+        ...
+
+    def stats(self) -> EngineStats:
+        """The latest counters; waits for nothing."""
         ...
 
     async def close(self) -> None:

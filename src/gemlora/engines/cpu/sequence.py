@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from gemlora.engines.contract import GenerateRequest
+from gemlora.engines.contract import GenerateRequest, Sampling
+from gemlora.engines.cpu.history import TokenHistory
 from gemlora.kernels import LoraWeights
 
 
@@ -12,6 +13,7 @@ class Sequence:
 
     `tokens` is the prompt and everything generated so far; the first `computed` of them have their keys and values
     in `blocks`. Preemption frees the blocks and sets `computed` to 0: the same tokens are computed again later.
+    `history` exists only for requests with penalties.
     """
 
     request: GenerateRequest
@@ -20,11 +22,13 @@ class Sequence:
     adapter: LoraWeights | None = None
     blocks: list[int] = field(default_factory=list)
     computed: int = 0
+    history: TokenHistory | None = None
 
     @classmethod
     def start(cls, request: GenerateRequest, arrival: int) -> "Sequence":
         """A sequence that has not computed anything yet."""
-        return cls(request, arrival, [*request.prompt, *request.generated])
+        history = TokenHistory(request.prompt, request.generated) if _penalises(request.sampling) else None
+        return cls(request, arrival, [*request.prompt, *request.generated], history=history)
 
     @property
     def generated(self) -> int:
@@ -35,3 +39,20 @@ class Sequence:
     def remaining(self) -> int:
         """Tokens that must be computed before the next one can be sampled."""
         return len(self.tokens) - self.computed
+
+    @property
+    def ready(self) -> bool:
+        """Whether its adapter, if it names one, is in memory."""
+        return self.adapter is not None or self.request.adapter is None
+
+    def append(self, token: int) -> None:
+        """Add an output token."""
+        self.tokens.append(token)
+        if self.history is not None:
+            self.history.append(token)
+
+
+def _penalises(sampling: Sampling) -> bool:
+    return (
+        sampling.repetition_penalty not in (0, 1) or sampling.frequency_penalty != 0 or sampling.presence_penalty != 0
+    )

@@ -1,0 +1,22 @@
+"""What the CPU engine needs to know, as plain values that can travel to its process."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+
+class CpuOptions(Struct, frozen=True, kw_only=True):
+    """Options of the CPU engine; the settings of the same names explain them."""
+
+    model: str
+    """Folder of the packed model."""
+    threads: int | None = None
+    instruction_set: str = "auto"
+    kv_cache_bytes: int
+    max_sequences: int
+    max_queue: int
+    step_tokens: int
+    adapter_memory_bytes: int
+    adapter_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    context_window: int | None = None
+    """Longest prompt plus output; None is the model's own."""
