@@ -57,7 +57,8 @@ class Kernels(Protocol):
         """Write keys and values [T, C, D] of one layer into its paged cache.
 
         `cache` is [blocks, 2, C, block size, D], float32 or float16 (clamped to the finite range). Row t goes to
-        block `block_tables[sequence_of_row[t], position // block size]`.
+        block `block_tables[sequence_of_row[t], position // block size]`. Inside a block the kernels hold keys as
+        [D, block size], so what lies there is theirs alone; the block size is a multiple of 16.
         """
         ...
 

@@ -16,7 +16,7 @@ class LoraPair(NamedTuple):
     scale: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class LoraWeights:
     """One adapter, resident in memory."""
 
@@ -30,7 +30,7 @@ class LoraWeights:
         return sum(pair.a.nbytes + pair.b.nbytes for pair in self.pairs.values())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Segments:
     """Runs of consecutive rows with the same adapter; `ends[i]` is one past the last row of run i."""
 

@@ -1,0 +1,156 @@
+"""Every kernel in plain NumPy: the definition that the native library is tested against.
+
+Written to be read, not to be fast. It sums in NumPy's order, so results agree with the native ones up to rounding.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemlora.kernels.interface import Float32, Int32
+from gemlora.kernels.lora import Segments
+from gemlora.kernels.matrix import BLOCK, Format, Matrix, padded
+from gemlora.kernels.reference_sampling import sample_row
+from gemlora.kernels.sampling import SamplingBatch
+
+HALF_MAX = np.float32(np.finfo(np.float16).max)
+
+
+class ReferenceKernels:
+    """Implements `gemlora.kernels.Kernels`."""
+
+    def linear(self, x: Float32, matrices: Sequence[Matrix], out: Float32) -> None:
+        """See `Kernels.linear`."""
+        start = 0
+        for matrix in matrices:
+            integer = matrix.format is Format.INT8 and matrix.quantize_activations
+            product = integer_product(x, matrix) if integer else x @ matrix.dequantised().T
+            out[:, start : start + matrix.rows] = product
+            start += matrix.rows
+
+    def embed(self, matrix: Matrix, tokens: Int32, scale: float, out: Float32) -> None:
+        """See `Kernels.embed`."""
+        out[:] = matrix.dequantised_rows(tokens) * np.float32(scale)
+
+    def rms_norm(self, x: Float32, weight: Float32, epsilon: float, out: Float32) -> None:
+        """See `Kernels.rms_norm`."""
+        mean_square = np.mean(np.square(x), axis=-1, keepdims=True, dtype=np.float32)
+        out[:] = x * (1 / np.sqrt(mean_square + np.float32(epsilon))) * weight
+
+    def add(self, x: Float32, y: Float32) -> None:
+        """See `Kernels.add`."""
+        x += y
+
+    def rotate(self, x: Float32, cosines: Float32, sines: Float32, positions: Int32) -> None:
+        """See `Kernels.rotate`."""
+        half = x.shape[-1] // 2
+        cosine, sine = cosines[positions][:, None], sines[positions][:, None]
+        first, second = x[..., :half].copy(), x[..., half:].copy()
+        x[..., :half] = first * cosine - second * sine
+        x[..., half:] = second * cosine + first * sine
+
+    def store_kv(
+        self, keys: Float32, values: Float32, cache: NDArray[np.generic], block_tables: Int32,
+        sequence_of_row: Int32, positions: Int32,
+    ) -> None:  # fmt: skip
+        """See `Kernels.store_kv`."""
+        cached_keys, cached_values = _views(cache)
+        size = cache.shape[3]
+        blocks, offsets = block_tables[sequence_of_row, positions // size], positions % size
+        cached_keys[blocks, :, :, offsets] = _storable(keys, cache.dtype)
+        cached_values[blocks, :, offsets] = _storable(values, cache.dtype)
+
+    def attend(
+        self, queries: Float32, cache: NDArray[np.generic], block_tables: Int32, sequence_of_row: Int32,
+        positions: Int32, scale: float, window: int | None, softcap: float | None, out: Float32,
+    ) -> None:  # fmt: skip
+        """See `Kernels.attend`."""
+        cached_keys, cached_values = _views(cache)
+        size, kv_heads, head_size = cache.shape[3], cache.shape[2], cache.shape[4]
+        for row, (sequence, position) in enumerate(zip(sequence_of_row, positions, strict=True)):
+            first = 0 if window is None else max(0, int(position) - window + 1)
+            seen = np.arange(first, int(position) + 1)
+            blocks, offsets = block_tables[sequence, seen // size], seen % size
+            keys = cached_keys[blocks, :, :, offsets].astype(np.float32)  # [positions, C, D]
+            values = cached_values[blocks, :, offsets].astype(np.float32)
+            grouped = queries[row].reshape(kv_heads, -1, head_size)
+            scores = np.einsum("cgd,pcd->cgp", grouped, keys) * np.float32(scale)
+            if softcap is not None:
+                scores = _softcapped(scores, softcap)
+            weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+            weights /= weights.sum(axis=-1, keepdims=True)
+            out[row] = np.einsum("cgp,pcd->cgd", weights, values).reshape(-1, head_size)
+
+    def gelu_gate(self, gate_up: Float32, out: Float32) -> None:
+        """See `Kernels.gelu_gate`."""
+        half = gate_up.shape[1] // 2
+        gate = gate_up[:, :half]
+        inner = np.float32(np.sqrt(2 / np.pi)) * (gate + np.float32(0.044715) * gate**3)
+        out[:] = np.float32(0.5) * gate * (1 + np.tanh(inner)) * gate_up[:, half:]
+
+    def softcap(self, x: Float32, cap: float) -> None:
+        """See `Kernels.softcap`."""
+        x[:] = _softcapped(x, cap)
+
+    def adapt(self, x: Float32, out: Float32, segments: Segments, layer: int, module: str) -> None:
+        """See `Kernels.adapt`."""
+        start = 0
+        for adapter, end in zip(segments.adapters, segments.ends, strict=True):
+            pair = None if adapter is None else adapter.pairs.get((layer, module))
+            if pair is not None:
+                low_rank = x[start:end] @ pair.a.astype(np.float32).T
+                out[start:end] += (low_rank * np.float32(pair.scale)) @ pair.b.astype(np.float32)
+            start = int(end)
+
+    def sample(self, logits: Float32, batch: SamplingBatch) -> Int32:
+        """See `Kernels.sample`."""
+        return np.asarray([sample_row(logits[row], batch, row) for row in range(len(logits))], np.int32)
+
+
+def integer_product(x: Float32, matrix: Matrix) -> Float32:
+    """x · Wᵀ with activations quantised per row and group of 32; the dot product of a group is exact."""
+    if matrix.scales is None:
+        raise ValueError("an int8 matrix needs scales")
+    inputs, group = padded(matrix.columns), matrix.group
+    quantised, activation_scales = quantise_activations(x, inputs)
+    groups = inputs // group
+    scales = np.repeat(activation_scales, BLOCK // group, axis=1)  # [T, K'/G]
+    activations = quantised.reshape(len(x), groups, group).transpose(1, 0, 2)
+    weights = matrix.quantised().astype(np.float32).reshape(-1, groups, group).transpose(1, 2, 0)
+    sums = activations @ weights  # [K'/G, T, N'], integers below 2^24
+    weight_scales = matrix.scales.reshape(-1, groups, 16).astype(np.float32).transpose(1, 0, 2).reshape(groups, 1, -1)
+    product = (sums * (weight_scales * scales.T[..., None])).sum(axis=0, dtype=np.float64)
+    if matrix.minimums is not None:
+        minimums = matrix.minimums.reshape(-1, groups, 16).astype(np.float64).transpose(1, 0, 2).reshape(groups, -1)
+        product -= (activations.sum(axis=2).T * scales) @ minimums
+    rounded: Float32 = product[:, : matrix.rows].astype(np.float32)
+    return rounded
+
+
+def quantise_activations(x: Float32, inputs: int) -> tuple[Float32, Float32]:
+    """Whole numbers −127 … 127 [T, inputs] and scales [T, inputs / 32] with x ≈ number · scale."""
+    padded_x = np.zeros((len(x), inputs), np.float32)
+    padded_x[:, : x.shape[1]] = x
+    blocks = padded_x.reshape(len(x), -1, BLOCK)
+    largest = np.abs(blocks).max(axis=2, keepdims=True)
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    return np.rint(blocks * inverse).reshape(len(x), inputs), largest[..., 0] / np.float32(127)
+
+
+def _views(cache: NDArray[np.generic]) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """Keys [blocks, C, D, block size] and values [blocks, C, block size, D] of a cache."""
+    blocks, _, kv_heads, size, head_size = cache.shape
+    keys = cache[:, 0].view()
+    keys.shape = (blocks, kv_heads, head_size, size)
+    return keys, cache[:, 1]
+
+
+def _storable(numbers: Float32, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+    """Rounded to the cache's type, clamped to what float16 can hold."""
+    return np.clip(numbers, -HALF_MAX, HALF_MAX).astype(dtype) if dtype == np.float16 else numbers
+
+
+def _softcapped(x: Float32, cap: float) -> Float32:
+    capped: Float32 = np.float32(cap) * np.tanh(x / np.float32(cap))
+    return capped
