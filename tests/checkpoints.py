@@ -1,0 +1,137 @@
+"""Tiny random Gemma checkpoints with every variant of the architecture, and their oracle in transformers."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
+    PreTrainedModel,
+)
+
+VOCABULARY = 320
+CONTEXT = 8192
+SHARED: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "head_dim": 32,
+    "max_position_embeddings": CONTEXT,
+    "attn_implementation": "eager",
+}
+
+
+def gemma1(**changes: Any) -> PreTrainedModel:
+    """As many key/value heads as query heads, and heads · head_dim ≠ hidden: Gemma 7B."""
+    return GemmaForCausalLM(GemmaConfig(**{**SHARED, "num_key_value_heads": 4, **changes}))
+
+
+def gemma1_mqa() -> PreTrainedModel:
+    """One key/value head: Gemma 2B. The embedding scale is no power of two."""
+    return gemma1(num_key_value_heads=1, hidden_size=80)
+
+
+def gemma2(**changes: Any) -> PreTrainedModel:
+    """Windows on every other layer, both soft-caps low enough to bend, a scale that is not head_dim's."""
+    variant = {
+        "num_hidden_layers": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 24,
+        "sliding_window": 24,
+        "attn_logit_softcapping": 3.0,
+        "final_logit_softcapping": 4.0,
+    }
+    return Gemma2ForCausalLM(Gemma2Config(**{**SHARED, **variant, **changes}))
+
+
+def gemma3(**changes: Any) -> PreTrainedModel:
+    """Five local layers to one global, head norms, two ropes, the global one stretched: Gemma 3 4B and larger."""
+    variant = {
+        "num_hidden_layers": 7,
+        "num_key_value_heads": 2,
+        "query_pre_attn_scalar": 20,
+        "sliding_window": 40,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+            "full_attention": {"rope_type": "linear", "rope_theta": 1_000_000.0, "factor": 8.0},
+        },
+    }
+    return Gemma3ForCausalLM(Gemma3TextConfig(**{**SHARED, **variant, **changes}))
+
+
+def gemma3_mqa() -> PreTrainedModel:
+    """One key/value head and an unstretched global rope: Gemma 3 270M and 1B."""
+    ropes = {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+        "full_attention": {"rope_type": "default", "rope_theta": 1_000_000.0},
+    }
+    return gemma3(num_key_value_heads=1, sliding_window=32, rope_parameters=ropes)
+
+
+ARCHITECTURES: dict[str, Callable[[], PreTrainedModel]] = {
+    "gemma1": gemma1,
+    "gemma1_mqa": gemma1_mqa,
+    "gemma2": gemma2,
+    "gemma3": gemma3,
+    "gemma3_mqa": gemma3_mqa,
+}
+
+
+def random_model(architecture: str, seed: int = 0) -> PreTrainedModel:
+    """A float32 model in which no weight is trivial: norms differ from 1, and activations keep a size of about 1."""
+    generator = torch.Generator().manual_seed(seed)
+    model = ARCHITECTURES[architecture]().eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.normal_(0, 0.3, generator=generator)
+            else:
+                parameter.normal_(0, parameter.shape[-1] ** -0.5, generator=generator)
+    return model
+
+
+def save(model: PreTrainedModel, folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Write a Hugging Face folder with a tokenizer. Returns the float32 oracle of what was written."""
+    model.to(dtype).save_pretrained(folder)
+    write_tokenizer(folder / "tokenizer.model")
+    oracle = model.float()
+    scale = torch.tensor(model.config.hidden_size**0.5)
+    oracle.model.embed_tokens.embed_scale = scale.to(dtype).float()
+    return oracle
+
+
+def write_tokenizer(path: Path) -> None:
+    """A SentencePiece model in Gemma's manner: byte fallback, no dummy prefix, turn markers as control pieces."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the quick brown fox jumps over the lazy dog", "what is the answer to the question"]),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=VOCABULARY,
+        byte_fallback=True,
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        pad_piece="<pad>",
+        eos_piece="<eos>",
+        bos_piece="<bos>",
+        unk_piece="<unk>",
+        user_defined_symbols=["<start_of_turn>", "<end_of_turn>"],
+        minloglevel=2,
+    )
+    path.write_bytes(model.getvalue())
