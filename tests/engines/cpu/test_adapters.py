@@ -277,6 +277,8 @@ def test_room_is_reserved_while_an_adapter_is_read() -> None:
     bench = Bench(red=60, blue=60)
     assert bench.acquire("red") is None
     assert bench.acquire("blue") is None
+    assert bench.pool.is_loading(AdapterRef("red", "", ""))
+    assert not bench.pool.is_loading(AdapterRef("blue", "", ""))
     bench.executor.run()
     assert bench.shelf.reads == ["red"]
     assert bench.pool.reserved == 60

@@ -187,6 +187,10 @@ class AdapterPool:
         """Whether the adapter is being read; one that is neither this nor acquired waits for room."""
         return ref.digest in self._loading
 
+    def is_loading(self, ref: AdapterRef) -> bool:
+        """Whether the adapter is being read; if not, one that `acquire` does not return waits for room."""
+        return ref.digest in self._loading
+
     def release(self, weights: LoraWeights) -> None:
         """Give back what `acquire` returned; once for each time."""
         self._users[weights.digest] -= 1
