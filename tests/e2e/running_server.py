@@ -1,0 +1,123 @@
+"""A real `gemlora serve` as a process of its own, and how a test talks to it."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+
+MODEL = "@cf/google/gemma-7b-it-lora"
+ACCOUNT_ID = "0123456789abcdef0123456789abcdef"
+API_TOKEN = "test-token"
+GEMLORA = Path(sys.executable).with_name("gemlora")
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that answered `/readyz`."""
+
+    process: psutil.Popen
+    port: int
+    data_dir: Path
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def run_url(self) -> str:
+        return f"{self.url}/client/v4/accounts/{ACCOUNT_ID}/ai/run/{MODEL}"
+
+    def run(self, body: dict[str, Any], **options: Any) -> requests.Response:
+        """POST `body` to the run route."""
+        return requests.post(
+            self.run_url, json=body, headers={"Authorization": f"Bearer {API_TOKEN}"}, timeout=120, **options
+        )
+
+    def text(self, body: dict[str, Any]) -> str:
+        """The generated text for `body`."""
+        response = self.run(body)
+        assert response.status_code == 200, response.text
+        return response.json()["result"]["response"]
+
+    def metric(self, name: str) -> float:
+        """The sum of the metric's samples, whatever their labels."""
+        lines = requests.get(f"{self.url}/metrics", timeout=10).text.splitlines()
+        samples = [float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name]
+        assert samples, f"no metric {name}"
+        return sum(samples)
+
+    def engine_processes(self) -> list[psutil.Process]:
+        return self.process.children(recursive=True)
+
+    def command_line(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `gemlora` with `arguments` on this server's data directory."""
+        return subprocess.run(
+            [GEMLORA, *arguments, "--data-dir", self.data_dir], capture_output=True, text=True, timeout=60, check=False
+        )
+
+
+@contextmanager
+def running_server(data_dir: Path, cache_dir: Path, *flags: str) -> Iterator[RunningServer]:
+    """Start a server and stop it at the end; fails with its log if it does not get ready."""
+    port = free_port()
+    log = data_dir.with_suffix(".log")
+    environment = os.environ | {
+        "GEMLORA_ACCOUNT_ID": ACCOUNT_ID,
+        "GEMLORA_API_TOKEN": API_TOKEN,
+        "GEMLORA_CACHE_DIR": str(cache_dir),
+    }
+    with log.open("a") as output:
+        process = psutil.Popen(
+            [GEMLORA, "serve", "--port", str(port), "--data-dir", data_dir, *flags],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    server = RunningServer(process, port, data_dir, log)
+    try:
+        wait_until_ready(server)
+        yield server
+    finally:
+        stop(process)
+
+
+def wait_until_ready(server: RunningServer) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline and server.process.poll() is None:
+        if ready(server):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"the server did not get ready:\n{server.log.read_text()}")
+
+
+def ready(server: RunningServer) -> bool:
+    try:
+        return requests.get(f"{server.url}/readyz", timeout=5).status_code == 200
+    except requests.ConnectionError:
+        return False
+
+
+def stop(process: psutil.Popen) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=60)
+    except psutil.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
