@@ -37,11 +37,13 @@ class RunningServer:
     def run_url(self) -> str:
         return f"{self.url}/client/v4/accounts/{ACCOUNT_ID}/ai/run/{MODEL}"
 
+    @property
+    def authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {API_TOKEN}"}
+
     def run(self, body: dict[str, Any], **options: Any) -> requests.Response:
         """POST `body` to the run route."""
-        return requests.post(
-            self.run_url, json=body, headers={"Authorization": f"Bearer {API_TOKEN}"}, timeout=120, **options
-        )
+        return requests.post(self.run_url, json=body, headers=self.authorization, timeout=120, **options)
 
     def text(self, body: dict[str, Any]) -> str:
         """The generated text for `body`."""
@@ -67,15 +69,16 @@ class RunningServer:
 
 
 @contextmanager
-def running_server(data_dir: Path, cache_dir: Path, *flags: str) -> Iterator[RunningServer]:
-    """Start a server and stop it at the end; fails with its log if it does not get ready."""
+def running_server(data_dir: Path, cache_dir: Path, *flags: str, preset_access: bool = True) -> Iterator[RunningServer]:
+    """Start a server and stop it at the end; fails with its log if it does not get ready.
+
+    Without `preset_access` the server takes its account and token from the data directory, or makes them up.
+    """
     port = free_port()
     log = data_dir.with_suffix(".log")
-    environment = os.environ | {
-        "GEMLORA_ACCOUNT_ID": ACCOUNT_ID,
-        "GEMLORA_API_TOKEN": API_TOKEN,
-        "GEMLORA_CACHE_DIR": str(cache_dir),
-    }
+    environment = os.environ | {"GEMLORA_CACHE_DIR": str(cache_dir)}
+    if preset_access:
+        environment |= {"GEMLORA_ACCOUNT_ID": ACCOUNT_ID, "GEMLORA_API_TOKEN": API_TOKEN}
     with log.open("a") as output:
         process = psutil.Popen(
             [GEMLORA, "serve", "--port", str(port), "--data-dir", data_dir, *flags],
@@ -108,6 +111,8 @@ def ready(server: RunningServer) -> bool:
 
 
 def stop(process: psutil.Popen) -> None:
+    if process.poll() is not None:
+        return
     process.terminate()
     try:
         process.wait(timeout=60)

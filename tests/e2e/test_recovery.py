@@ -1,0 +1,104 @@
+"""What a client sees when the engine dies, the server stops or starts again, or the client itself goes away."""
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+from tests.e2e.peft_folder import write_peft_folder
+from tests.e2e.running_server import RunningServer, ready, running_server
+
+STORY = {"prompt": "Once upon a time", "raw": True, "seed": 7, "max_tokens": 96}
+LONG = STORY | {"max_tokens": 1500, "temperature": 2.5}
+
+
+def events(response: requests.Response) -> Iterator[str]:
+    """The payloads of a stream's events as they come."""
+    for line in response.iter_lines(chunk_size=1, decode_unicode=True):
+        if line:
+            yield line.removeprefix("data: ")
+
+
+def text_of(payloads: list[str]) -> str:
+    assert payloads[-1] == "[DONE]"
+    return "".join(json.loads(payload)["response"] for payload in payloads[:-1])
+
+
+def wait_until_idle(server: RunningServer, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while server.metric("gemlora_requests_in_flight") > 0:
+        assert time.monotonic() < deadline, "the request still runs"
+        time.sleep(0.02)
+
+
+def test_a_stream_survives_the_death_of_the_engine(server: RunningServer) -> None:
+    undisturbed = server.text(STORY)
+    (engine,) = server.engine_processes()
+
+    with server.run(STORY | {"stream": True}, stream=True) as response:
+        stream = events(response)
+        received = [next(stream) for _ in range(5)]
+        engine.kill()
+        received += list(stream)
+
+    assert text_of(received) == undisturbed
+    assert engine not in server.engine_processes()
+
+
+def test_a_client_that_leaves_a_stream_frees_its_sequence(server: RunningServer) -> None:
+    with server.run(LONG | {"stream": True}, stream=True) as response:
+        next(events(response))
+        assert server.metric("gemlora_requests_in_flight") == 1
+
+    wait_until_idle(server, seconds=3)
+
+
+def test_a_client_that_does_not_wait_for_the_answer_frees_its_sequence(server: RunningServer) -> None:
+    with pytest.raises(requests.ReadTimeout):
+        requests.post(server.run_url, json=LONG, headers=server.authorization, timeout=0.5)
+
+    wait_until_idle(server, seconds=3)
+
+
+def test_a_server_that_is_told_to_stop_finishes_its_streams_first(tmp_path: Path, cache_dir: Path) -> None:
+    with running_server(tmp_path / "data", cache_dir) as server:
+        with server.run(STORY | {"stream": True}, stream=True) as response:
+            stream = events(response)
+            received = [next(stream)]
+            server.process.terminate()
+            received += list(stream)
+        status = server.process.wait(timeout=30)
+
+    assert text_of(received)
+    assert status == 0
+    assert not psutil.pid_exists(server.process.pid)
+
+
+def test_a_restarted_server_keeps_its_token_and_adapters(tmp_path: Path, cache_dir: Path) -> None:
+    data_dir = tmp_path / "data"
+    adapted = {"prompt": "The sea is", "raw": True, "temperature": 0, "max_tokens": 8, "lora": "poet"}
+    with running_server(data_dir, cache_dir) as server:
+        folder = write_peft_folder(tmp_path / "poet", seed=1)
+        assert server.command_line("adapters", "add", "poet", str(folder)).returncode == 0
+        before = server.run(adapted)
+    assert not ready(server)
+
+    with running_server(data_dir, cache_dir, preset_access=False) as server:
+        after = server.run(adapted)
+
+    assert after.status_code == 200, after.text
+    assert after.json() == before.json()
+    assert after.headers["gemlora-adapter"] == before.headers["gemlora-adapter"]
+
+
+def test_the_curl_line_that_serve_prints_is_answered(tmp_path: Path, cache_dir: Path) -> None:
+    with running_server(tmp_path / "data", cache_dir, preset_access=False) as server:
+        (line,) = re.findall(r"^ *(curl .*)$", server.log.read_text(), re.MULTILINE)
+        answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120, check=True)
+
+    assert json.loads(answer.stdout)["success"] is True
