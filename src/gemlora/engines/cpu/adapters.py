@@ -184,10 +184,6 @@ class AdapterPool:
         return None
 
     def is_loading(self, ref: AdapterRef) -> bool:
-        """Whether the adapter is being read; one that is neither this nor acquired waits for room."""
-        return ref.digest in self._loading
-
-    def is_loading(self, ref: AdapterRef) -> bool:
         """Whether the adapter is being read; if not, one that `acquire` does not return waits for room."""
         return ref.digest in self._loading
 

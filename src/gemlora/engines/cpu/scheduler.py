@@ -31,6 +31,16 @@ class Scheduler:
         self.preemptions = 0
 
     @property
+    def blocks(self) -> int:
+        """Blocks in all."""
+        return self._pool.total
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that no sequence holds."""
+        return self._pool.free
+
+    @property
     def capacity(self) -> int:
         """Tokens of the longest sequence that can be computed: it has all blocks."""
         return self._pool.total * BLOCK_SIZE

@@ -1,0 +1,215 @@
+"""The CPU engine as the server sees it: requests go to a worker process, and survive its death.
+
+When the worker dies, another one is started and every unfinished request is submitted again, together with the tokens
+that were already delivered; the tokens of a request depend on nothing else, so its stream continues as if nothing had
+happened. Requests that may have caused the death are tried one at a time and given up after a few attempts.
+"""
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator, Sequence
+from itertools import count
+
+from msgspec import MsgspecError
+from msgspec.structs import replace
+
+from gemlora.engines.contract import EngineStats, GenerateRequest, ModelFacts, Output
+from gemlora.engines.cpu.frames import Cancel, Counted, Delivered, Event, Failed, Ready, Start, Submit
+from gemlora.engines.cpu.options import CpuOptions
+from gemlora.engines.cpu.process import WorkerProcess
+from gemlora.engines.cpu.stream import Stream
+from gemlora.errors import EngineFailed, GemloraError, OutOfCapacity, PromptTooLong, RequestAborted
+
+WORKER = (sys.executable, "-P", "-m", "gemlora.engines.cpu.worker")
+
+FIRST_DELAY = 0.05
+LONGEST_DELAY = 5.0
+"""Seconds between a death and the next start; it doubles from the first to the longest until a token comes."""
+
+STARTS_BEFORE_FAILURE = 3
+"""Starts that may fail in a row before the requests that wait for one fail too."""
+
+STOP_PATIENCE = 5.0
+"""Seconds that a worker has to exit by itself; the step under way must end first."""
+
+logger = logging.getLogger(__name__)
+
+
+class CpuEngine:
+    """The engine contract over a supervised worker process. It belongs to the event loop that starts it."""
+
+    def __init__(self, options: CpuOptions, command: Sequence[str] = WORKER) -> None:
+        """`command` starts the worker; the socket's file descriptor is appended."""
+        self._options = options
+        self._command = command
+        self._facts: ModelFacts | None = None
+        self._stats = EngineStats()
+        self._restarts = 0
+        self._delay = FIRST_DELAY
+        self._numbers = count()
+        self._streams: dict[str, Stream] = {}
+        self._worker: WorkerProcess | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What is served; known once `start` has returned."""
+        if self._facts is None:
+            raise EngineFailed("The engine has not been started.")
+        return self._facts
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The process id of the worker, None while there is none that is ready."""
+        return None if self._worker is None else self._worker.pid
+
+    def stats(self) -> EngineStats:
+        """The worker's latest counters."""
+        return replace(self._stats, restarts=self._restarts)
+
+    async def start(self) -> None:
+        """Start the worker and wait until it has loaded the model. Raises `WeightsInvalid` or `EngineFailed`."""
+        self._worker = await self._launch()
+        self._supervisor = asyncio.create_task(self._supervise(self._worker))
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[Output]:
+        """Yield the request's tokens as they come; the contract's errors are raised by the first step or later."""
+        stream = self._open(request)
+        try:
+            while True:
+                output = await stream.next()
+                yield output
+                if output.finish_reason is not None:
+                    return
+        finally:
+            self._abandon(stream)
+
+    async def close(self) -> None:
+        """Stop the worker; unfinished requests fail with `RequestAborted`."""
+        if self._supervisor is None:
+            return
+        supervisor, self._supervisor = self._supervisor, None
+        self._fail_all(RequestAborted("The engine was stopped."))
+        supervisor.cancel()
+        await asyncio.wait([supervisor])
+        if self._worker is not None:  # cancelled before its first step
+            await self._worker.stop(STOP_PATIENCE)
+
+    def _open(self, request: GenerateRequest) -> Stream:
+        if self._supervisor is None:
+            raise EngineFailed("The engine is not running.")
+        if len(request.prompt) >= self.facts.context_window:
+            raise PromptTooLong(len(request.prompt) + request.max_tokens, self.facts.context_window)
+        if len(self._streams) >= self._options.max_sequences + self._options.max_queue:
+            raise OutOfCapacity(f"{len(self._streams)} requests are running or waiting; try again later.")
+        stream = Stream(replace(request, id=f"{request.id}/{next(self._numbers)}"))
+        self._streams[stream.id] = stream
+        self._submit()
+        return stream
+
+    def _abandon(self, stream: Stream) -> None:
+        """The consumer is gone; if the request has not ended, the worker shall forget it."""
+        if self._streams.pop(stream.id, None) is None:
+            return
+        if stream.sent and self._worker is not None:
+            self._worker.send(Cancel(stream.id))
+        self._submit()
+
+    def _submit(self) -> None:
+        """Send the worker what it does not have yet; of the suspects one at a time, in case it dies of that."""
+        if self._worker is None:
+            return
+        trial = any(stream.sent and stream.suspect for stream in self._streams.values())
+        for stream in self._streams.values():
+            if stream.sent or (trial and stream.suspect):
+                continue
+            trial = trial or stream.suspect
+            stream.sent = True
+            self._worker.send(Submit(stream.request))
+
+    async def _supervise(self, worker: WorkerProcess) -> None:
+        """Listen to the worker and replace it whenever it dies, until cancelled."""
+        while True:
+            try:
+                self._worker = worker
+                self._submit()
+                await self._listen(worker)
+            finally:
+                self._worker = None
+                self._stats = EngineStats()
+                status = await worker.stop(STOP_PATIENCE)
+            logger.error("the engine's process died with status %d, starting another", status)
+            self._mourn()
+            worker = await self._replace()
+
+    async def _listen(self, worker: WorkerProcess) -> None:
+        try:
+            while events := await worker.receive():
+                for event in events:
+                    self._handle(event)
+        except (ConnectionError, ValueError, MsgspecError) as error:
+            logger.error("the engine's process cannot be understood: %r", error)
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Counted(stats):
+                self._stats = stats
+            case Delivered(id, tokens, finish_reason) if stream := self._streams.get(id):
+                self._delay = FIRST_DELAY
+                was_suspect = stream.suspect
+                stream.deliver(tokens, finish_reason)
+                if finish_reason is not None:
+                    del self._streams[id]
+                if was_suspect:
+                    self._submit()
+            case Failed(id) if stream := self._streams.pop(id, None):
+                stream.fail(event.error)
+                self._submit()
+
+    def _mourn(self) -> None:
+        """Note the death with every request that the worker had, and give up those that may have caused it."""
+        for stream in [stream for stream in self._streams.values() if stream.sent]:
+            stream.bereave()
+            if stream.hopeless:
+                del self._streams[stream.id]
+                stream.fail(EngineFailed("The engine's process died repeatedly while computing this request."))
+
+    async def _replace(self) -> WorkerProcess:
+        """Start another worker, however often that takes."""
+        for attempt in count(1):
+            await asyncio.sleep(self._delay)
+            self._delay = min(2 * self._delay, LONGEST_DELAY)
+            try:
+                worker = await self._launch()
+            except (GemloraError, OSError) as error:
+                logger.error("the engine's process could not be started: %s", error)
+                if attempt >= STARTS_BEFORE_FAILURE:
+                    self._fail_all(EngineFailed("The engine's process cannot be started."))
+            else:
+                break
+        self._restarts += 1
+        return worker
+
+    async def _launch(self) -> WorkerProcess:
+        """A worker that has loaded the model."""
+        worker = await WorkerProcess.spawn(self._command)
+        try:
+            worker.send(Start(self._options))
+            match await worker.receive():
+                case [Ready(facts), *others]:
+                    self._facts = facts
+                    for event in others:
+                        self._handle(event)
+                    return worker
+                case [Failed() as failed, *_]:
+                    raise failed.error
+            raise EngineFailed("The engine's process died while loading the model.")
+        except BaseException:
+            await worker.stop(patience=0)
+            raise
+
+    def _fail_all(self, error: GemloraError) -> None:
+        for stream in self._streams.values():
+            stream.fail(error)
+        self._streams.clear()

@@ -1,0 +1,263 @@
+"""The step loop: receive, next batch, forward, sample, deliver. It knows no socket and no process.
+
+A request's failure ends that request alone. If a whole step fails, its chunks are computed one by one: a row's result
+does not depend on its neighbours and storing keys and values twice changes nothing, so the innocent ones lose nothing.
+"""
+
+import logging
+import time
+from collections.abc import Sequence as Several
+from dataclasses import asdict, dataclass
+from itertools import count
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemlora.engines.contract import AdapterRef, EngineStats, FinishReason, GenerateRequest
+from gemlora.engines.cpu.batch import Batch, Chunk
+from gemlora.engines.cpu.frames import Cancel, Command, Counted, Delivered, Event, Failed, Shutdown, Submit
+from gemlora.engines.cpu.sampler import Sampler
+from gemlora.engines.cpu.scheduler import Scheduler
+from gemlora.engines.cpu.sequence import Sequence
+from gemlora.errors import EngineFailed, GemloraError, InvalidRequest, PromptTooLong
+from gemlora.kernels import LoraWeights
+
+logger = logging.getLogger(__name__)
+
+Drawn = tuple[Sequence, int | None]
+"""A sequence and its next token; None if its logits were not finite."""
+
+
+class Mailbox(Protocol):
+    """Where commands come from and events go to."""
+
+    def receive(self, wait: bool) -> list[Command]:
+        """All commands that have come; with `wait`, sleep until there is one or the mailbox is woken."""
+        ...
+
+    def send(self, events: list[Event]) -> None:
+        """Hand over what happened."""
+        ...
+
+
+class Runner(Protocol):
+    """What computes the logits."""
+
+    def forward(self, batch: Batch) -> NDArray[np.float32]:
+        """The logits [R, V] of the batch's logit rows; valid until the next call."""
+        ...
+
+
+class Adapters(Protocol):
+    """The pool of resident adapters; `adapters.AdapterPool` explains."""
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """The resident adapters."""
+        ...
+
+    @property
+    def reserved(self) -> int:
+        """Bytes in use."""
+        ...
+
+    def acquire(self, ref: AdapterRef) -> LoraWeights | None:
+        """The adapter, kept until `release`; None while it is read or waits for room."""
+        ...
+
+    def is_loading(self, ref: AdapterRef) -> bool:
+        """Whether it is being read."""
+        ...
+
+    def release(self, weights: LoraWeights) -> None:
+        """Give back what `acquire` returned."""
+        ...
+
+
+@dataclass(slots=True)
+class Counters:
+    """The counters of `EngineStats` that the loop itself keeps."""
+
+    steps: int = 0
+    step_seconds: float = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+class StepLoop:
+    """All sequences of one engine and the loop that drives them."""
+
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        scheduler: Scheduler,
+        runner: Runner,
+        sampler: Sampler,
+        adapters: Adapters,
+        *,
+        context_window: int,
+        vocabulary: int,
+    ) -> None:
+        """`context_window` is the longest sequence in tokens; the scheduler's capacity must not be less."""
+        self._mailbox = mailbox
+        self._scheduler = scheduler
+        self._runner = runner
+        self._sampler = sampler
+        self._adapters = adapters
+        self._context_window = context_window
+        self._vocabulary = vocabulary
+        self._arrivals = count()
+        self._sequences: dict[str, Sequence] = {}
+        self._events: list[Event] = []
+        self._idle = True
+        self._counters = Counters()
+        self._reported = EngineStats()
+
+    def run(self) -> None:
+        """Step until told to shut down."""
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        """Take commands, compute one batch and report; False once told to shut down. Sleeps when there is nothing."""
+        if not self._receive():
+            return False
+        started = time.monotonic()
+        self._acquire_adapters()
+        chunks = self._scheduler.next_chunks()
+        for sequence, token in self._compute(chunks):
+            self._deliver(sequence, token)
+        self._idle = not chunks
+        self._report(time.monotonic() - started)
+        return True
+
+    def _receive(self) -> bool:
+        for command in self._mailbox.receive(wait=self._idle):
+            match command:
+                case Submit(request):
+                    self._submit(request)
+                case Cancel(id) if id in self._sequences:
+                    self._forget(self._sequences[id])
+                case Shutdown():
+                    return False
+        return True
+
+    def _submit(self, request: GenerateRequest) -> None:
+        sequence = Sequence.start(request, next(self._arrivals))
+        try:
+            self._check(request)
+            self._scheduler.add(sequence)
+        except GemloraError as error:
+            self._events.append(Failed.of(request.id, error))
+            return
+        self._sequences[request.id] = sequence
+        if self._is_full(sequence):
+            self._finish(sequence, FinishReason.LENGTH)
+
+    def _check(self, request: GenerateRequest) -> None:
+        """Raises `InvalidRequest` for what would break the step."""
+        if request.id in self._sequences:
+            raise InvalidRequest(f"id: {request.id} is under way already")
+        if not request.prompt:
+            raise InvalidRequest("prompt: expected at least one token")
+        if len(request.prompt) >= self._context_window:
+            raise PromptTooLong(len(request.prompt) + 1, self._context_window)
+        tokens = (*request.prompt, *request.generated)
+        if min(tokens) < 0 or max(tokens) >= self._vocabulary:
+            raise InvalidRequest(f"prompt: expected tokens from 0 to {self._vocabulary - 1}")
+
+    def _acquire_adapters(self) -> None:
+        """Oldest first. While one waits for room, newer ones take none, so that it gets what is released."""
+        for sequence in self._scheduler.waiting:
+            ref = sequence.request.adapter
+            if ref is None or sequence.ready:
+                continue
+            try:
+                sequence.adapter = self._adapters.acquire(ref)
+            except Exception as error:
+                self._fail(sequence, error)
+                continue
+            if sequence.adapter is None and not self._adapters.is_loading(ref):
+                break
+
+    def _compute(self, chunks: Several[Chunk]) -> list[Drawn]:
+        if not chunks:
+            return []
+        try:
+            return self._forward(chunks)
+        except Exception as error:
+            if len(chunks) == 1:
+                self._fail(chunks[0].sequence, error)
+                return []
+            logger.warning("a step of %d chunks failed, computing them one by one: %r", len(chunks), error)
+            return [drawn for chunk in chunks for drawn in self._compute([chunk])]
+
+    def _forward(self, chunks: Several[Chunk]) -> list[Drawn]:
+        batch = Batch.of(chunks)
+        complete = [chunk.sequence for chunk in batch.chunks if chunk.completes]
+        logits = self._runner.forward(batch)
+        tokens = self._sampler.sample(logits, complete) if complete else []
+        for chunk in chunks:
+            chunk.sequence.computed += chunk.length
+        self._counters.prompt_tokens += len(batch.tokens) - len(tokens)
+        self._counters.output_tokens += len(tokens)
+        return list(zip(complete, tokens, strict=True))
+
+    def _deliver(self, sequence: Sequence, token: int | None) -> None:
+        if token is None:
+            self._fail(sequence, EngineFailed("The model's output for this request is not finite."))
+        elif token in sequence.request.stop_tokens:
+            self._finish(sequence, FinishReason.STOP)
+        else:
+            sequence.append(token)
+            if self._is_full(sequence):
+                self._finish(sequence, FinishReason.LENGTH, token)
+            else:
+                self._events.append(Delivered(sequence.request.id, (token,)))
+
+    def _is_full(self, sequence: Sequence) -> bool:
+        return (
+            sequence.generated >= sequence.request.max_tokens  # resumed requests may have all their tokens
+            or len(sequence.tokens) >= self._context_window
+        )
+
+    def _finish(self, sequence: Sequence, reason: FinishReason, *tokens: int) -> None:
+        self._forget(sequence)
+        self._events.append(Delivered(sequence.request.id, tokens, reason))
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        """End a request. Texts that were not written for users stay in the log."""
+        self._forget(sequence)
+        if not isinstance(error, GemloraError):
+            logger.error("request %s failed", sequence.request.id, exc_info=error)
+            error = EngineFailed("The engine failed while computing this request.")
+        self._events.append(Failed.of(sequence.request.id, error))
+
+    def _forget(self, sequence: Sequence) -> None:
+        del self._sequences[sequence.request.id]
+        self._scheduler.remove(sequence)
+        if sequence.adapter is not None:
+            self._adapters.release(sequence.adapter)
+
+    def _report(self, seconds: float) -> None:
+        """Send what happened, and the counters if they changed."""
+        if not self._idle:
+            self._counters.steps += 1
+            self._counters.step_seconds += seconds
+        stats = EngineStats(
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            blocks=self._scheduler.blocks,
+            free_blocks=self._scheduler.free_blocks,
+            adapters=len(self._adapters.digests),
+            adapter_bytes=self._adapters.reserved,
+            preemptions=self._scheduler.preemptions,
+            **asdict(self._counters),
+        )
+        if stats != self._reported:
+            self._events.append(Counted(stats))
+            self._reported = stats
+        if self._events:
+            self._mailbox.send(self._events)
+            self._events = []

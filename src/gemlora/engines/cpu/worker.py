@@ -1,0 +1,103 @@
+"""The engine's process: opens the packed model and runs the step loop over the socket that it inherited.
+
+Start it with `python -m gemlora.engines.cpu.worker FD`. It ends when it is told to or when the other end of the socket
+is gone, however its parent died. Imports stay light here, they are part of every cold start.
+"""
+
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from gemlora.engines.contract import ModelFacts
+from gemlora.engines.cpu.adapters import AdapterLoader, AdapterPool
+from gemlora.engines.cpu.blocks import BlockPool
+from gemlora.engines.cpu.engine import StepLoop
+from gemlora.engines.cpu.frames import Command, Failed, Ready, Start
+from gemlora.engines.cpu.mailbox import SocketMailbox
+from gemlora.engines.cpu.options import CpuOptions
+from gemlora.engines.cpu.runner import Runner
+from gemlora.engines.cpu.sampler import Sampler
+from gemlora.engines.cpu.scheduler import Scheduler
+from gemlora.engines.cpu.weights.packed import PackedModel
+from gemlora.errors import EngineFailed, GemloraError, SettingsInvalid
+from gemlora.kernels.native import NativeKernels
+
+ADAPTER_READERS = 1
+"""Threads that read adapters; more would take the cores from the step loop."""
+
+logger = logging.getLogger(__name__)
+
+
+Builder = Callable[[CpuOptions, SocketMailbox], tuple[ModelFacts, StepLoop]]
+
+
+def build(options: CpuOptions, mailbox: SocketMailbox) -> tuple[ModelFacts, StepLoop]:
+    """The engine over a packed model. Raises `WeightsInvalid` or `SettingsInvalid`."""
+    model = PackedModel.open(Path(options.model))
+    config = model.config
+    kernels = NativeKernels(options.threads, options.instruction_set)
+    window = config.context if options.context_window is None else min(options.context_window, config.context)
+    runner = Runner(model, kernels, context=window, kv_cache_bytes=options.kv_cache_bytes)
+    scheduler = Scheduler(BlockPool(runner.blocks), options.max_sequences, options.step_tokens)
+    window = min(window, scheduler.capacity)
+    if not window:
+        raise SettingsInvalid(f"kv_cache_bytes: {options.kv_cache_bytes} bytes hold no block of this model's cache")
+    adapters = AdapterPool(
+        AdapterLoader(config, options.adapter_dtype, model.quantize != "none"),
+        options.adapter_memory_bytes,
+        ThreadPoolExecutor(ADAPTER_READERS),
+        mailbox.wake,
+    )
+    loop = StepLoop(
+        mailbox, scheduler, runner, Sampler(kernels), adapters,
+        context_window=window, vocabulary=config.vocabulary,
+    )  # fmt: skip
+    facts = ModelFacts(
+        name=model.name,
+        family=model.family,
+        digest=model.digest,
+        quantization=model.quantize,
+        context_window=window,
+        layers=len(config.layers),
+        vocabulary=config.vocabulary,
+        modules=config.modules,
+        tokenizer=str(model.tokenizer_path),
+    )
+    return facts, loop
+
+
+def serve(connection: socket.socket, build: Builder) -> None:
+    """Wait for the start command, build the engine and run it to its end."""
+    mailbox = SocketMailbox(connection)
+    first: list[Command] = []
+    while not first:
+        first = mailbox.receive(wait=True)
+    if not isinstance(first[0], Start):
+        return
+    try:
+        facts, loop = build(first[0].options, mailbox)
+    except Exception as error:
+        if not isinstance(error, GemloraError):
+            logger.error("the engine could not be built", exc_info=error)
+            error = EngineFailed(f"The engine could not be started: {error}")
+        mailbox.send([Failed.of("", error)])
+        return
+    mailbox.send([Ready(facts)])
+    loop.run()
+
+
+def main(build: Builder = build) -> None:
+    """Entry point: the socket's file descriptor is the only argument."""
+    for interruption in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the parent decides
+        signal.signal(interruption, signal.SIG_IGN)
+    logging.basicConfig(format="gemlora engine: %(levelname)s %(message)s")
+    with socket.socket(fileno=int(sys.argv[1])) as connection:
+        serve(connection, build)
+
+
+if __name__ == "__main__":
+    main()
