@@ -41,9 +41,13 @@ class AdapterManifest:
     weights_digest: str
     modules: tuple[LoraModule, ...]
 
+    def to_json(self) -> bytes:
+        """The manifest as JSON."""
+        return json.dumps(asdict(self)).encode()
+
     def write(self, path: Path) -> None:
         """Write the manifest as JSON."""
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        path.write_bytes(self.to_json())
 
     @classmethod
     def read(cls, path: Path) -> "AdapterManifest":

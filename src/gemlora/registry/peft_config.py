@@ -1,0 +1,235 @@
+"""PEFT's `adapter_config.json`: what it means for each linear module, with PEFT's own matching rules.
+
+Source: `LoraConfig`, `check_target_module_exists` and `get_pattern_key` of PEFT 0.21. Every key is either understood
+or known to have no effect on inference; a key that is neither is refused by name when it is active.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gemlora.errors import AdapterInvalid
+from gemlora.registry.patterns import Matcher, PatternInvalid, suffix_matcher, whole_matcher
+from gemlora.registry.strict_json import JsonInvalid, parse_object, shown
+
+DEFAULT_RANK = 8
+DEFAULT_ALPHA = 8
+DEFAULT_TARGETS = ("q_proj", "v_proj")
+"""What PEFT takes for Gemma when `target_modules` is null."""
+MAX_PATTERNS = 4096
+MAX_PATTERN_LENGTH = 128 << 10
+"""Length of all patterns of one config together."""
+
+_UNDERSTOOD = {
+    "peft_type", "task_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules",
+    "exclude_modules", "layers_to_transform", "layers_pattern", "init_lora_weights", "bias", "model_type",
+    "base_model_name_or_path",
+}  # fmt: skip
+
+_WITHOUT_EFFECT = {
+    "auto_mapping", "peft_version", "revision", "inference_mode", "lora_dropout", "megatron_core", "loftq_config",
+    "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "ensure_weight_tying", "runtime_config",
+}  # fmt: skip
+"""Keys about training, or that matter only together with a key that is refused."""
+
+_REFUSED = {
+    "use_dora": "DoRA is not supported; merge it or train plain LoRA",
+    "modules_to_save": "whole replaced modules are not supported; train without them",
+    "lora_bias": "biases beside B are not supported; train without lora_bias",
+    "fan_in_fan_out": "Gemma's linear modules are not transposed",
+    "layer_replication": "replicated layers need another base model",
+    "megatron_config": "Megatron's parallel layers are not supported",
+    "trainable_token_indices": "trained tokens are not supported; train without them",
+    "alora_invocation_tokens": "activated LoRA (aLoRA) is not supported; train plain LoRA",
+    "target_parameters": "Gemma's weights are all modules; use target_modules",
+    "use_qalora": "QA-LoRA pools its inputs, which is not supported; train plain LoRA",
+    "kasa_config": "KaSA changes the base weights; train plain LoRA",
+    "use_bdlora": "block-diagonal LoRA is not supported; train plain LoRA",
+    "velora_config": "VeLoRA is not supported; train plain LoRA",
+    "monteclora_config": "MonteCLoRA is not supported; train plain LoRA",
+    "arrow_config": "Arrow routing is not supported; upload its adapters one by one",
+}
+
+_HARMLESS_INITIALISATIONS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
+_BASE_CHANGING = "changed the base weights at training; convert it with PEFT's path_initial_model_for_weight_conversion"
+
+
+@dataclass(frozen=True, slots=True)
+class LoraConfig:
+    """The part of the config that decides what an adapter computes.
+
+    Module names are those that PEFT saw, for example `model.layers.3.self_attn.q_proj`.
+    """
+
+    rank: int
+    alpha: float
+    rslora: bool
+    ranks: tuple[tuple[Matcher, int], ...]
+    alphas: tuple[tuple[Matcher, float], ...]
+    targets: tuple[str, ...] | Matcher | None
+    """Names, a pattern, or None for all linear modules."""
+    excluded: tuple[str, ...] | Matcher
+    layers: frozenset[int] | None
+    """Layers that `layers_to_transform` selects; None is all."""
+    base_name: str | None
+
+    def covers(self, name: str, layer: int) -> bool:
+        """Whether PEFT puts a LoRA pair on this module."""
+        if _listed(name, self.excluded) if isinstance(self.excluded, tuple) else self.excluded(name):
+            return False
+        if self.targets is None:
+            return True
+        if not isinstance(self.targets, tuple):
+            return self.targets(name)
+        if name in self.targets:
+            return True
+        return _listed(name, self.targets) and (self.layers is None or layer in self.layers)
+
+    def rank_of(self, name: str) -> int:
+        """r of this module: the first pattern that matches, else the common one."""
+        return next((rank for matches, rank in self.ranks if matches(name)), self.rank)
+
+    def scale_of(self, name: str) -> float:
+        """alpha / r of this module, or alpha / sqrt(r)."""
+        alpha = next((alpha for matches, alpha in self.alphas if matches(name)), self.alpha)
+        rank = self.rank_of(name)
+        return alpha / math.sqrt(rank) if self.rslora else alpha / rank
+
+
+def read_config(content: bytes) -> LoraConfig:
+    """Read `adapter_config.json`. Raises `AdapterInvalid` with the key and what was expected."""
+    try:
+        config = parse_object(content)
+    except JsonInvalid as error:
+        raise AdapterInvalid(f"adapter_config.json {error}") from None
+    _check_kind(config)
+    _check_variants(config)
+    return LoraConfig(
+        rank=_rank(config.get("r", DEFAULT_RANK), "r"),
+        alpha=_alpha(config.get("lora_alpha", DEFAULT_ALPHA), "lora_alpha"),
+        rslora=_flag(config, "use_rslora"),
+        ranks=tuple((m, _rank(value, key)) for m, key, value in _patterns(config, "rank_pattern")),
+        alphas=tuple((m, _alpha(value, key)) for m, key, value in _patterns(config, "alpha_pattern")),
+        targets=_targets(config),
+        excluded=_names_or_pattern(config, "exclude_modules") or (),
+        layers=_layers(config),
+        base_name=_base_name(config),
+    )
+
+
+def _check_kind(config: Mapping[str, Any]) -> None:
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise _invalid("peft_type", f'is {shown(kind)}; expected "LORA", other kinds are not supported')
+    task = config.get("task_type")
+    if task not in (None, "CAUSAL_LM"):
+        raise _invalid("task_type", f'is {shown(task)}; expected "CAUSAL_LM"')
+    family = config.get("model_type")
+    if family is not None and not (isinstance(family, str) and family.startswith("gemma")):
+        raise _invalid("model_type", f"is {shown(family)}; expected a Gemma model")
+    initialisation = config.get("init_lora_weights")
+    if not any(initialisation is known or initialisation == known for known in _HARMLESS_INITIALISATIONS):
+        raise _invalid("init_lora_weights", f"{shown(initialisation)} {_BASE_CHANGING}")
+
+
+def _check_variants(config: Mapping[str, Any]) -> None:
+    for key, value in config.items():
+        if key in _UNDERSTOOD or key in _WITHOUT_EFFECT or value is None or value is False or value in ("", [], {}):
+            continue
+        raise _invalid(key, _REFUSED.get(key, f"is not known here and active ({shown(value)}); it would be ignored"))
+    if config.get("bias", "none") != "none":
+        raise _invalid("bias", f'is {shown(config["bias"])}; expected "none", trained biases are not supported')
+
+
+def _targets(config: Mapping[str, Any]) -> tuple[str, ...] | Matcher | None:
+    targets = config.get("target_modules")
+    if targets is None:
+        return DEFAULT_TARGETS
+    if isinstance(targets, str) and targets.lower() == "all-linear":
+        return None
+    chosen = _names_or_pattern(config, "target_modules")
+    if not chosen:
+        raise _invalid("target_modules", "is empty; expected names of linear modules")
+    return chosen
+
+
+def _names_or_pattern(config: Mapping[str, Any], key: str) -> tuple[str, ...] | Matcher | None:
+    value = config.get(key)
+    if value is None or value in ("", []):
+        return None
+    if isinstance(value, str):
+        try:
+            return whole_matcher(value)
+        except PatternInvalid as error:
+            raise _invalid(key, f"{error}; give a list of module names instead") from None
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        raise _invalid(key, f"is {shown(value)}; expected a list of module names")
+    return tuple(dict.fromkeys(value))
+
+
+def _layers(config: Mapping[str, Any]) -> frozenset[int] | None:
+    value = config.get("layers_to_transform")
+    if value is None or value == []:
+        return None
+    layers = value if isinstance(value, list) else [value]
+    if not all(type(layer) is int and layer >= 0 for layer in layers):
+        raise _invalid("layers_to_transform", f"is {shown(value)}; expected layer numbers")
+    if config.get("layers_pattern") not in (None, "", [], "layers", ["layers"]):
+        raise _invalid("layers_pattern", f'is {shown(config["layers_pattern"])}; expected "layers"')
+    if isinstance(config.get("target_modules"), str):
+        raise _invalid("layers_to_transform", "needs a list in target_modules")
+    return frozenset(layers)
+
+
+def _patterns(config: Mapping[str, Any], key: str) -> list[tuple[Matcher, str, Any]]:
+    value = config.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, dict):
+        raise _invalid(key, f"is {shown(value)}; expected an object of module names and numbers")
+    if len(value) > MAX_PATTERNS or sum(map(len, value)) > MAX_PATTERN_LENGTH:
+        raise _invalid(key, f"has more than {MAX_PATTERNS} patterns or {MAX_PATTERN_LENGTH} characters")
+    result = []
+    for pattern, number in value.items():
+        try:
+            result.append((suffix_matcher(pattern), f"{key}[{shown(pattern)}]", number))
+        except PatternInvalid as error:
+            raise _invalid(f"{key}[{shown(pattern)}]", str(error)) from None
+    return result
+
+
+def _rank(value: Any, key: str) -> int:
+    if type(value) is not int or value < 1:
+        raise _invalid(key, f"is {shown(value)}; expected a positive integer")
+    return value
+
+
+def _alpha(value: Any, key: str) -> float:
+    if type(value) not in (int, float) or not -1e30 < value < 1e30:
+        raise _invalid(key, f"is {shown(value)}; expected a number")
+    if value == 0:
+        raise _invalid(key, "is 0, so the adapter would have no effect")
+    return float(value)
+
+
+def _flag(config: Mapping[str, Any], key: str) -> bool:
+    value = config.get(key)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise _invalid(key, f"is {shown(value)}; expected true or false")
+
+
+def _base_name(config: Mapping[str, Any]) -> str | None:
+    name = config.get("base_model_name_or_path")
+    if name is not None and not isinstance(name, str):
+        raise _invalid("base_model_name_or_path", f"is {shown(name)}; expected a text")
+    return name or None
+
+
+def _listed(name: str, entries: tuple[str, ...]) -> bool:
+    return any(name == entry or name.endswith(f".{entry}") for entry in entries)
+
+
+def _invalid(key: str, reason: str) -> AdapterInvalid:
+    return AdapterInvalid(f"adapter_config.json: {key} {reason}")

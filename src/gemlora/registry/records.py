@@ -1,0 +1,51 @@
+"""What an adapter is, as the registry knows it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFiles:
+    """The immutable content of a complete adapter. Blobs are SHA-256 digests in the object store."""
+
+    digest: str
+    """SHA-256 over both uploaded files: the adapter's identity for engines and caches."""
+    config_blob: str
+    weights_blob: str
+    manifest_blob: str
+    geometry: str
+    """The `Base.geometry` that the adapter was last checked against."""
+    size: int
+    """Bytes of the weights file."""
+    rank: int
+    """Highest rank of any module."""
+    modules: tuple[str, ...]
+    """Names of the modules that it changes."""
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """LoRA weights and config, owned by an account. `files` is None until both files are there."""
+
+    id: str
+    account_id: str
+    model: str
+    name: str
+    description: str
+    public: bool
+    created_at: datetime
+    modified_at: datetime
+    files: AdapterFiles | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyAdapter:
+    """An adapter that an engine can load: its content's digest and where the manifest and the weights lie."""
+
+    id: str
+    name: str
+    digest: str
+    manifest_path: Path
+    weights_path: Path
