@@ -49,3 +49,82 @@ class Prompt:
     def of_text(cls, text: str, *, raw: bool = False) -> "Prompt":
         """The wire's `prompt`: one user turn, or with `raw` the text itself."""
         return cls((Message("user", text),), raw)
+
+
+def render(prompt: Prompt, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ids that the engine continues: exactly one `<bos>`, then the conversation or the raw text.
+
+    Raises `InvalidRequest` if there are no messages.
+    """
+    if not prompt.messages:
+        raise InvalidRequest("messages: at least one message is needed")
+    bos = tokenizer.special.bos
+    ids = _raw_ids(prompt, tokenizer) if prompt.raw else _chat_ids(_turns(prompt.messages), tokenizer)
+    return (bos, *ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A turn as it is being collected: `texts` are the paragraphs said in it."""
+
+    role: str
+    texts: list[str]
+
+
+def _raw_ids(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
+    """The contents as they are, without the `<bos>` that they may start with themselves."""
+    ids = tokenizer.encode("\n".join(message.text for message in prompt.messages), control_tokens=True)
+    first = next((i for i, token in enumerate(ids) if token != tokenizer.special.bos), len(ids))
+    return ids[first:]
+
+
+def _chat_ids(turns: Sequence[_Turn], tokenizer: Tokenizer) -> list[int]:
+    start, end = tokenizer.special.start_of_turn, tokenizer.special.end_of_turn
+    line_end = tokenizer.encode("\n", control_tokens=False)
+    ids: list[int] = []
+    for turn in turns:
+        text = f"{turn.role}\n{_paragraphs(turn.texts)}"
+        ids += [start, *tokenizer.encode(text, control_tokens=False), end, *line_end]
+    return [*ids, start, *tokenizer.encode("model\n", control_tokens=False)]
+
+
+def _turns(messages: Sequence[Message]) -> list[_Turn]:
+    """The conversation as turns of user and model in alternation, the user first.
+
+    System messages, wherever they stand, go in front of the first turn. Neighbours of the same role become one turn.
+    A conversation that the model begins gets a user turn before it, which holds the system text or nothing.
+    """
+    called = {call.id: call.name for message in messages for call in message.tool_calls if call.id}
+    system: list[str] = []
+    turns: list[_Turn] = []
+    for message in messages:
+        text = _text(message, called)
+        if message.role == SYSTEM_ROLE:
+            system.append(text)
+            continue
+        role = "model" if message.role in MODEL_ROLES else "user"
+        if not turns or turns[-1].role != role:
+            turns.append(_Turn(role, []))
+        turns[-1].texts.append(text)
+    if not turns or turns[0].role != "user":
+        turns.insert(0, _Turn("user", []))
+    turns[0].texts[:0] = system
+    return turns
+
+
+def _text(message: Message, called: Mapping[str, str]) -> str:
+    """What a message says in its turn; `called` names the function of each call id."""
+    text = message.text.strip()
+    if message.role in RESULT_ROLES:
+        name = message.name or called.get(message.tool_call_id or "")
+        return f"Result of {name}:\n{text}" if name else f"Result:\n{text}"
+    return _paragraphs([text, "\n".join(map(_call, message.tool_calls))])
+
+
+def _call(call: ToolCall) -> str:
+    """A call as Gemma's function calling guide has the model write it."""
+    return f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "parameters": {call.arguments.strip() or "{}"}}}'
+
+
+def _paragraphs(texts: Sequence[str]) -> str:
+    return "\n\n".join(text for text in texts if text)

@@ -4,7 +4,7 @@ Numbers and meaning of the fields: sentencepiece_model.proto of google/sentencep
 protobuf library would be needed for nothing else.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from struct import pack
