@@ -1,10 +1,20 @@
 """Messages or a prompt to token ids in Gemma's chat format. Knows nothing of HTTP and runs no template of a model file.
 
-A turn is `<start_of_turn>ROLE\\nTEXT<end_of_turn>\\n` with the markers as ids and everything between them encoded
-as plain text, so a marker spelled in a message never becomes one.
+The format is `<bos>`, then for each turn `<start_of_turn>ROLE\\nTEXT<end_of_turn>\\n`, then the model's turn opened.
+The markers are ids, and what stands between them is encoded as text: a marker that a message spells stays text.
 """
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
+
+from gemlora.errors import InvalidRequest
+from gemlora.serving.tokenizer import Tokenizer
+
+MODEL_ROLES: Final = frozenset({"assistant", "model"})
+RESULT_ROLES: Final = frozenset({"tool", "function"})
+SYSTEM_ROLE: Final = "system"
 
 
 @dataclass(frozen=True, slots=True)
