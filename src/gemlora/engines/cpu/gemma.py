@@ -4,7 +4,7 @@ Letters: T rows (tokens), E hidden size, F feed-forward size, H query heads, C k
 V vocabulary, R rows whose logits are wanted.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -113,46 +113,40 @@ class Layer:
         )
 
 
-@dataclass(frozen=True, slots=True)
 class Activations:
-    """The arrays that one step writes, reused by the next so that their pages are touched once."""
+    """The arrays that one step writes, T rows each, and the views of them that the kernels take."""
 
-    hidden: Float32  # [T, E], the residual stream
-    normed: Float32  # [T, E]
-    branch: Float32  # [T, E], what attention or feed-forward adds to the stream
-    qkv: Float32  # [T, (H + 2C)·D]
-    attended: Float32  # [T, H·D]
-    gate_up: Float32  # [T, 2F]
-    gated: Float32  # [T, F]
+    def __init__(self, config: GemmaConfig, arrays: Iterable[Float32]) -> None:
+        """`arrays` are those of `allocate`, cut to T rows."""
+        self.hidden, self.normed, self.branch, self.qkv, self.attended, self.gate_up, self.gated = arrays
+        values_start = config.query_size + config.kv_size
+        self.query = self.qkv[:, : config.query_size]  # [T, H·D]
+        self.key = self.qkv[:, config.query_size : values_start]  # [T, C·D]
+        self.value = self.qkv[:, values_start:]  # [T, C·D]
+        self.gate = self.gate_up[:, : config.feed_forward]  # [T, F]
+        self.up = self.gate_up[:, config.feed_forward :]  # [T, F]
+        self.query_heads = self._heads(self.query, config)  # [T, H, D]
+        self.key_heads = self._heads(self.key, config)  # [T, C, D]
+        self.value_heads = self._heads(self.value, config)  # [T, C, D]
+        self.attended_heads = self._heads(self.attended, config)  # [T, H, D]
 
-    @classmethod
-    def for_rows(cls, config: GemmaConfig, rows: int) -> "Activations":
+    @staticmethod
+    def allocate(config: GemmaConfig, rows: int) -> tuple[Float32, ...]:
         """Uninitialised arrays for `rows` rows."""
-
-        def empty(columns: int) -> Float32:
-            return np.empty((rows, columns), np.float32)
-
-        return cls(
-            hidden=empty(config.hidden),
-            normed=empty(config.hidden),
-            branch=empty(config.hidden),
-            qkv=empty(config.query_size + 2 * config.kv_size),
-            attended=empty(config.query_size),
-            gate_up=empty(2 * config.feed_forward),
-            gated=empty(config.feed_forward),
+        columns = (
+            config.hidden,  # hidden: the residual stream
+            config.hidden,  # normed: the stream as a layer's halves read it
+            config.hidden,  # branch: what a half adds to the stream
+            config.query_size + 2 * config.kv_size,  # qkv
+            config.query_size,  # attended
+            2 * config.feed_forward,  # gate_up
+            config.feed_forward,  # gated
         )
+        return tuple(np.empty((rows, count), np.float32) for count in columns)
 
-    def first(self, rows: int) -> "Activations":
-        """Views of the first `rows` rows."""
-        return Activations(
-            self.hidden[:rows],
-            self.normed[:rows],
-            self.branch[:rows],
-            self.qkv[:rows],
-            self.attended[:rows],
-            self.gate_up[:rows],
-            self.gated[:rows],
-        )
+    @staticmethod
+    def _heads(x: Float32, config: GemmaConfig) -> Float32:
+        return x.reshape(len(x), -1, config.head_dim)
 
 
 class Gemma:
@@ -172,7 +166,7 @@ class Gemma:
         self._layers = [
             Layer.of(weights, index, layer, ropes[layer.rope]) for index, layer in enumerate(self.config.layers)
         ]
-        self._activations = Activations.for_rows(self.config, 0)
+        self._arrays = Activations.allocate(self.config, 0)
         self._logits = np.empty((0, self.config.vocabulary), np.float32)
 
     def forward(self, batch: Batch, caches: Sequence[LayerCache], observe: Observer | None = None) -> Float32:
@@ -180,7 +174,7 @@ class Gemma:
 
         Returns the logits [R, V] of the batch's logit rows, valid until the next call; the caller may overwrite them.
         """
-        step = self._activations_for(len(batch.tokens))
+        step = self._activations(len(batch.tokens))
         self._kernels.embed(self._embedding, batch.tokens, self.config.embedding_scale, step.hidden)
         if observe:
             observe(0, step.hidden)
@@ -196,22 +190,19 @@ class Gemma:
         config, kernels = self.config, self._kernels
         kernels.rms_norm(step.hidden, layer.input_norm, config.norm_epsilon, step.normed)
         kernels.linear(step.normed, layer.qkv, step.qkv)
-        query, key, value = np.split(step.qkv, (config.query_size, config.query_size + config.kv_size), axis=1)
-        kernels.adapt(step.normed, query, batch.segments, layer.index, "q_proj")
-        kernels.adapt(step.normed, key, batch.segments, layer.index, "k_proj")
-        kernels.adapt(step.normed, value, batch.segments, layer.index, "v_proj")
-
-        queries = self._heads(query)  # [T, H, D]
-        keys = self._heads(key)  # [T, C, D]
-        values = self._heads(value)  # [T, C, D]
+        kernels.adapt(step.normed, step.query, batch.segments, layer.index, "q_proj")
+        kernels.adapt(step.normed, step.key, batch.segments, layer.index, "k_proj")
+        kernels.adapt(step.normed, step.value, batch.segments, layer.index, "v_proj")
         if layer.query_norm is not None and layer.key_norm is not None:
-            kernels.rms_norm(queries, layer.query_norm, config.norm_epsilon, queries)
-            kernels.rms_norm(keys, layer.key_norm, config.norm_epsilon, keys)
-        kernels.rotate(queries, layer.rope.cosines, layer.rope.sines, batch.positions)
-        kernels.rotate(keys, layer.rope.cosines, layer.rope.sines, batch.positions)
-        kernels.store_kv(keys, values, cache, batch.block_tables, batch.sequence_of_row, batch.positions)
+            kernels.rms_norm(step.query_heads, layer.query_norm, config.norm_epsilon, step.query_heads)
+            kernels.rms_norm(step.key_heads, layer.key_norm, config.norm_epsilon, step.key_heads)
+        kernels.rotate(step.query_heads, layer.rope.cosines, layer.rope.sines, batch.positions)
+        kernels.rotate(step.key_heads, layer.rope.cosines, layer.rope.sines, batch.positions)
+        kernels.store_kv(
+            step.key_heads, step.value_heads, cache, batch.block_tables, batch.sequence_of_row, batch.positions
+        )
         kernels.attend(
-            queries,
+            step.query_heads,
             cache,
             batch.block_tables,
             batch.sequence_of_row,
@@ -219,7 +210,7 @@ class Gemma:
             config.attention_scale,
             layer.window,
             config.attention_softcap,
-            self._heads(step.attended),
+            step.attended_heads,
         )
         kernels.linear(step.attended, (layer.output,), step.branch)
         kernels.adapt(step.attended, step.branch, batch.segments, layer.index, "o_proj")
@@ -230,9 +221,8 @@ class Gemma:
         config, kernels = self.config, self._kernels
         kernels.rms_norm(step.hidden, layer.feed_forward_norm, config.norm_epsilon, step.normed)
         kernels.linear(step.normed, layer.gate_up, step.gate_up)
-        gate, up = np.split(step.gate_up, 2, axis=1)
-        kernels.adapt(step.normed, gate, batch.segments, layer.index, "gate_proj")
-        kernels.adapt(step.normed, up, batch.segments, layer.index, "up_proj")
+        kernels.adapt(step.normed, step.gate, batch.segments, layer.index, "gate_proj")
+        kernels.adapt(step.normed, step.up, batch.segments, layer.index, "up_proj")
         kernels.gelu_gate(step.gate_up, step.gated)
         kernels.linear(step.gated, (layer.down,), step.branch)
         kernels.adapt(step.gated, step.branch, batch.segments, layer.index, "down_proj")
@@ -256,11 +246,8 @@ class Gemma:
                 self._kernels.softcap(logits, self.config.logit_softcap)
         return logits
 
-    def _heads(self, x: Float32) -> Float32:
-        """A view of x[T, heads·D] as [T, heads, D]."""
-        return x.reshape(len(x), -1, self.config.head_dim)
-
-    def _activations_for(self, rows: int) -> Activations:
-        if rows > len(self._activations.hidden):
-            self._activations = Activations.for_rows(self.config, rows)
-        return self._activations.first(rows)
+    def _activations(self, rows: int) -> Activations:
+        """Room for `rows` rows, kept from step to step so that its pages are touched once."""
+        if rows > len(self._arrays[0]):
+            self._arrays = Activations.allocate(self.config, rows)
+        return Activations(self.config, (array[:rows] for array in self._arrays))
