@@ -14,7 +14,7 @@ UNDECODABLE: Final = re.compile("[\udc80-\udcff]")
 class TextDecoder:
     """Decodes one answer token by token.
 
-    The texts of `push` and `flush`, put together, are the same however the tokens are cut into calls, and always
+    The texts of `push` and `finish`, put together, are the same however the tokens are cut into calls, and always
     valid Unicode: a character spread over several byte tokens comes whole with the last of them, and each byte that
     belongs to no character is one U+FFFD, as SentencePiece decodes it. (`tokenizers` instead gives up every byte of
     a run of byte tokens of which one is wrong, which nobody can know before the run has ended.)
@@ -30,7 +30,7 @@ class TextDecoder:
         """The text that these tokens complete; empty while a character is incomplete."""
         return self._decode(b"".join(map(self._piece, tokens)), final=False)
 
-    def flush(self) -> str:
+    def finish(self) -> str:
         """What is left at the end: U+FFFD for each byte of an incomplete character."""
         return self._decode(b"", final=True)
 
