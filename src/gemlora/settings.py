@@ -1,66 +1,229 @@
 """Every setting of gemlora with its default: from flags, `GEMLORA_*` variables or a TOML file, in that order."""
 
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from gemlora.errors import SettingsInvalid
 
 MIB = 1 << 20
 GIB = 1 << 30
+PREFIX = "GEMLORA_"
+CONFIG_VARIABLE = "GEMLORA_CONFIG"
+"""Names the TOML file when no flag does."""
+
+
+def _not_empty(value: Any) -> Any:
+    if value == "":
+        raise ValueError("must not be empty")
+    return value
+
+
+def _printable_ascii(token: SecretStr) -> SecretStr:
+    text = token.get_secret_value()
+    if not text or not text.isascii() or not text.isprintable() or text != text.strip():
+        raise ValueError("must be printable ASCII, without blanks at its ends")
+    return token
+
+
+def _with_home(text: str) -> str:
+    return str(Path(text).expanduser()) if text.startswith("~") else text
+
+
+def _xdg_folder(variable: str, default: str) -> Path:
+    """A folder for gemlora as the XDG base directory specification says: relative values are ignored."""
+    base = Path(os.environ.get(variable, ""))
+    return (base if base.is_absolute() else Path(default).expanduser()) / "gemlora"
+
+
+Folder = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(Path.expanduser)]
+Token = Annotated[SecretStr, AfterValidator(_printable_ascii)]
 
 
 class Settings(BaseSettings):
-    """All settings; unknown keys are errors."""
+    """All settings; unknown keys are errors. `load` also reads a TOML file and reports every error at once."""
 
-    model_config = SettingsConfigDict(env_prefix="GEMLORA_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8790, ge=0, le=65535, description="Port to listen on.")
-    data_dir: Path = Field(
-        Path("~/.local/share/gemlora"), description="Accounts, tokens and adapters live here. Created when missing."
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.", examples=["localhost"])
+    port: int = Field(8790, ge=0, le=65535, description="Port to listen on; 0 takes a free one.", examples=[8790])
+    data_dir: Folder = Field(
+        default_factory=lambda: _xdg_folder("XDG_DATA_HOME", "~/.local/share"),
+        description="Accounts, tokens and adapters live here. Created when missing.",
+        examples=["/var/lib/gemlora"],
+        json_schema_extra={"default": "$XDG_DATA_HOME/gemlora, else ~/.local/share/gemlora"},
     )
-    cache_dir: Path = Field(Path("~/.cache/gemlora"), description="Converted weights; may be deleted at any time.")
+    cache_dir: Folder = Field(
+        default_factory=lambda: _xdg_folder("XDG_CACHE_HOME", "~/.cache"),
+        description="Converted weights; may be deleted while no server runs.",
+        examples=["/var/cache/gemlora"],
+        json_schema_extra={"default": "$XDG_CACHE_HOME/gemlora, else ~/.cache/gemlora"},
+    )
 
     account_id: str | None = Field(
-        None, pattern="^[0-9a-f]{32}$", description="Id of the first account. Made up when not given."
+        None,
+        pattern="^[0-9a-f]{32}$",
+        description="Id of the first account, 32 hexadecimal digits. Made up when not given.",
+        examples=["0123456789abcdef0123456789abcdef"],
     )
-    api_token: SecretStr | None = Field(None, description="Token of the first account. Made up when not given.")
+    api_token: Token | None = Field(
+        None,
+        description="Token of the first account, printable ASCII. Made up when not given.",
+        examples=["any-text-you-like"],
+    )
 
-    model: str = Field("@cf/google/gemma-7b-it-lora", description="Catalogue id under which the weights are served.")
-    weights: str = Field(
-        "starter", description="`starter`, a GGUF file, a Hugging Face folder, or a Hugging Face hub id."
+    model: str = Field(
+        "@cf/google/gemma-7b-it-lora",
+        min_length=1,
+        description="Catalogue id under which the weights are served.",
+        examples=["@cf/google/gemma-7b-it-lora"],
     )
-    revision: str | None = Field(None, description="Revision of a hub id: branch, tag or commit.")
-    hub_token: SecretStr | None = Field(None, description="Hugging Face token for gated checkpoints.")
+    weights: Annotated[str, AfterValidator(_with_home)] = Field(
+        "starter",
+        min_length=1,
+        description="`starter`, a GGUF file, a Hugging Face folder, or a Hugging Face hub id.",
+        examples=["google/gemma-7b-it"],
+    )
+    revision: str | None = Field(
+        None, min_length=1, description="Revision of a hub id: branch, tag or commit.", examples=["main"]
+    )
+    hub_token: SecretStr | None = Field(
+        None, description="Hugging Face token for gated checkpoints.", examples=["hf_..."]
+    )
     quantize: Literal["none", "int8"] = Field(
-        "int8", description="`int8` computes with 8-bit weights and activations; `none` keeps the file's precision."
+        "int8",
+        description="`int8` computes with 8-bit weights and activations; `none` keeps the file's precision.",
+        examples=["int8"],
     )
     context_window: int | None = Field(
-        None, ge=16, description="Longest prompt plus output in tokens. Default: the weights' own, at most 8192."
+        None,
+        ge=16,
+        description="Longest prompt plus output in tokens. Default: the weights' own, at most 8192.",
+        examples=[8192],
     )
 
-    engine: Literal["cpu", "fake"] = Field("cpu", description="`fake` answers without weights, for tests.")
+    engine: Literal["cpu", "fake"] = Field(
+        "cpu", description="`fake` answers without weights, for tests.", examples=["cpu"]
+    )
     threads: int | None = Field(
-        None, ge=1, le=1024, description="Compute threads. Default: the cores this process may use."
+        None, ge=1, le=1024, description="Compute threads. Default: the cores this process may use.", examples=[4]
     )
     instruction_set: Literal["auto", "portable", "avx2", "avx512"] = Field(
-        "auto", description="Kernel variant. All give the same results; `auto` takes the fastest that the CPU has."
+        "auto",
+        description="Kernel variant. All give the same results; `auto` takes the fastest that the CPU has.",
+        examples=["auto"],
     )
-    kv_cache_bytes: int = Field(2 * GIB, ge=MIB, description="Upper bound of the KV cache. Touched only as used.")
-    max_sequences: int = Field(32, ge=1, le=4096, description="Sequences computed at the same time.")
-    max_queue: int = Field(512, ge=1, description="Requests waiting for the engine before new ones are refused.")
-    step_tokens: int = Field(512, ge=16, le=65536, description="Most tokens of one step: prompts are cut to fit.")
+    kv_cache_bytes: int = Field(
+        2 * GIB, ge=MIB, description="Upper bound of the KV cache. Touched only as used.", examples=[GIB]
+    )
+    max_sequences: int = Field(32, ge=1, le=4096, description="Sequences computed at the same time.", examples=[32])
+    max_queue: int = Field(
+        512, ge=1, description="Requests waiting for the engine before new ones are refused.", examples=[512]
+    )
+    step_tokens: int = Field(
+        512, ge=16, le=65536, description="Most tokens of one step: prompts are cut to fit.", examples=[512]
+    )
     adapter_memory_bytes: int = Field(
-        GIB, ge=MIB, description="Adapters kept in memory, least recently used leave first."
+        GIB, ge=MIB, description="Adapters kept in memory, least recently used leave first.", examples=[GIB]
     )
     adapter_dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="`auto`: bfloat16 beside a quantised base, else the adapter's own."
+        "auto",
+        description="`auto`: bfloat16 beside a quantised base, else the adapter's own.",
+        examples=["auto"],
     )
-    default_adapter: str = Field("", description="Adapter used when a request names none and is not raw. Empty: none.")
+    default_adapter: str = Field(
+        "",
+        description="Adapter used when a request names none and is not raw. Empty: none.",
+        examples=["my-adapter"],
+    )
 
-    max_body_bytes: int = Field(16 * MIB, ge=1024, description="Largest request body.")
-    max_adapter_bytes: int = Field(2 * GIB, ge=1024, description="Largest adapter file.")
-    max_adapter_rank: int = Field(256, ge=1, le=4096, description="Highest LoRA rank.")
-    drain_seconds: float = Field(30, ge=0, description="How long running requests may finish after SIGTERM.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level to log.")
+    max_body_bytes: int = Field(16 * MIB, ge=1024, description="Largest request body.", examples=[16 * MIB])
+    max_adapter_bytes: int = Field(2 * GIB, ge=1024, description="Largest adapter file.", examples=[300_000_000])
+    max_adapter_rank: int = Field(256, ge=1, le=4096, description="Highest LoRA rank.", examples=[32])
+    drain_seconds: float = Field(
+        30, ge=0, le=86400, description="How long running requests may finish after SIGTERM.", examples=[30]
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level to log.", examples=["info"]
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Given values, then the environment; no dotenv files."""
+        return init_settings, env_settings
+
+    @classmethod
+    def load(cls, flags: Mapping[str, Any], config: Path | None = None) -> "Settings":
+        """Settings from flags, then the environment, then the TOML file `config` or `GEMLORA_CONFIG`.
+
+        Raises `SettingsInvalid` with every error: the key and where it came from, the rule and an example.
+        """
+        variables = {name.upper() for name in os.environ if name.upper().startswith(PREFIX)} - {CONFIG_VARIABLE}
+        problems = [
+            _unknown(variable, variable.removeprefix(PREFIX).lower())
+            for variable in variables
+            if variable.removeprefix(PREFIX).lower() not in cls.model_fields
+        ]
+        path = config or Path(os.environ.get(CONFIG_VARIABLE, ""))
+        file = {} if path == Path() else _read_toml(path.expanduser())
+        problems += [_unknown(f"{path}: {key}", key) for key in file if key not in cls.model_fields]
+        values = {
+            key: value for key, value in file.items() if key in cls.model_fields and _variable(key) not in variables
+        }
+        try:
+            settings = cls(**values | dict(flags))
+        except ValidationError as error:
+            origins = {key: f"{path}: {key}" for key in file}
+            origins |= {key: _variable(key) for key in cls.model_fields if _variable(key) in variables}
+            origins |= {key: flag(key) for key in flags}
+            problems += [_described(details, origins) for details in error.errors(include_url=False)]
+        if problems:
+            raise SettingsInvalid("\n".join(["These settings are wrong:", *sorted(problems)]))
+        return settings
+
+
+def flag(key: str) -> str:
+    """The command line's name of a setting."""
+    return f"--{key.replace('_', '-')}"
+
+
+def _variable(key: str) -> str:
+    return f"{PREFIX}{key.upper()}"
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsInvalid(f"Could not read the settings file {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise SettingsInvalid(f"The settings file {path} is not valid TOML: {error}") from None
+
+
+def _unknown(shown: str, key: str) -> str:
+    close = difflib.get_close_matches(key, Settings.model_fields, n=1)
+    return f"  {shown} is not a setting" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def _described(details: ErrorDetails, origins: Mapping[str, str]) -> str:
+    """`--port 70000: Input should be less than or equal to 65535; for example 8790`."""
+    key = str(details["loc"][0])
+    field = Settings.model_fields[key]
+    secret = "SecretStr" in str(field.annotation)
+    value = "(hidden)" if secret else repr(details["input"])
+    rule = details["msg"].removeprefix("Value error, ")
+    return f"  {origins.get(key, key)} {value}: {rule}; for example {(field.examples or [''])[0]}"
