@@ -4,6 +4,7 @@ GemloraError
 ├── InvalidRequest            the request's own content is wrong
 │   ├── IncompleteRequest     the body is missing
 │   ├── RequestTooLarge       the body exceeds the configured size
+│   ├── ClientTooOld          a protocol version that is no longer spoken
 │   └── PromptTooLong         the prompt leaves no room in the context window
 ├── Unauthenticated           no token, or one that is unknown, revoked or expired
 ├── Forbidden                 a valid token, but not for this account or action
@@ -13,6 +14,7 @@ GemloraError
 ├── AdapterInvalid            would not take full effect on the served base
 ├── AdapterExists             the account already uses that name
 ├── OutOfCapacity             try again later
+├── RequestTimedOut           the client sends too slowly
 ├── RequestAborted            the client or an operator ended it
 ├── EngineFailed              the engine could not finish this one request
 ├── WeightsInvalid            a checkpoint that cannot be served
@@ -35,6 +37,10 @@ class IncompleteRequest(InvalidRequest):
 
 class RequestTooLarge(InvalidRequest):
     """The body is larger than the configured limit."""
+
+
+class ClientTooOld(InvalidRequest):
+    """The client speaks an old version of the protocol."""
 
 
 class PromptTooLong(InvalidRequest):
@@ -87,6 +93,10 @@ class AdapterExists(GemloraError):
 
 class OutOfCapacity(GemloraError):
     """No room now; the same request may succeed later."""
+
+
+class RequestTimedOut(GemloraError):
+    """The client took too long to send its request."""
 
 
 class RequestAborted(GemloraError):

@@ -4,7 +4,7 @@ Every engine promises that the tokens of a request depend on nothing but the req
 the adapter: not on the other requests of a batch, on when they arrive, or on how the prompt was cut into chunks.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from enum import StrEnum
 from typing import Protocol
 
@@ -130,8 +130,8 @@ class Engine(Protocol):
         """Load the model and get ready. Raises `WeightsInvalid` or `EngineFailed`."""
         ...
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[Output]:
-        """Yield the request's tokens as they come. Closing the iterator frees the sequence within one step.
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Output, None]:
+        """Yield the request's tokens as they come. Closing the generator frees the sequence within one step.
 
         Raises `AdapterInvalid` if the adapter cannot be loaded, `OutOfCapacity` if the queue is full and
         `EngineFailed` if the engine cannot finish the request.

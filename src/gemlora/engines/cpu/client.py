@@ -8,7 +8,7 @@ happened. Requests that may have caused the death are tried one at a time and gi
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from itertools import count
 
 from msgspec import MsgspecError
@@ -73,7 +73,7 @@ class CpuEngine:
         self._worker = await self._launch()
         self._supervisor = asyncio.create_task(self._supervise(self._worker))
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[Output]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Output, None]:
         """Yield the request's tokens as they come; the contract's errors are raised by the first step or later."""
         stream = self._open(request)
         try:

@@ -1,0 +1,83 @@
+"""Builds the HTTP application from finished services."""
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.types import Lifespan
+from structlog.typing import FilteringBoundLogger
+
+from gemlora.api.authentication import Authentication, Authenticator
+from gemlora.api.binding import Binding
+from gemlora.api.body import BodyReader
+from gemlora.api.boundary import Boundary
+from gemlora.api.failures import render_error, render_routing_error
+from gemlora.api.health import Health, Lifecycle
+from gemlora.api.inputs import InputReader
+from gemlora.api.models import Models
+from gemlora.api.routes import endpoints, router
+from gemlora.api.run import Run
+from gemlora.errors import GemloraError
+from gemlora.registry.models import Catalogue
+from gemlora.serving.service import TextGeneration
+from gemlora.telemetry.metrics import Metrics
+
+SCHEMAS = "gemma-7b-it-lora"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what a client may make the server hold. Times in seconds."""
+
+    body_bytes: int = 16 << 20
+    body_idle_seconds: float = 15
+    write_stall_seconds: float = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that the API calls."""
+
+    accounts: Authenticator
+    catalogue: Catalogue
+    generation: TextGeneration
+    lifecycle: Lifecycle
+    metrics: Metrics
+    log: FilteringBoundLogger
+    limits: Limits = Limits()
+
+
+def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+    """The ASGI application. No generated documentation is served."""
+    schemas = {name: _schema(name) for name in ("input", "output")}
+    bodies = BodyReader(services.limits.body_bytes, services.limits.body_idle_seconds)
+    run = Run(
+        services.generation,
+        services.catalogue,
+        bodies,
+        InputReader(schemas["input"]),
+        services.limits.write_stall_seconds,
+        services.log,
+    )
+    models = Models(services.catalogue, schemas)
+    binding = Binding(run, models, services.catalogue, bodies)
+    health = Health(services.lifecycle, services.metrics)
+    app = FastAPI(
+        title="gemlora",
+        openapi_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        exception_handlers={GemloraError: render_error, HTTPException: render_routing_error},
+    )
+    app.include_router(router(endpoints(run, binding, models, health), Authentication(services.accounts)))
+    app.add_middleware(Boundary, metrics=services.metrics, log=services.log)
+    return app
+
+
+def _schema(name: str) -> dict[str, Any]:
+    text = (files("gemlora.api") / "schemas" / f"{SCHEMAS}.{name}.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema

@@ -1,0 +1,143 @@
+"""Reads a request's body within its limits and parses it as strict JSON, whatever the content type says.
+
+Stricter than `json`: no NaN or infinity, no duplicate keys, no unpaired surrogates, bounded depth, UTF-8 only.
+"""
+
+import asyncio
+import json
+import math
+import re
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, NoReturn
+
+from starlette.requests import ClientDisconnect, Request
+
+from gemlora.api.validation import Json
+from gemlora.errors import IncompleteRequest, InvalidRequest, RequestAborted, RequestTimedOut, RequestTooLarge
+
+MAX_DEPTH = 64
+LONGEST_EXACT_INTEGER = 18
+"""Integers with more digits become floats, as all numbers are in JavaScript."""
+SMALL_BODY = 64 << 10
+"""Larger bodies are parsed in a thread, so that the event loop goes on."""
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class BodyReader:
+    """Reads bodies of at most `limit` bytes from clients that never pause for longer than `idle_seconds`."""
+
+    def __init__(self, limit: int, idle_seconds: float) -> None:
+        self._limit = limit
+        self._idle_seconds = idle_seconds
+
+    async def json(self, request: Request) -> Json:
+        """Parse the body. Raises `InvalidRequest` and its kin, `RequestTimedOut` or `RequestAborted`."""
+        data = await self.read(request)
+        return parse(data) if len(data) <= SMALL_BODY else await asyncio.to_thread(parse, data)
+
+    async def read(self, request: Request) -> bytes:
+        """Read the whole body; one that is too long is refused before more than the limit is read."""
+        encoding = request.headers.get("content-encoding", "identity")
+        if encoding.lower() not in ("", "identity"):
+            raise InvalidRequest("Content-Encoding of the request body is not supported")
+        if _declared_length(request) > self._limit:
+            raise RequestTooLarge("Request is too large")
+        body = bytearray()
+        chunks = request.stream()
+        try:
+            while (chunk := await self._next(chunks)) is not None:
+                body += chunk
+                if len(body) > self._limit:
+                    raise RequestTooLarge("Request is too large")
+        except ClientDisconnect as error:
+            raise RequestAborted("Request was aborted") from error
+        except TimeoutError as error:
+            raise RequestTimedOut("Request timeout") from error
+        return bytes(body)
+
+    async def _next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+        async with asyncio.timeout(self._idle_seconds):
+            return await anext(chunks, None)
+
+
+def parse(data: bytes) -> Json:
+    """Parse a JSON text. Raises `IncompleteRequest` if there is none and `InvalidRequest` if it is not acceptable."""
+    if not data:
+        raise IncompleteRequest("Request is missing headers or body: body")
+    try:
+        value: Json = json.loads(
+            data.decode("utf-8-sig"),
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_constant,
+            parse_int=_integer,
+            parse_float=_finite,
+        )
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"the body is not valid UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON at line {error.lineno} column {error.colno}") from None
+    except RecursionError:
+        raise InvalidRequest(f"the body is nested deeper than {MAX_DEPTH} levels") from None
+    _check_content(value)
+    return value
+
+
+def _declared_length(request: Request) -> int:
+    declared = request.headers.get("content-length", "0")
+    if not (declared.isascii() and declared.isdigit()):
+        raise InvalidRequest("Content-Length is not a number")
+    return int(declared) if len(declared) <= LONGEST_EXACT_INTEGER else 10**LONGEST_EXACT_INTEGER
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise InvalidRequest(f"the body has the key {_quoted(twice)} twice in one object")
+    return members
+
+
+def _quoted(key: str) -> str:
+    return json.dumps(key[:64])
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InvalidRequest(f"the body is not valid JSON: {name} is not a number")
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= LONGEST_EXACT_INTEGER else _finite(digits)
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise InvalidRequest("the body has a number that is out of range")
+    return number
+
+
+def _check_content(value: Json) -> None:
+    """Check depth and strings level by level, without recursion."""
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH + 1):
+        containers: list[Iterable[Any]] = []
+        for item in level:
+            if isinstance(item, str):
+                _check_text(item)
+            elif isinstance(item, dict):
+                for key in item:
+                    _check_text(key)
+                containers.append(item.values())
+            elif isinstance(item, list):
+                containers.append(item)
+        if not containers:
+            return
+        level = [item for container in containers for item in container]
+    raise InvalidRequest(f"the body is nested deeper than {MAX_DEPTH} levels")
+
+
+def _check_text(text: str) -> None:
+    if not text.isascii() and SURROGATE.search(text):
+        raise InvalidRequest("the body has a string with an unpaired surrogate")

@@ -1,0 +1,135 @@
+"""The wire's answers: the REST envelope, the binding's bare result, and every error as code, HTTP status and text."""
+
+import json
+from dataclasses import dataclass
+from enum import Enum
+
+from starlette.responses import Response
+
+from gemlora import errors
+from gemlora.api.validation import Json
+
+
+class Form(Enum):
+    """The two dialects of model-level answers."""
+
+    REST = "rest"
+    BINDING = "binding"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request that reached model code: its id, and the form in which it is answered."""
+
+    id: str
+    form: Form
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorKind:
+    """How an error looks on the wire. `description` None: the error's own text."""
+
+    code: int
+    http: int
+    title: str = "AiError"
+    description: str | None = None
+
+
+MISSING_FILES = "Finetune is missing required files (model.safetensors and config.json)"
+OUT_OF_CAPACITY = "Capacity temporarily exceeded, please try again."
+
+ERROR_KINDS: dict[type[errors.GemloraError], ErrorKind] = {
+    errors.InvalidRequest: ErrorKind(5006, 400, "Bad input"),
+    errors.IncompleteRequest: ErrorKind(3003, 400, "Incomplete request"),
+    errors.RequestTooLarge: ErrorKind(3006, 413, "Request too large", "Request is too large"),
+    errors.ClientTooOld: ErrorKind(5019, 405, description="Request trying to use deprecated SDK version"),
+    errors.PromptTooLong: ErrorKind(5021, 413),
+    errors.ModelNotFound: ErrorKind(5007, 400, "No such model"),
+    errors.AdapterNotFound: ErrorKind(3037, 404),
+    errors.AdapterIncomplete: ErrorKind(3039, 400, description=MISSING_FILES),
+    errors.AdapterInvalid: ErrorKind(5004, 400, "Invalid data"),
+    errors.AdapterExists: ErrorKind(5004, 400, "Invalid data"),
+    errors.RequestTimedOut: ErrorKind(3007, 408, "Timeout", "Request timeout"),
+    errors.RequestAborted: ErrorKind(3008, 408, "Aborted", "Request was aborted"),
+    errors.OutOfCapacity: ErrorKind(3040, 429, description=OUT_OF_CAPACITY),
+    # A registry that cannot be reached is a state that passes: clients retry a 429, and 5xx is kept for defects.
+    errors.StorageFailed: ErrorKind(3040, 429, description=OUT_OF_CAPACITY),
+    errors.GemloraError: ErrorKind(3043, 500, description="Internal server error"),
+}
+
+AUTHENTICATION_ERROR = (10000, "Authentication error")
+NO_ROUTE = (7000, "No route for that URI")
+
+
+def error_kind(error: Exception) -> ErrorKind:
+    """The entry of the error's class or of its nearest base; what is no `GemloraError` is an internal error."""
+    for ancestor in type(error).__mro__:
+        if ancestor in ERROR_KINDS:
+            return ERROR_KINDS[ancestor]
+    return ERROR_KINDS[errors.GemloraError]
+
+
+def result(value: Json, call: Call, headers: dict[str, str]) -> Response:
+    """A successful answer: enveloped for REST, bare for the binding."""
+    if call.form is Form.BINDING:
+        return json_response(value, 200, {**_identity(call), **headers})
+    return envelope(value, {**_identity(call), **headers})
+
+
+def envelope(value: Json, headers: dict[str, str] | None = None, info: Json = None) -> Response:
+    """A REST answer; `info` becomes `result_info`."""
+    body: dict[str, Json] = {"result": value, "success": True, "errors": [], "messages": []}
+    if info is not None:
+        body["result_info"] = info
+    return json_response(body, 200, headers)
+
+
+def model_error(error: Exception, call: Call) -> Response:
+    """An error of a request that reached model code."""
+    kind = error_kind(error)
+    description = kind.description or str(error)
+    if kind.code == ERROR_KINDS[errors.InvalidRequest].code:
+        description = f"Error: {description}"
+    message = f"AiError: {kind.title}: {description} ({call.id})"
+    body: dict[str, Json]
+    if call.form is Form.BINDING:
+        body = {
+            "name": "AiError",
+            "internalCode": kind.code,
+            "httpCode": kind.http,
+            "message": message,
+            "description": description,
+            "requestId": call.id,
+        }
+    else:
+        body = {
+            "errors": [{"message": message, "code": kind.code}],
+            "success": False,
+            "result": {},
+            "messages": [],
+        }
+    headers = _identity(call)
+    if kind.http == 429:
+        headers["retry-after"] = "1"
+    return json_response(body, kind.http, headers)
+
+
+def gateway_error(status: int, code: int, message: str) -> Response:
+    """A refusal before model code: authentication and routing."""
+    body: Json = {
+        "result": None,
+        "success": False,
+        "errors": [{"code": code, "message": message}],
+        "messages": [],
+    }
+    return json_response(body, status)
+
+
+def json_response(body: Json, status: int, headers: dict[str, str] | None = None) -> Response:
+    """Compact JSON; the content type has no charset because the binding compares it literally."""
+    content = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return Response(content, status, {"content-type": "application/json", **(headers or {})})
+
+
+def _identity(call: Call) -> dict[str, str]:
+    return {"cf-ai-req-id": call.id}

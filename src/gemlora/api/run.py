@@ -1,0 +1,130 @@
+"""`POST …/ai/run/{model}`: parse, call the text service, render. Decides nothing."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+from urllib.parse import quote
+from uuid import uuid4
+
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+from structlog.typing import FilteringBoundLogger
+
+from gemlora.api.authentication import caller_of
+from gemlora.api.body import BodyReader
+from gemlora.api.disconnect import while_connected
+from gemlora.api.envelope import Call, Form, result
+from gemlora.api.inputs import InputReader, Inputs, adapter_name
+from gemlora.api.sse import DONE, event
+from gemlora.api.streaming import EventStream
+from gemlora.api.validation import Json
+from gemlora.errors import EngineFailed
+from gemlora.registry.models import Catalogue
+from gemlora.registry.records import ReadyAdapter
+from gemlora.serving.service import Ending, Generation, Piece, RunRequest, TextGeneration, Usage, fold
+
+
+class Run:
+    """The run route, and what the binding's routes share with it."""
+
+    def __init__(
+        self,
+        service: TextGeneration,
+        catalogue: Catalogue,
+        bodies: BodyReader,
+        inputs: InputReader,
+        stall_seconds: float,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._service = service
+        self._catalogue = catalogue
+        self._bodies = bodies
+        self._inputs = inputs
+        self._stall_seconds = stall_seconds
+        self._log = log
+
+    async def rest(self, request: Request) -> Response:
+        """The model is the rest of the path, slashes percent-encoded or not."""
+        call = begin_call(request, Form.REST)
+        model = self._catalogue.get(request.path_params["model"]).name
+        body = await self._bodies.json(request)
+        options = body.get("options") if isinstance(body, dict) else None
+        return await self.answer(request, call, model, body, options, request.query_params)
+
+    async def answer(
+        self, request: Request, call: Call, model: str, inputs: Json, options: Json, query: QueryParams
+    ) -> Response:
+        """Generate and render; the adapter is named by the inputs, else by the query, else by the options."""
+        wanted = self._inputs.read(inputs, model)
+        run_request = RunRequest(
+            id=call.id,
+            account_id=caller_of(request).account_id,
+            model=model,
+            prompt=wanted.prompt,
+            max_tokens=wanted.max_tokens,
+            sampling=wanted.sampling,
+            adapter=_adapter(wanted, query, options),
+        )
+        generation = await while_connected(request.receive, self._service.start(run_request))
+        headers = {"gemlora-adapter": adapter_label(generation.adapter)}
+        if wanted.stream:
+            return await self._stream(request, call, generation, headers)
+        text, ending = await while_connected(request.receive, fold(generation.pieces()))
+        value = {
+            "response": text,
+            "usage": usage_counts(ending.usage),
+            "finish_reason": ending.finish_reason.value,
+        }
+        return result(value, call, headers)
+
+    async def _stream(self, request: Request, call: Call, generation: Generation, headers: dict[str, str]) -> Response:
+        """Wait for the first piece, so that what fails before it is an ordinary error, then stream."""
+        pieces = generation.pieces()
+        first = await while_connected(request.receive, anext(pieces))
+        headers = {"cf-ai-req-id": call.id, **headers}
+        return EventStream(events(first, pieces), headers, self._stall_seconds, self._log.bind(request_id=call.id))
+
+
+def begin_call(request: Request, form: Form) -> Call:
+    """Note that the request has reached model code: from here on its answers carry a request id."""
+    call = Call(str(uuid4()), form)
+    request.state.call = call
+    return call
+
+
+async def events(first: Piece | Ending, rest: AsyncGenerator[Piece | Ending, None]) -> AsyncGenerator[bytes, None]:
+    """The stream's bytes: a chunk for each piece, an empty one for the end token, usage, `[DONE]`."""
+    async with aclosing(rest):
+        piece = first
+        while isinstance(piece, Piece):
+            yield event({"response": piece.text})
+            try:
+                piece = await anext(rest)
+            except StopAsyncIteration:
+                raise EngineFailed("The answer has no end") from None
+    yield event({"response": ""})
+    yield event({"response": "", "usage": usage_counts(piece.usage), "finish_reason": piece.finish_reason.value})
+    yield DONE
+
+
+def usage_counts(usage: Usage) -> dict[str, Any]:
+    """Usage as the wire has it."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+    }
+
+
+def adapter_label(adapter: ReadyAdapter | None) -> str:
+    """What served an answer, for the header: `NAME@DIGEST` or `none`; a name outside ASCII is percent-encoded."""
+    return "none" if adapter is None else f"{quote(adapter.name, safe=' !#$&()*+,/:;=?[]^`{|}~')}@{adapter.digest}"
+
+
+def _adapter(wanted: Inputs, query: QueryParams, options: Json) -> str | None:
+    if wanted.lora is not None:
+        return wanted.lora
+    if "lora" in query:
+        return query["lora"]
+    return adapter_name(options, ("options", "lora")) if isinstance(options, dict) else None

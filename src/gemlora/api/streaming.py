@@ -1,0 +1,64 @@
+"""A streamed answer that ends with its client: a reader that is gone or stalls frees what is being generated."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from structlog.typing import FilteringBoundLogger
+
+from gemlora.api.disconnect import while_connected
+from gemlora.api.sse import MEDIA_TYPE
+from gemlora.errors import GemloraError, RequestAborted
+
+ABORT_EXTENSION = "gemlora.abort"
+"""ASGI extension of `api/server.py`: a function that drops the connection with everything that is unsent."""
+
+
+class EventStream(Response):
+    """Sends events as they come. The server's write buffer is bounded: a full one stops the generation.
+
+    A failure after the first event, or a write that makes no progress for `stall_seconds`, closes the connection
+    without the final chunk, so that no client takes the part for the whole.
+    """
+
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        headers: dict[str, str],
+        stall_seconds: float,
+        log: FilteringBoundLogger,
+    ) -> None:
+        super().__init__(headers={"cache-control": "no-cache", **headers})
+        del self.headers["content-length"]
+        self.headers["content-type"] = MEDIA_TYPE
+        self._events = events
+        self._stall_seconds = stall_seconds
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer; return early when the client is gone or the generation failed."""
+        async with aclosing(self._events):
+            try:
+                await while_connected(receive, self._send_all(scope, send))
+            except RequestAborted:
+                return
+            except GemloraError as error:
+                self._log.warning("stream failed", error=type(error).__name__)
+
+    async def _send_all(self, scope: Scope, send: Send) -> None:
+        try:
+            await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async for event in self._events:
+                await self._send(send, {"type": "http.response.body", "body": event, "more_body": True})
+            await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:
+            self._log.info("stream stalled", seconds=self._stall_seconds)
+            abort = scope.get("extensions", {}).get(ABORT_EXTENSION)
+            if abort is not None:
+                abort()
+
+    async def _send(self, send: Send, message: dict[str, object]) -> None:
+        async with asyncio.timeout(self._stall_seconds):
+            await send(message)

@@ -1,0 +1,150 @@
+"""An engine without a model: its tokens are a hash of the request. For tests of everything above the engine."""
+
+import asyncio
+import hashlib
+import itertools
+from collections.abc import AsyncGenerator, Sequence
+
+import msgspec
+
+from gemlora.engines.contract import (
+    GREEDY_TEMPERATURE,
+    EngineStats,
+    FinishReason,
+    GenerateRequest,
+    ModelFacts,
+    Output,
+)
+from gemlora.errors import AdapterInvalid, GemloraError, OutOfCapacity, RequestAborted
+
+ALPHABET = tuple(b"etaoin shrdlu cmfwyp, ")
+
+FAKE_FACTS = ModelFacts(
+    name="fake",
+    family="gemma3",
+    digest="0" * 64,
+    quantization="none",
+    context_window=8192,
+    layers=2,
+    vocabulary=262,
+    modules={
+        "q_proj": (64, 32),
+        "k_proj": (16, 32),
+        "v_proj": (16, 32),
+        "o_proj": (32, 64),
+        "gate_proj": (128, 32),
+        "up_proj": (128, 32),
+        "down_proj": (32, 128),
+    },
+    tokenizer="",
+)
+
+
+class FakeEngine:
+    """Answers every request with `length` tokens of `alphabet`, then stops.
+
+    The tokens depend on prompt, sampling and adapter digest only, and on the seed only if the request is not greedy.
+    `prefill_seconds` pass before the first token and `token_seconds` before each. `live` counts unfinished sequences.
+    """
+
+    def __init__(
+        self,
+        facts: ModelFacts = FAKE_FACTS,
+        *,
+        alphabet: Sequence[int] = ALPHABET,
+        length: int = 24,
+        prefill_seconds: float = 0.0,
+        token_seconds: float = 0.0,
+        capacity: int | None = None,
+    ) -> None:
+        self._facts = facts
+        self._alphabet = alphabet
+        self._length = length
+        self._prefill_seconds = prefill_seconds
+        self._token_seconds = token_seconds
+        self._capacity = capacity
+        self._failure: tuple[GemloraError, int] | None = None
+        self._broken_adapters: set[str] = set()
+        self._closed = asyncio.Event()
+        self.live = 0
+        self.requests: list[GenerateRequest] = []
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the fake claims to serve."""
+        return self._facts
+
+    def stats(self) -> EngineStats:
+        """The number of live sequences."""
+        return EngineStats(running=self.live)
+
+    async def start(self) -> None:
+        """Nothing to load."""
+
+    async def close(self) -> None:
+        """End all sequences with `RequestAborted`."""
+        self._closed.set()
+
+    def fail_next(self, error: GemloraError, after_tokens: int = 0) -> None:
+        """Let the next request end with `error` once it has got that many tokens."""
+        self._failure = (error, after_tokens)
+
+    def break_adapter(self, digest: str) -> None:
+        """Let every request with that adapter fail."""
+        self._broken_adapters.add(digest)
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Output, None]:
+        """Yield one token at a time; see `Engine.generate`."""
+        if self._closed.is_set():
+            raise RequestAborted("The engine was stopped")
+        if self._capacity is not None and self.live >= self._capacity:
+            raise OutOfCapacity("The engine's queue is full")
+        if request.adapter is not None and request.adapter.digest in self._broken_adapters:
+            raise AdapterInvalid("The adapter cannot be loaded")
+        failure, self._failure = self._failure, None
+        self.requests.append(request)
+        self.live += 1
+        try:
+            await self._pause(self._prefill_seconds)
+            async for output in self._outputs(request, failure):
+                yield output
+        finally:
+            self.live -= 1
+
+    async def _outputs(
+        self, request: GenerateRequest, failure: tuple[GemloraError, int] | None
+    ) -> AsyncGenerator[Output, None]:
+        digest = _digest(request)
+        for index in itertools.count(len(request.generated)):
+            if failure is not None and index == failure[1]:
+                raise failure[0]
+            await self._pause(self._token_seconds)
+            if index >= self._length and request.stop_tokens:
+                yield Output((), FinishReason.STOP)
+                return
+            draw = hashlib.sha256(digest + index.to_bytes(8, "big")).digest()
+            token = self._alphabet[int.from_bytes(draw[:8], "big") % len(self._alphabet)]
+            last = index + 1 >= request.max_tokens
+            yield Output((token,), FinishReason.LENGTH if last else None)
+            if last:
+                return
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not beyond the engine's end."""
+        if seconds:
+            try:
+                await asyncio.wait_for(self._closed.wait(), seconds)
+            except TimeoutError:
+                return
+        else:
+            await asyncio.sleep(0)
+        if self._closed.is_set():
+            raise RequestAborted("The engine was stopped")
+
+
+def _digest(request: GenerateRequest) -> bytes:
+    sampling = request.sampling
+    if sampling.temperature < GREEDY_TEMPERATURE:
+        sampling = msgspec.structs.replace(sampling, seed=0)
+    adapter = request.adapter.digest if request.adapter else None
+    return hashlib.sha256(msgspec.msgpack.encode((request.prompt, sampling, adapter))).digest()

@@ -1,0 +1,271 @@
+"""From a valid request to text: what serves it, its token ids, how they are sampled, and the text as it comes.
+
+The non-streaming answer is the stream folded. Knows no HTTP and no engine's insides.
+"""
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+
+from structlog.typing import FilteringBoundLogger
+
+from gemlora.engines.contract import AdapterRef, Engine, FinishReason, GenerateRequest, Sampling
+from gemlora.errors import EngineFailed, PromptTooLong
+from gemlora.registry.models import Catalogue, Model
+from gemlora.registry.records import ReadyAdapter
+from gemlora.serving.prompt import Prompt
+from gemlora.telemetry.metrics import Metrics
+
+HIGHEST_SEED = 9_999_999_999
+
+SHORT_PROMPT = 2048
+"""Characters up to which encoding is quicker than a change of threads."""
+
+
+class Decoder(Protocol):
+    """Turns one sequence's tokens into text as they come."""
+
+    def push(self, tokens: Sequence[int]) -> str:
+        """The text that is certain by now; possibly none."""
+        ...
+
+    def finish(self) -> str:
+        """What was held back."""
+        ...
+
+
+class TextCodec(Protocol):
+    """The text side of the served model. Safe to use from several threads."""
+
+    @property
+    def stop_tokens(self) -> tuple[int, ...]:
+        """The tokens that end an answer."""
+        ...
+
+    def encode(self, prompt: Prompt) -> Sequence[int]:
+        """The prompt's token ids."""
+        ...
+
+    def decoder(self) -> Decoder:
+        """A decoder for one answer."""
+        ...
+
+
+class AdapterResolver(Protocol):
+    """What knows the accounts' adapters."""
+
+    async def resolve(self, account_id: str, name_or_id: str, model: Model) -> ReadyAdapter:
+        """The adapter that a request names; raises `AdapterNotFound`, `AdapterIncomplete` or `AdapterInvalid`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingChoice:
+    """How a request wants its tokens drawn; the meanings are those of `Sampling`. `seed` None: any."""
+
+    seed: int | None = None
+    temperature: float = 0.6
+    top_k: int | None = None
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """One valid request. `adapter` None: none is named, the model's default applies; empty: explicitly none."""
+
+    id: str
+    account_id: str
+    model: str
+    prompt: Prompt
+    max_tokens: int = 256
+    sampling: SamplingChoice = SamplingChoice()
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Both together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The next part of the answer's text, never empty."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The last thing that a stream yields."""
+
+    usage: Usage
+    finish_reason: FinishReason
+
+
+class Generation:
+    """An accepted request: what serves it, and its answer."""
+
+    def __init__(
+        self,
+        request: GenerateRequest,
+        adapter: ReadyAdapter | None,
+        engine: Engine,
+        decoder: Decoder,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self.adapter = adapter
+        self._request = request
+        self._engine = engine
+        self._decoder = decoder
+        self._metrics = metrics
+        self._log = log
+
+    async def pieces(self) -> AsyncGenerator[Piece | Ending, None]:
+        """Yield the text as it comes, then the `Ending`. To be called once; closing frees the sequence.
+
+        Raises what `Engine.generate` raises.
+        """
+        tokens = 0
+        outcome = "aborted"
+        started = last = time.monotonic()
+        try:
+            async with aclosing(self._engine.generate(self._request)) as outputs:
+                async for output in outputs:
+                    now = time.monotonic()
+                    latency = self._metrics.token_seconds if tokens else self._metrics.first_token_seconds
+                    latency.observe(now - last)
+                    last = now
+                    tokens += len(output.tokens)
+                    text = self._decoder.push(output.tokens)
+                    if output.finish_reason is not None:
+                        text += self._decoder.finish()
+                    if text:
+                        yield Piece(text)
+                    if output.finish_reason is not None:
+                        outcome = output.finish_reason.value
+                        yield Ending(Usage(len(self._request.prompt), tokens), output.finish_reason)
+                        return
+            outcome = "failed"
+            raise EngineFailed("The engine ended an answer without saying why")
+        finally:
+            self._metrics.count_generation(len(self._request.prompt), tokens, outcome)
+            self._log.info(
+                "generation ended",
+                outcome=outcome,
+                output_tokens=tokens,
+                seconds=round(time.monotonic() - started, 4),
+            )
+
+
+class TextGeneration:
+    """The service behind every route that generates text."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        adapters: AdapterResolver,
+        engine: Engine,
+        codec: TextCodec,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        draw_seed: Callable[[], int] = lambda: 1 + secrets.randbelow(HIGHEST_SEED),
+    ) -> None:
+        self._catalogue = catalogue
+        self._adapters = adapters
+        self._engine = engine
+        self._codec = codec
+        self._metrics = metrics
+        self._log = log
+        self._draw_seed = draw_seed
+
+    async def start(self, request: RunRequest) -> Generation:
+        """Accept a request; nothing is computed yet.
+
+        Raises `ModelNotFound`, what `AdapterResolver.resolve` raises, or `PromptTooLong`.
+        """
+        model = self._catalogue.get(request.model)
+        adapter = await self._adapter(request, model)
+        prompt = await self._encode(request.prompt)
+        room = model.base.context_window - len(prompt)
+        if room < 1:
+            raise PromptTooLong(len(prompt) + request.max_tokens, model.base.context_window)
+        generate = GenerateRequest(
+            id=request.id,
+            prompt=prompt,
+            max_tokens=min(request.max_tokens, room),
+            sampling=self._sampling(request.sampling),
+            stop_tokens=self._codec.stop_tokens,
+            adapter=None if adapter is None else _reference(adapter),
+            cache_scope=_account_key("cache scope", request.account_id),
+            share_key=_account_key("share", request.account_id),
+        )
+        log = self._log.bind(request_id=request.id)
+        log.info(
+            "generation started",
+            account_id=request.account_id,
+            model=request.model,
+            adapter=None if adapter is None else adapter.digest,
+            prompt_tokens=len(prompt),
+            max_tokens=generate.max_tokens,
+            seed=generate.sampling.seed,
+        )
+        return Generation(generate, adapter, self._engine, self._codec.decoder(), self._metrics, log)
+
+    async def _adapter(self, request: RunRequest, model: Model) -> ReadyAdapter | None:
+        name = request.adapter
+        if name is None and not request.prompt.raw:
+            name = model.default_adapter
+        return await self._adapters.resolve(request.account_id, name, model) if name else None
+
+    async def _encode(self, prompt: Prompt) -> tuple[int, ...]:
+        length = sum(len(message.text) for message in prompt.messages)
+        if length <= SHORT_PROMPT:
+            return tuple(self._codec.encode(prompt))
+        return tuple(await asyncio.to_thread(self._codec.encode, prompt))
+
+    def _sampling(self, choice: SamplingChoice) -> Sampling:
+        return Sampling(
+            seed=self._draw_seed() if choice.seed is None else choice.seed,
+            temperature=choice.temperature,
+            top_k=choice.top_k,
+            top_p=choice.top_p,
+            repetition_penalty=choice.repetition_penalty,
+            frequency_penalty=choice.frequency_penalty,
+            presence_penalty=choice.presence_penalty,
+        )
+
+
+async def fold(pieces: AsyncGenerator[Piece | Ending, None]) -> tuple[str, Ending]:
+    """The whole text and how it ended."""
+    texts: list[str] = []
+    async with aclosing(pieces):
+        async for piece in pieces:
+            if isinstance(piece, Ending):
+                return "".join(texts), piece
+            texts.append(piece.text)
+    raise EngineFailed("The answer has no end")
+
+
+def _reference(adapter: ReadyAdapter) -> AdapterRef:
+    return AdapterRef(adapter.digest, str(adapter.manifest_path), str(adapter.weights_path))
+
+
+def _account_key(purpose: str, account_id: str) -> bytes:
+    return hashlib.sha256(f"gemlora {purpose}\n{account_id}".encode()).digest()
