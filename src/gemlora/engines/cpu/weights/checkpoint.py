@@ -1,0 +1,90 @@
+"""What a checkpoint is, whatever its files look like: a configuration, a vocabulary, and rows of named tensors.
+
+Letters: N rows (outputs), K columns (inputs), G columns per group.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemlora.engines.cpu.config import GemmaConfig
+from gemlora.engines.cpu.weights.vocabulary import SpecialTokens
+
+Floats = NDArray[Any]
+"""float32, float16 or bfloat16."""
+
+
+class Quantized(NamedTuple):
+    """w = scale · q − minimum, with a scale and a minimum for every group of a row.
+
+    `q` is [N, K] int8; `scales` and `minimums` are [N, ceil(K / G)], both float16 or both float32.
+    """
+
+    q: NDArray[np.int8]
+    scales: NDArray[Any]
+    minimums: NDArray[Any] | None = None
+
+
+class Tensor(Protocol):
+    """A weight matrix [N, K] or a vector [K] of a checkpoint."""
+
+    @property
+    def source(self) -> str:
+        """The checkpoint's own name of it, for messages."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, K) or (K,)."""
+        ...
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row in the checkpoint."""
+        ...
+
+    @property
+    def storage(self) -> "Storage":
+        """What `rows` gives."""
+        ...
+
+    def rows(self, start: int, stop: int) -> Floats | Quantized:
+        """Rows `start` to `stop` of a matrix; a vector has one row."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How a tensor's weights are stored: floats of `dtype`, or 8-bit weights with scales of `dtype`."""
+
+    dtype: np.dtype[Any]
+    group: int | None = None
+    """Weights per scale; None for floats."""
+    minimums: bool = False
+
+
+class Checkpoint(Protocol):
+    """An opened checkpoint, complete and with the right shapes. `tensors` has the packed model's names."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        ...
+
+    @property
+    def config(self) -> GemmaConfig:
+        """The architecture."""
+        ...
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """`layers.0.q_proj`, …: see `tensor_names.shapes`."""
+        ...
+
+    def write_vocabulary(self, folder: Path) -> SpecialTokens:
+        """Write the tokenizer file into `folder`."""
+        ...

@@ -1,0 +1,216 @@
+"""The packed model: a folder with the weights in the kernels' layout, mapped into memory, and what describes them."""
+
+import mmap
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from gemlora.engines.contract import ModelFacts
+from gemlora.engines.cpu.config import GemmaConfig
+from gemlora.engines.cpu.weights.tensor_names import shapes
+from gemlora.engines.cpu.weights.vocabulary import SpecialTokens
+from gemlora.errors import WeightsInvalid
+from gemlora.kernels.matrix import PANEL, Format, Matrix, padded
+
+LAYOUT = 1
+"""Raised whenever the bytes of `weights.bin` or the meaning of `model.json` change."""
+
+DESCRIPTION_FILE = "model.json"
+WEIGHTS_FILE = "weights.bin"
+
+FAMILIES = {1: "gemma", 2: "gemma2", 3: "gemma3"}
+
+
+class Region(msgspec.Struct, frozen=True):
+    """An array inside `weights.bin`; `offset` counts bytes."""
+
+    offset: int
+    dtype: Literal["uint8", "float16", "float32"]
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class MatrixEntry(msgspec.Struct, frozen=True):
+    """A `Matrix` whose arrays lie in `weights.bin`."""
+
+    rows: int
+    columns: int
+    format: Literal["FLOAT32", "BFLOAT16", "FLOAT16", "INT8"]
+    values: Region
+    scales: Region | None = None
+    minimums: Region | None = None
+    group: int = 0
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The arrays that there are."""
+        return tuple(region for region in (self.values, self.scales, self.minimums) if region is not None)
+
+
+class Description(msgspec.Struct, frozen=True):
+    """`model.json`."""
+
+    layout: int
+    name: str
+    digest: str
+    """SHA-256 of the checkpoint's files, 64 hex digits."""
+    quantize: Literal["none", "int8"]
+    weights_size: int
+    config: GemmaConfig
+    tokens: SpecialTokens
+    tokenizer: str
+    matrices: dict[str, MatrixEntry]
+    vectors: dict[str, Region]
+
+
+class PackedModel:
+    """An opened packed model. Its arrays are read-only views of the mapped file."""
+
+    def __init__(self, folder: Path, description: Description, weights: mmap.mmap) -> None:
+        self._folder = folder
+        self._description = description
+        self._weights = weights
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Raises `WeightsInvalid` if a file is missing, cut off or of another layout."""
+        try:
+            description = msgspec.json.decode((folder / DESCRIPTION_FILE).read_bytes(), type=Description)
+            check(description, folder)
+            with (folder / WEIGHTS_FILE).open("rb") as file:
+                weights = mmap.mmap(file.fileno(), description.weights_size, prot=mmap.PROT_READ)
+        except OSError as error:
+            raise WeightsInvalid(f"{folder}: {error.filename}: {error.strerror}") from error
+        except msgspec.DecodeError as error:
+            raise WeightsInvalid(f"{folder / DESCRIPTION_FILE}: {error}") from error
+        return cls(folder, description, weights)
+
+    @property
+    def config(self) -> GemmaConfig:
+        """The architecture."""
+        return self._description.config
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self._description.name
+
+    @property
+    def family(self) -> str:
+        """`gemma`, `gemma2` or `gemma3`."""
+        return FAMILIES[self.config.generation]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the checkpoint's files, 64 hex digits."""
+        return self._description.digest
+
+    @property
+    def quantize(self) -> str:
+        """`none` or `int8`."""
+        return self._description.quantize
+
+    @property
+    def tied(self) -> bool:
+        """Whether the embedding is also the output head."""
+        return "head" not in self._description.matrices
+
+    @property
+    def tokens(self) -> SpecialTokens:
+        """Ids of the tokens of Gemma's chat format, those that stop an answer among them."""
+        return self._description.tokens
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The tokenizer file."""
+        return self._folder / self._description.tokenizer
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of the weights."""
+        return self._description.weights_size
+
+    def matrix(self, name: str) -> Matrix:
+        """A weight matrix; KeyError if the architecture has none of that name."""
+        entry = self._description.matrices[name]
+        return Matrix(
+            entry.rows,
+            entry.columns,
+            Format[entry.format],
+            self._array(entry.values),
+            None if entry.scales is None else self._array(entry.scales),
+            None if entry.minimums is None else self._array(entry.minimums),
+            entry.group,
+            quantize_activations=entry.format == "INT8" and self.quantize == "int8",
+        )
+
+    def vector(self, name: str) -> NDArray[np.float32]:
+        """The weights of a norm, Gemma's 1 + already added; KeyError if there is none of that name."""
+        return self._array(self._description.vectors[name])
+
+    def _array(self, region: Region) -> NDArray[Any]:
+        count = prod(region.shape)
+        return np.frombuffer(self._weights, region.dtype, count, region.offset).reshape(region.shape)
+
+
+def facts(model: PackedModel, context_window: int) -> ModelFacts:
+    """What the catalogue shows of the model when prompts and outputs may have `context_window` tokens."""
+    return ModelFacts(
+        name=model.name,
+        family=model.family,
+        digest=model.digest,
+        quantization=model.quantize,
+        context_window=context_window,
+        layers=len(model.config.layers),
+        vocabulary=model.config.vocabulary,
+        modules=model.config.modules,
+        tokenizer=str(model.tokenizer_path),
+    )
+
+
+def check(description: Description, folder: Path) -> None:
+    """Raises `WeightsInvalid` if the table does not fit the architecture or the file."""
+    if description.layout != LAYOUT:
+        raise WeightsInvalid(f"{folder}: packed layout {description.layout} is not {LAYOUT}")
+    size = (folder / WEIGHTS_FILE).stat().st_size
+    if size != description.weights_size:
+        raise WeightsInvalid(f"{folder / WEIGHTS_FILE}: has {size} bytes, not {description.weights_size}")
+    if not (folder / description.tokenizer).is_file():
+        raise WeightsInvalid(f"{folder}: {description.tokenizer} is missing")
+    wanted = shapes(description.config, tied="head" not in description.matrices)
+    found = {name: (entry.rows, entry.columns) for name, entry in description.matrices.items()}
+    if wanted != {**found, **{name: region.shape for name, region in description.vectors.items()}}:
+        raise WeightsInvalid(f"{folder / DESCRIPTION_FILE}: the tensors are not those of the architecture")
+    for name, entry in description.matrices.items():
+        if [region.shape for region in entry.regions] != _region_shapes(entry):
+            raise WeightsInvalid(f"{folder / DESCRIPTION_FILE}: the arrays of {name} have wrong shapes")
+        for region in entry.regions:
+            _check_inside(region, name, size, folder)
+    for name, region in description.vectors.items():
+        _check_inside(region, name, size, folder)
+
+
+def _check_inside(region: Region, name: str, size: int, folder: Path) -> None:
+    if region.offset < 0 or region.offset % 64 or min(region.shape) < 1 or region.offset + region.size > size:
+        raise WeightsInvalid(f"{folder}: {name} lies outside {WEIGHTS_FILE}")
+
+
+def _region_shapes(entry: MatrixEntry) -> list[tuple[int, ...]]:
+    """Values [P, bytes per panel]; scales and minimums [P, K'/G, 16]."""
+    format_, panels = Format[entry.format], -(-entry.rows // PANEL)
+    if format_ is not Format.INT8:
+        return [(panels, entry.columns * PANEL * format_.dtype.itemsize)]
+    if entry.group not in (16, 32):
+        return []
+    inputs = padded(entry.columns)
+    groups = (panels, inputs // entry.group, PANEL)
+    return [(panels, inputs * PANEL), *[groups] * (len(entry.regions) - 1)]

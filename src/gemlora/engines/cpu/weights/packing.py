@@ -1,0 +1,171 @@
+"""Writes a checkpoint into a packed model's folder, a few rows at a time, so that no tensor is ever whole in memory."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from gemlora.engines.cpu.weights import quantization
+from gemlora.engines.cpu.weights.checkpoint import Checkpoint, Floats, Quantized, Storage, Tensor
+from gemlora.engines.cpu.weights.packed import (
+    DESCRIPTION_FILE,
+    LAYOUT,
+    WEIGHTS_FILE,
+    Description,
+    MatrixEntry,
+    Region,
+)
+from gemlora.engines.cpu.weights.progress import Progress
+from gemlora.errors import WeightsInvalid
+from gemlora.kernels.matrix import PANEL, Format, PackedRows, pack_float_rows, pack_int8_rows, padded
+
+CHUNK_WEIGHTS = 1 << 20
+"""Weights converted at once: their intermediate arrays fit the caches."""
+
+LINE, PAGE = 64, 4096
+"""Alignment in bytes of any array, and of a matrix' values."""
+
+
+def pack(
+    checkpoint: Checkpoint, folder: Path, *, name: str, digest: str, quantize: str, progress: Progress
+) -> Description:
+    """Write `weights.bin`, the tokenizer file and, last, `model.json` into the empty `folder`, and sync them to disk.
+
+    Raises `WeightsInvalid` if a tensor holds numbers that are not finite.
+    """
+    plan = _Plan(checkpoint.tensors, quantize)
+    tokens = checkpoint.write_vocabulary(folder)
+    tokenizer = next(folder.iterdir()).name
+    _write_weights(checkpoint.tensors, plan, folder / WEIGHTS_FILE, progress)
+    description = Description(
+        layout=LAYOUT,
+        name=name,
+        digest=digest,
+        quantize="int8" if quantize == "int8" else "none",
+        weights_size=plan.size,
+        config=checkpoint.config,
+        tokens=tokens,
+        tokenizer=tokenizer,
+        matrices=plan.matrices,
+        vectors=plan.vectors,
+    )
+    (folder / DESCRIPTION_FILE).write_bytes(msgspec.json.encode(description))
+    for path in (folder / tokenizer, folder / DESCRIPTION_FILE, folder):
+        sync(path)
+    return description
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+class _Plan:
+    """Where in `weights.bin` every array goes."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], quantize: str) -> None:
+        self.size = 0
+        self.matrices: dict[str, MatrixEntry] = {}
+        self.vectors: dict[str, Region] = {}
+        for name, tensor in tensors.items():
+            if len(tensor.shape) == 1:
+                self.vectors[name] = self._region(np.dtype(np.float32), tensor.shape, LINE)
+            elif tensor.storage.group is None and quantize == "none":
+                self.matrices[name] = self._floats(tensor)
+            else:
+                storage = tensor.storage if tensor.storage.group is not None else quantization.STORAGE
+                self.matrices[name] = self._int8(tensor, storage)
+        self.size = _aligned(self.size, PAGE)
+
+    def _floats(self, tensor: Tensor) -> MatrixEntry:
+        rows, columns = tensor.shape
+        format_ = Format.of(tensor.storage.dtype)
+        row_bytes = columns * PANEL * format_.dtype.itemsize
+        values = self._region(np.dtype(np.uint8), (-(-rows // PANEL), row_bytes), PAGE)
+        return MatrixEntry(rows, columns, format_.name, values)  # type: ignore[arg-type]
+
+    def _int8(self, tensor: Tensor, storage: Storage) -> MatrixEntry:
+        rows, columns = tensor.shape
+        group = storage.group or 0
+        panels, inputs = -(-rows // PANEL), padded(columns)
+        values = self._region(np.dtype(np.uint8), (panels, inputs * PANEL), PAGE)
+        shape = (panels, inputs // group, PANEL)
+        scales = self._region(storage.dtype, shape, LINE)
+        minimums = self._region(storage.dtype, shape, LINE) if storage.minimums else None
+        return MatrixEntry(rows, columns, Format.INT8.name, values, scales, minimums, group)
+
+    def _region(self, dtype: np.dtype[Any], shape: tuple[int, ...], alignment: int) -> Region:
+        region = Region(_aligned(self.size, alignment), dtype.name, shape)  # type: ignore[arg-type]
+        self.size = region.offset + region.size
+        return region
+
+
+def _aligned(offset: int, alignment: int) -> int:
+    return -(-offset // alignment) * alignment
+
+
+def _write_weights(tensors: Mapping[str, Tensor], plan: _Plan, path: Path, progress: Progress) -> None:
+    total = sum(tensor.row_bytes * _rows(tensor) for tensor in tensors.values())
+    done = 0
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        os.ftruncate(file, plan.size)
+        for name, tensor in tensors.items():
+            step = max(CHUNK_WEIGHTS // tensor.shape[-1] // PANEL, 1) * PANEL
+            for start in range(0, _rows(tensor), step):
+                stop = min(start + step, _rows(tensor))
+                rows = _finite(tensor.rows(start, stop), tensor.source)
+                _write_rows(file, name, plan, rows, start // PANEL)
+                done += (stop - start) * tensor.row_bytes
+                progress("Converting", done, total)
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _rows(tensor: Tensor) -> int:
+    return tensor.shape[0] if len(tensor.shape) > 1 else 1
+
+
+def _write_rows(file: int, name: str, plan: _Plan, rows: Floats | Quantized, panel: int) -> None:
+    """Write rows that start with `panel` to their place."""
+    if (vector := plan.vectors.get(name)) is not None:
+        assert not isinstance(rows, Quantized)  # noqa: S101
+        _write(file, rows.astype(np.float32), vector.offset)
+        return
+    entry = plan.matrices[name]
+    for region, packed in zip(entry.regions, _packed(rows, entry, name), strict=True):
+        _write(file, packed, region.offset + panel * (packed.nbytes // len(packed)))
+
+
+def _packed(rows: Floats | Quantized, entry: MatrixEntry, name: str) -> list[NDArray[Any]]:
+    """The panels of some rows: values and, for 8-bit weights, scales and perhaps minimums."""
+    if entry.format != Format.INT8.name:
+        assert not isinstance(rows, Quantized)  # noqa: S101
+        return [pack_float_rows(rows)]
+    quantized = rows if isinstance(rows, Quantized) else _finite(quantization.quantize_rows(rows), name)
+    packed: PackedRows = pack_int8_rows(quantized.q, quantized.scales, quantized.minimums)
+    return [array for array in packed if array is not None]
+
+
+def _finite(rows: Any, source: str) -> Any:
+    numbers = [rows.scales, rows.minimums] if isinstance(rows, Quantized) else [rows]
+    if not all(np.isfinite(array).all() for array in numbers if array is not None):
+        raise WeightsInvalid(f"tensor {source} holds numbers that are not finite or too large")
+    return rows
+
+
+def _write(file: int, array: NDArray[Any], offset: int) -> None:
+    view = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    while view:
+        written = os.pwrite(file, view, offset)
+        offset += written
+        view = view[written:]
