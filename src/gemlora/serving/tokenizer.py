@@ -50,10 +50,10 @@ class Tokenizer:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         """Raises `WeightsInvalid` if the vocabulary lacks Gemma's special tokens."""
+        self.special = SpecialTokens.find(vocabulary.controls)
         self._vocabulary = vocabulary
         self._silent = frozenset(i for name, i in vocabulary.controls.items() if not RESERVED.fullmatch(name))
         self._control = _control_pattern(vocabulary.controls)
-        self.special = SpecialTokens.find(vocabulary.controls)
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
@@ -111,7 +111,7 @@ def _valid(text: str) -> str:
 
 def _control_pattern(controls: Mapping[str, int]) -> re.Pattern[str]:
     """What may be a control token: one short form for the thousands of `<…>`, so that long texts stay fast."""
-    longest = max(map(len, controls), default=0)
+    longest = max(map(len, controls))
     bracketed = f"<[^<>]{{1,{longest}}}>"
     others = sorted((name for name in controls if not re.fullmatch(bracketed, name)), key=len, reverse=True)
     return re.compile("|".join([bracketed, *map(re.escape, others)]))
