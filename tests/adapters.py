@@ -2,15 +2,26 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import save_file
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from gemlora.engines.contract import AdapterRef
+from gemlora.engines.cpu.config import GemmaConfig
+from gemlora.registry.models import AdapterLimits, Base
+from gemlora.registry.validation import check_adapter, read_config
 from gemlora.storage.manifest import AdapterManifest, LoraModule, Tensor
+
+STRENGTH = 0.5
+"""What an adapter adds to a module's output is about half as large as the output."""
 
 
 class Pair(NamedTuple):
@@ -81,3 +92,38 @@ def safetensors_tensors(path: Path) -> dict[str, Tensor]:
             start, end = entry["data_offsets"]
             placed[name] = Tensor(name, entry["dtype"], tuple(entry["shape"]), 8 + header_size + start, end - start)
     return placed
+
+
+def peft_model(base: PreTrainedModel, config: LoraConfig, seed: int, dtype: torch.dtype = torch.float32) -> PeftModel:
+    """PEFT's unmerged float32 model over a copy of `base`, with random weights that `dtype` holds exactly."""
+    generator = torch.Generator().manual_seed(seed)
+    with warnings.catch_warnings():
+        # PEFT asks transformers by the old name.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        model = get_peft_model(deepcopy(base), config).eval()
+    with torch.no_grad():
+        for layer in [module for module in model.modules() if isinstance(module, LoraLayer)]:
+            a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+            a.normal_(0, a.shape[1] ** -0.5, generator=generator)
+            b.normal_(0, STRENGTH / layer.scaling["default"] * a.shape[0] ** -0.5, generator=generator)
+            for matrix in (a, b):
+                matrix.copy_(matrix.to(dtype).float())
+    return model
+
+
+def save_peft(model: PeftModel, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Write the folder that PEFT users upload, its tensors in `dtype`."""
+    model.save_pretrained(str(folder))
+    weights = folder / "adapter_model.safetensors"
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(weights).items()}, weights)
+    return folder
+
+
+def registered(folder: Path, config: GemmaConfig) -> AdapterRef:
+    """Let the registry check a PEFT folder against the served architecture, and write its manifest."""
+    base = Base(
+        "tiny", "gemma", "0" * 64, "none", config.context, len(config.layers), config.vocabulary, config.modules
+    )
+    weights = folder / "adapter_model.safetensors"
+    settings = read_config((folder / "adapter_config.json").read_bytes())
+    return register(folder, weights, check_adapter(settings, weights, base, AdapterLimits()).manifest)

@@ -1,12 +1,15 @@
 """Tiny random Gemma checkpoints with every variant of the architecture, and their oracle in transformers."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import sentencepiece
 import torch
+from numpy.typing import NDArray
+from tests.forward import Trace
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -16,6 +19,8 @@ from transformers import (
     GemmaForCausalLM,
     PreTrainedModel,
 )
+
+from gemlora.engines.cpu.gemma import Weights
 
 VOCABULARY = 320
 CONTEXT = 8192
@@ -29,6 +34,13 @@ SHARED: dict[str, Any] = {
     "max_position_embeddings": CONTEXT,
     "attn_implementation": "eager",
 }
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint as the oracle and as the engine reads it."""
+
+    oracle: PreTrainedModel
+    weights: Weights
 
 
 def gemma1(**changes: Any) -> PreTrainedModel:
@@ -105,10 +117,26 @@ def save(model: PreTrainedModel, folder: Path, dtype: torch.dtype = torch.float3
     """Write a Hugging Face folder with a tokenizer. Returns the float32 oracle of what was written."""
     model.to(dtype).save_pretrained(folder)
     write_tokenizer(folder / "tokenizer.model")
-    oracle = model.float()
-    scale = torch.tensor(model.config.hidden_size**0.5)
-    oracle.model.embed_tokens.embed_scale = scale.to(dtype).float()
+    # Converting the model back would leave its rope frequencies rounded.
+    oracle = type(model).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    oracle.model.embed_tokens.embed_scale = torch.tensor(model.config.hidden_size**0.5).to(dtype).float()
     return oracle
+
+
+def trace(model: PreTrainedModel, tokens: Sequence[int]) -> Trace:
+    """What the oracle computes for one sequence."""
+    hidden: list[NDArray[np.float32]] = []
+
+    def keep(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+        hidden.append((output[0] if isinstance(output, tuple) else output)[0].numpy())
+
+    decoder = model.get_decoder()
+    hooks = [part.register_forward_hook(keep) for part in (decoder.embed_tokens, *decoder.layers)]
+    with torch.inference_mode():
+        logits = model(torch.tensor([tokens]), use_cache=False).logits[0].numpy()
+    for hook in hooks:
+        hook.remove()
+    return Trace(hidden, logits)
 
 
 def write_tokenizer(path: Path) -> None:

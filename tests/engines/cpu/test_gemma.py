@@ -1,0 +1,166 @@
+"""Every layer and the logits equal transformers' eager float32 model, however the tokens come."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import cycle
+
+import numpy as np
+import pytest
+import torch
+from tests import checkpoints
+from tests.checkpoints import ARCHITECTURES, Checkpoint
+from tests.forward import Blocks, Trace, relative_errors, run, step
+
+from gemlora.engines.cpu.batch import Batch, Chunk
+from gemlora.engines.cpu.config import Rope
+from gemlora.engines.cpu.gemma import RopeTable
+from gemlora.engines.cpu.runner import Runner, all_logits
+from gemlora.kernels import Kernels
+
+TOLERANCE = 1e-4
+
+CHUNKINGS = {
+    "ones": [1] * 100,
+    "sevens": [7] * 14,
+    "blocks": [32, 32, 32],
+    "all but one": [99],
+    "one, a window, few": [1, 63, 5],
+}
+
+every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    tokens: list[int] = np.random.default_rng(seed).integers(0, checkpoints.VOCABULARY, length).tolist()
+    return tokens
+
+
+def runner(checkpoint: Checkpoint, kernels: Kernels, kv_cache_bytes: int = 1 << 26) -> Runner:
+    return Runner(checkpoint.weights, kernels, context=checkpoints.CONTEXT, kv_cache_bytes=kv_cache_bytes)
+
+
+def assert_close(actual: Trace, expected: Trace) -> None:
+    errors = relative_errors(actual, expected)
+    assert max(errors.values()) <= TOLERANCE, errors
+
+
+def assert_identical(actual: Trace, expected: Trace) -> None:
+    differing = [name for name, tensor in expected.tensors.items() if not np.array_equal(actual.tensors[name], tensor)]
+    assert differing == []
+
+
+@every_architecture
+@pytest.mark.parametrize("length", [1, 2, 31, 33, 100])
+def test_the_definition_in_numpy_equals_the_oracle(
+    checkpoint: Callable[[str], Checkpoint], reference: Kernels, architecture: str, length: int
+) -> None:
+    case = checkpoint(architecture)
+    assert_close(run(runner(case, reference), prompt(length)), checkpoints.trace(case.oracle, prompt(length)))
+
+
+@every_architecture
+@pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 300])
+def test_the_native_kernels_equal_the_oracle(
+    checkpoint: Callable[[str], Checkpoint], native: Kernels, architecture: str, length: int
+) -> None:
+    case = checkpoint(architecture)
+    assert_close(run(runner(case, native), prompt(length)), checkpoints.trace(case.oracle, prompt(length)))
+
+
+@every_architecture
+def test_long_prompts_in_chunks_equal_the_oracle(
+    checkpoint: Callable[[str], Checkpoint], native: Kernels, architecture: str
+) -> None:
+    case = checkpoint(architecture)
+    tokens = prompt(4096)
+    assert_close(run(runner(case, native), tokens, [512] * 8), checkpoints.trace(case.oracle, tokens))
+
+
+@every_architecture
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_checkpoints_equal_the_oracle_of_the_same_weights(
+    checkpoint: Callable[..., Checkpoint], native: Kernels, architecture: str, dtype: torch.dtype
+) -> None:
+    case = checkpoint(architecture, dtype)
+    assert_close(run(runner(case, native), prompt(100)), checkpoints.trace(case.oracle, prompt(100)))
+
+
+@every_architecture
+def test_int8_stays_close_to_the_oracle(
+    checkpoint: Callable[..., Checkpoint], native: Kernels, architecture: str
+) -> None:
+    case = checkpoint(architecture, quantize="int8")
+    errors = relative_errors(run(runner(case, native), prompt(100)), checkpoints.trace(case.oracle, prompt(100)))
+    assert 1e-4 < errors["logits"] < 0.1
+
+
+@every_architecture
+@pytest.mark.parametrize("lengths", CHUNKINGS.values(), ids=CHUNKINGS)
+def test_cutting_the_prompt_changes_no_bit(
+    checkpoint: Callable[[str], Checkpoint], native: Kernels, architecture: str, lengths: list[int]
+) -> None:
+    case = checkpoint(architecture)
+    whole = run(runner(case, native), prompt(100))
+    assert_identical(run(runner(case, native), prompt(100), lengths), whole)
+
+
+@every_architecture
+def test_decoding_token_by_token_equals_the_oracle_over_the_whole_sequence(
+    checkpoint: Callable[[str], Checkpoint], reference: Kernels, architecture: str
+) -> None:
+    case = checkpoint(architecture)
+    tokens = prompt(70)
+    assert_close(run(runner(case, reference), tokens, [50, *[1] * 20]), checkpoints.trace(case.oracle, tokens))
+
+
+@every_architecture
+def test_companions_in_the_batch_change_no_bit(
+    checkpoint: Callable[[str], Checkpoint], native: Kernels, architecture: str
+) -> None:
+    case = checkpoint(architecture)
+    shared = runner(case, native)
+    blocks = Blocks(shared)
+    prompts = [prompt(length, seed=length) for length in (3, 120, 65, 1, 40)]
+    sequences = [blocks.sequence(tokens) for tokens in prompts]
+    parts: list[list[Trace]] = [[] for _ in prompts]
+    budgets = cycle([5, 1, 17, 40, 2, 64, 9])
+    while remaining := [index for index, sequence in enumerate(sequences) if sequence.remaining]:
+        chunks = [Chunk(sequences[index], min(next(budgets), sequences[index].remaining)) for index in remaining]
+        for index, trace in zip(remaining, step(shared, *chunks), strict=True):
+            parts[index].append(trace)
+    for tokens, traces in zip(prompts, parts, strict=True):
+        assert_identical(Trace.join(traces), run(runner(case, native), tokens))
+        assert_close(Trace.join(traces), checkpoints.trace(case.oracle, tokens))
+
+
+def test_only_the_wanted_rows_get_logits(checkpoint: Callable[[str], Checkpoint], native: Kernels) -> None:
+    case = checkpoint("gemma2")
+    every_row = run(runner(case, native), prompt(40)).logits
+    target = runner(case, native)
+    batch = Batch.of([Chunk(Blocks(target).sequence(prompt(40)), 40)])
+    assert np.array_equal(target.forward(batch), every_row[39:])
+    assert np.array_equal(target.forward(replace(batch, logit_rows=batch.logit_rows[:0])), every_row[:0])
+
+
+def test_all_logits_come_in_order(checkpoint: Callable[[str], Checkpoint], native: Kernels) -> None:
+    case = checkpoint("gemma3")
+    pieces = [logits.copy() for logits in all_logits(runner(case, native), prompt(100), rows=48)]
+    assert [len(piece) for piece in pieces] == [48, 48, 4]
+    assert np.array_equal(np.concatenate(pieces), run(runner(case, native), prompt(100)).logits)
+
+
+def test_the_cache_holds_as_many_blocks_as_fit(checkpoint: Callable[[str], Checkpoint], native: Kernels) -> None:
+    case = checkpoint("gemma2")
+    block = 4 * 2 * 2 * 32 * 16 * 4  # layers, keys and values, heads, tokens, head size, bytes of a float32
+    assert runner(case, native, kv_cache_bytes=3 * block).blocks == 3
+    assert runner(case, native, kv_cache_bytes=3 * block - 1).blocks == 2
+
+
+@pytest.mark.parametrize("rope", [Rope(10_000.0), Rope(1_000_000.0, 8.0)])
+def test_rope_tables_are_those_of_the_formula(rope: Rope) -> None:
+    table = RopeTable.of(rope, 256, 8192)
+    angles = np.arange(8192)[:, None] / rope.factor * rope.base ** (-np.arange(0, 256, 2) / 256)
+    assert table.cosines.shape == table.sines.shape == (8192, 128)
+    # An angle of thousands has an absolute error of 2⁻¹³ in float32, the precision that checkpoints are trained with.
+    np.testing.assert_allclose(table.cosines, np.cos(angles), atol=2**-10)
+    np.testing.assert_allclose(table.sines, np.sin(angles), atol=2**-10)
