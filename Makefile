@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(shell find native -type f)
 
-.PHONY: setup serve test check format bench clean
+.PHONY: setup serve test check format bench quality clean
 
 setup: $(VENV)/installed
 
@@ -34,6 +34,16 @@ format: $(VENV)/developer
 test: $(VENV)/developer
 	tests/install
 	$(BIN)/pytest
+
+bench: $(VENV)/developer
+	$(BIN)/python benchmarks/kernels.py
+
+$(VENV)/peers: $(VENV)/developer
+	$(BIN)/python -m pip install --quiet --group peers
+	touch $@
+
+quality: $(VENV)/peers
+	$(BIN)/python benchmarks/quality.py
 
 clean:
 	rm -rf $(VENV) build
