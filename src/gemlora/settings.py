@@ -147,11 +147,20 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(16 * MIB, ge=1024, description="Largest request body.", examples=[16 * MIB])
     max_adapter_bytes: int = Field(2 * GIB, ge=1024, description="Largest adapter file.", examples=[300_000_000])
     max_adapter_rank: int = Field(256, ge=1, le=4096, description="Highest LoRA rank.", examples=[32])
+    body_idle_seconds: float = Field(
+        15, gt=0, le=86400, description="How long a client may pause while it sends a body.", examples=[15]
+    )
+    write_stall_seconds: float = Field(
+        30, gt=0, le=86400, description="How long a reader may stall before its stream is cut.", examples=[30]
+    )
     drain_seconds: float = Field(
         30, ge=0, le=86400, description="How long running requests may finish after SIGTERM.", examples=[30]
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe level to log.", examples=["info"]
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="`auto`: coloured lines on a terminal, else JSON lines.", examples=["json"]
     )
 
     @classmethod

@@ -13,7 +13,7 @@ from gemlora.api.sse import MEDIA_TYPE
 from gemlora.errors import GemloraError, RequestAborted
 
 ABORT_EXTENSION = "gemlora.abort"
-"""ASGI extension of `api/server.py`: a function that drops the connection with everything that is unsent."""
+"""ASGI extension of `api/server.py`; its `abort` drops the connection with everything that is unsent."""
 
 
 class EventStream(Response):
@@ -55,9 +55,9 @@ class EventStream(Response):
             await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
             self._log.info("stream stalled", seconds=self._stall_seconds)
-            abort = scope.get("extensions", {}).get(ABORT_EXTENSION)
-            if abort is not None:
-                abort()
+            extensions = scope.get("extensions", {})
+            if ABORT_EXTENSION in extensions:
+                extensions[ABORT_EXTENSION]["abort"]()
 
     async def _send(self, send: Send, message: dict[str, object]) -> None:
         async with asyncio.timeout(self._stall_seconds):

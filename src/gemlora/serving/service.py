@@ -145,6 +145,7 @@ class Generation:
         tokens = 0
         outcome = "aborted"
         started = last = time.monotonic()
+        self._metrics.requests_in_flight.inc()
         try:
             async with aclosing(self._engine.generate(self._request)) as outputs:
                 async for output in outputs:
@@ -165,6 +166,7 @@ class Generation:
             outcome = "failed"
             raise EngineFailed("The engine ended an answer without saying why")
         finally:
+            self._metrics.requests_in_flight.dec()
             self._metrics.count_generation(len(self._request.prompt), tokens, outcome)
             self._log.info(
                 "generation ended",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -31,6 +31,9 @@ class Metrics:
         )
         self.generations = Counter(
             "gemlora_generations", "Generations by how they ended.", ("outcome",), registry=self._registry
+        )
+        self.requests_in_flight = Gauge(
+            "gemlora_requests_in_flight", "Requests that a model is answering.", registry=self._registry
         )
         self.prompt_tokens = Counter(
             "gemlora_prompt_tokens", "Prompt tokens of all generations.", registry=self._registry

@@ -1,0 +1,68 @@
+"""uvicorn as this API needs it: it drains on the first signal, gives up on the second, and can drop a connection."""
+
+import asyncio
+import logging
+import math
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gemlora.api.health import Lifecycle, Phase
+from gemlora.api.streaming import ABORT_EXTENSION
+
+LOGGER = logging.getLogger("gemlora.server")
+
+
+class Connection(HttpToolsProtocol):
+    """One client connection; requests carry a way to drop it together with what is unsent."""
+
+    def on_message_begin(self) -> None:
+        """Called by the parser before a request's first byte."""
+        super().on_message_begin()
+        self.scope["extensions"] = {ABORT_EXTENSION: {"abort": self.transport.abort}}
+
+
+class Server(uvicorn.Server):
+    """Ends with exit status 0 after a signal, running requests first, for at most `drain_seconds`."""
+
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle, drain_seconds: float, on_ready: Callable[[], None]) -> None:
+        """`on_ready` is called once, when the server listens."""
+        config = uvicorn.Config(
+            app,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=math.ceil(drain_seconds),
+        )
+        super().__init__(config)
+        self._lifecycle = lifecycle
+        self._on_ready = on_ready
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen and say so."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        self._lifecycle.phase = Phase.READY
+        self._on_ready()
+
+    def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
+        """The first signal drains, a second one drops the requests that still run."""
+        self._lifecycle.phase = Phase.DRAINING
+        if self.should_exit and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._drop_connections)
+        self.should_exit = True
+        LOGGER.info("received %s", signal.Signals(sig).name)
+
+    def _drop_connections(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()

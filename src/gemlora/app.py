@@ -1,0 +1,180 @@
+"""The composition root: settings become connected objects, an ASGI application and a running server.
+
+The only place that constructs what lives long. Start-up is a straight line: whatever fails stops it, and nothing
+listens before everything is ready.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import uvloop
+from fastapi import FastAPI
+from structlog.typing import FilteringBoundLogger
+
+from gemlora.accounts.repository import AccountRepository
+from gemlora.accounts.service import Accounts, FirstAccess
+from gemlora.api.application import Limits, Services, create_api
+from gemlora.api.health import Lifecycle
+from gemlora.api.server import Server
+from gemlora.engines.contract import Engine
+from gemlora.engines.cpu.weights.progress import Progress
+from gemlora.errors import SettingsInvalid
+from gemlora.playground.page import Playground
+from gemlora.registry.adapters import Adapters
+from gemlora.registry.models import AdapterLimits, Base, Catalogue, Model, served_model
+from gemlora.registry.repository import AdapterRepository
+from gemlora.serving.codec import GemmaCodec
+from gemlora.serving.service import TextGeneration
+from gemlora.serving.tokenizer import Tokenizer
+from gemlora.settings import Settings
+from gemlora.storage.data import DataFolder
+from gemlora.storage.database import Database
+from gemlora.storage.objects import Objects
+from gemlora.telemetry.logs import adopt_standard_logging, create_logger
+from gemlora.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """A started application, before it listens."""
+
+    api: FastAPI
+    lifecycle: Lifecycle
+    access: FirstAccess
+    model: Model
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What whoever started the server wants to know once it answers. `url` has no slash at its end."""
+
+    url: str
+    access: FirstAccess
+    model: Model
+
+
+def serve(settings: Settings, announce: Callable[[Announcement], None], progress: Progress) -> None:
+    """Serve until a signal ends it; calls `announce` when the server listens.
+
+    Raises the `GemloraError` that prevents the start: bad settings, weights, data folder or address.
+    """
+    log = create_logger(settings.log_level, settings.log_format)
+    adopt_standard_logging(log, settings.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, announce, progress, log))
+
+
+@asynccontextmanager
+async def open_application(
+    settings: Settings, progress: Progress, log: FilteringBoundLogger
+) -> AsyncIterator[Application]:
+    """Connect and start everything; stop it in the reverse order at the end of the block."""
+    async with AsyncExitStack() as stack:
+        engine = await asyncio.to_thread(_engine, settings, progress)
+        stack.push_async_callback(engine.close)
+        starting = asyncio.create_task(engine.start())
+        stack.callback(starting.cancel)
+        data = DataFolder.open(settings.data_dir)
+        database = await Database.open(data.database)
+        stack.push_async_callback(database.close)
+        accounts = Accounts(AccountRepository(database), data.first_token)
+        token = settings.api_token.get_secret_value() if settings.api_token else None
+        access = await accounts.prepare(settings.account_id, token)
+        await starting
+        tokenizer = await asyncio.to_thread(_tokenizer, settings, engine)
+        adapters = AdapterRepository(database)
+        model = _model(settings, engine)
+        await adapters.record_base(model.name, model.base, datetime.now(UTC))
+        metrics = Metrics()
+        metrics.watch_engine(lambda: msgspec.structs.asdict(engine.stats()))
+        catalogue = Catalogue([model])
+        lifecycle = Lifecycle()
+        resolver = Adapters(adapters, Objects(data.objects))
+        services = Services(
+            accounts=accounts,
+            catalogue=catalogue,
+            generation=TextGeneration(catalogue, resolver, engine, GemmaCodec(tokenizer), metrics, log),
+            lifecycle=lifecycle,
+            metrics=metrics,
+            log=log,
+            limits=Limits(settings.max_body_bytes, settings.body_idle_seconds, settings.write_stall_seconds),
+        )
+        api = create_api(services)
+        playground = Playground(catalogue)
+        api.add_api_route("/", playground.page)
+        api.add_api_route("/playground/style.css", playground.style)
+        yield Application(api, lifecycle, access, model)
+
+
+async def _serve(
+    settings: Settings, announce: Callable[[Announcement], None], progress: Progress, log: FilteringBoundLogger
+) -> None:
+    with _bound(settings.host, settings.port) as listener:
+        async with open_application(settings, progress, log) as application:
+            host, port = listener.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            announcement = Announcement(f"http://{shown}:{port}", application.access, application.model)
+            server = Server(
+                application.api, application.lifecycle, settings.drain_seconds, lambda: announce(announcement)
+            )
+            await server.serve(sockets=[listener])
+
+
+def _engine(settings: Settings, progress: Progress) -> Engine:
+    if settings.engine == "fake":
+        from gemlora.engines.fake import FAKE_FACTS, FakeEngine
+
+        return FakeEngine(msgspec.structs.replace(FAKE_FACTS, context_window=settings.context_window or 8192))
+    # Only here: the fake engine starts without NumPy and the readers of checkpoints.
+    from gemlora.engines.cpu.client import CpuEngine
+    from gemlora.engines.cpu.options import CpuOptions
+    from gemlora.engines.cpu.weights.prepare import prepare
+
+    hub_token = settings.hub_token.get_secret_value() if settings.hub_token else None
+    folder = prepare(settings.weights, settings.revision, hub_token, settings.quantize, settings.cache_dir, progress)
+    return CpuEngine(
+        CpuOptions(
+            model=str(folder),
+            threads=settings.threads,
+            instruction_set=settings.instruction_set,
+            kv_cache_bytes=settings.kv_cache_bytes,
+            max_sequences=settings.max_sequences,
+            max_queue=settings.max_queue,
+            step_tokens=settings.step_tokens,
+            adapter_memory_bytes=settings.adapter_memory_bytes,
+            adapter_dtype=settings.adapter_dtype,
+            context_window=settings.context_window,
+        )
+    )
+
+
+def _tokenizer(settings: Settings, engine: Engine) -> Tokenizer:
+    if settings.engine == "fake":
+        from gemlora.serving.byte_vocabulary import byte_vocabulary
+
+        return Tokenizer(byte_vocabulary())
+    return Tokenizer.load(Path(engine.facts.tokenizer))
+
+
+def _model(settings: Settings, engine: Engine) -> Model:
+    weights = "fake" if settings.engine == "fake" else settings.weights
+    limits = AdapterLimits(settings.max_adapter_rank, settings.max_adapter_bytes)
+    return served_model(settings.model, weights, Base.of(engine.facts), limits, settings.default_adapter)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that has the address but does not listen yet, so that a taken port shows before the model is loaded."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise SettingsInvalid(f"--host {host} --port {port}: {error.strerror}") from error
+    return listener
