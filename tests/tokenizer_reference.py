@@ -3,7 +3,6 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
@@ -14,23 +13,28 @@ SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def published(name: str) -> dict[str, Any]:
-    """A JSON file of the package."""
+def published(name: str) -> Path:
+    """A file of the package."""
     if not (PACKAGE / name).is_file():
         pytest.fail(f"{PACKAGE / name} is missing: run `make test`, which installs it")
-    return json.loads((PACKAGE / name).read_bytes())
+    return PACKAGE / name
 
 
 def as_published() -> Tokenizer:
     """The reference, nothing changed."""
-    return Tokenizer.from_str(json.dumps(published("tokenizer.json")))
+    return Tokenizer.from_file(str(published("tokenizer.json")))
+
+
+def chat_template() -> str:
+    """Gemma 3's published chat template, in Jinja."""
+    return json.loads(published("tokenizer_config.json").read_bytes())["chat_template"]
 
 
 def with_permitted_differences() -> Tokenizer:
     """The reference, but `<unusedN>` and `<mask>` are special tokens, and `<image_soft_token>`, for which the text-only
     weights have no embedding, is none: the two differences that `Tokenizer` documents.
     """
-    document = published("tokenizer.json")
+    document = json.loads(published("tokenizer.json").read_bytes())
     document["added_tokens"] = [token for token in document["added_tokens"] if token["content"] != "<image_soft_token>"]
     for token in document["added_tokens"]:
         token["special"] = token["special"] or bool(RESERVED.fullmatch(token["content"]))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tokenizers
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tests.tokenizer_reference import published, reference_ids
+from tests.tokenizer_reference import chat_template, reference_ids
 
 from gemlora.errors import InvalidRequest
 from gemlora.serving.codec import GemmaCodec
@@ -24,7 +24,7 @@ Template = Callable[[Sequence[dict[str, Any]]], str]
 def template() -> Template:
     """Gemma 3's published chat template, rendered as transformers does."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    compiled = environment.from_string(published("tokenizer_config.json")["chat_template"])
+    compiled = environment.from_string(chat_template())
     return lambda messages: compiled.render(messages=messages, bos_token="<bos>", add_generation_prompt=True)
 
 

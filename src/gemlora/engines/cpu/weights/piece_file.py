@@ -62,21 +62,16 @@ def decode_piece(message: bytes) -> tuple[str, int]:
     return spelling, kind
 
 
-def encode_specifications(pieces: int, *, byte_fallback: bool, unk: int, bos: int, eos: int) -> bytes:
+def encode_specifications(pieces: int, *, byte_fallback: bool) -> bytes:
     """Trainer and normaliser of a byte-pair model that leaves text as it is: nothing is added, folded or dropped.
 
-    `pieces` is the size of the vocabulary, the rest are ids of it.
+    `pieces` is the size of the vocabulary. With `byte_fallback` it has a piece for every byte.
     """
-    trainer = b"".join(
-        _varint_field(number, value)
-        for number, value in (
-            (3, MODEL_TYPE_BPE),
-            (4, pieces),
-            (35, byte_fallback),
-            (40, unk),
-            (41, bos),
-            (42, eos),
-        )
+    model_type, vocabulary_size, with_bytes = 3, 4, 35
+    trainer = (
+        _varint_field(model_type, MODEL_TYPE_BPE)
+        + _varint_field(vocabulary_size, pieces)
+        + _varint_field(with_bytes, byte_fallback)
     )
     add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces = 3, 4, 5
     normalizer = (

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gemlora.engines.cpu.weights import piece_file
 from gemlora.engines.cpu.weights.piece_file import PieceType
 from gemlora.errors import WeightsInvalid
@@ -70,9 +72,7 @@ def write_gguf_vocabulary(metadata: Mapping[str, Any], folder: Path) -> SpecialT
     model = metadata.get("tokenizer.ggml.model")
     if model != "llama":
         raise WeightsInvalid(f"tokenizer.ggml.model is {model!r}, but Gemma's vocabulary is of the kind 'llama'")
-    tokens, scores, types = (
-        list(metadata.get(f"tokenizer.ggml.{name}", ())) for name in ("tokens", "scores", "token_type")
-    )
+    tokens, scores, types = (_column(metadata, name) for name in ("tokens", "scores", "token_type"))
     if not len(tokens) == len(scores) == len(types):
         raise WeightsInvalid(
             f"tokenizer.ggml has {len(tokens)} tokens, but {len(scores)} scores and {len(types)} token_type"
@@ -80,21 +80,26 @@ def write_gguf_vocabulary(metadata: Mapping[str, Any], folder: Path) -> SpecialT
     ids = {token: i for i, token in enumerate(tokens)}
     if len(ids) != len(tokens):
         raise WeightsInvalid(f"tokenizer.ggml.tokens has {len(tokens) - len(ids)} tokens twice")
+    if unknown_types := set(types) - set(PieceType):
+        raise WeightsInvalid(f"tokenizer.ggml.token_type has the unknown type {min(unknown_types)}")
     special = SpecialTokens.find(ids)
-    unknown = metadata.get("tokenizer.ggml.unknown_token_id", ids.get("<unk>"))
-    if unknown is None:
-        raise WeightsInvalid("tokenizer.ggml.unknown_token_id is missing and no token is <unk>")
-    types = [PieceType.CONTROL if is_control(token) else int(kind) for token, kind in zip(tokens, types, strict=True)]
-    types[unknown] = PieceType.UNKNOWN
+    unk = metadata.get("tokenizer.ggml.unknown_token_id", ids.get("<unk>"))
+    if not isinstance(unk, int) or not 0 <= unk < len(tokens):
+        raise WeightsInvalid(f"tokenizer.ggml.unknown_token_id is {unk}, which is no token")
+    types = [PieceType.CONTROL if is_control(token) else kind for token, kind in zip(tokens, types, strict=True)]
+    types[unk] = PieceType.UNKNOWN
     with (folder / SENTENCEPIECE_FILE).open("wb") as file:
         for token, score, kind in zip(tokens, scores, types, strict=True):
             file.write(piece_file.encode_piece(token.replace(" ", SPACE), score, kind))
-        file.write(
-            piece_file.encode_specifications(
-                len(tokens), byte_fallback=PieceType.BYTE in types, unk=unknown, bos=special.bos, eos=special.eos
-            )
-        )
+        file.write(piece_file.encode_specifications(len(tokens), byte_fallback=PieceType.BYTE in types))
     return special
+
+
+def _column(metadata: Mapping[str, Any], name: str) -> list[Any]:
+    values = metadata.get(f"tokenizer.ggml.{name}")
+    if not isinstance(values, list | np.ndarray):
+        raise WeightsInvalid(f"tokenizer.ggml.{name} is missing or no array")
+    return list(values) if isinstance(values, list) else values.tolist()
 
 
 def write_folder_vocabulary(checkpoint: Path, folder: Path, embeddings: int) -> SpecialTokens:
