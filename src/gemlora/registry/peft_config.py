@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from gemlora.errors import AdapterInvalid
-from gemlora.registry.patterns import Matcher, PatternInvalid, suffix_matcher, whole_matcher
+from gemlora.registry.patterns import Matcher, PatternInvalid, is_plain, suffix_matcher, whole_matcher
 from gemlora.registry.strict_json import JsonInvalid, parse_object, shown
 
 DEFAULT_RANK = 8
 DEFAULT_ALPHA = 8
 DEFAULT_TARGETS = ("q_proj", "v_proj")
 """What PEFT takes for Gemma when `target_modules` is null."""
-MAX_PATTERNS = 4096
-MAX_PATTERN_LENGTH = 128 << 10
-"""Length of all patterns of one config together."""
+MAX_PATTERNS = 1024
+MAX_EXPRESSIONS = 64
+"""Of the patterns, how many may be more than plain names."""
 
 _UNDERSTOOD = {
     "peft_type", "task_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules",
@@ -96,6 +96,10 @@ class LoraConfig:
         rank = self.rank_of(name)
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
 
+    def has_ambiguous_alpha(self, name: str) -> bool:
+        """Whether patterns with different numbers match: PEFT sorts them when saving, so training may differ."""
+        return len({alpha for matches, alpha in self.alphas if matches(name)}) > 1
+
 
 def read_config(content: bytes) -> LoraConfig:
     """Read `adapter_config.json`. Raises `AdapterInvalid` with the key and what was expected."""
@@ -137,7 +141,9 @@ def _check_variants(config: Mapping[str, Any]) -> None:
     for key, value in config.items():
         if key in _UNDERSTOOD or key in _WITHOUT_EFFECT or value is None or value is False or value in ("", [], {}):
             continue
-        raise _invalid(key, _REFUSED.get(key, f"is not known here and active ({shown(value)}); it would be ignored"))
+        if key in _REFUSED:
+            raise _invalid(key, _REFUSED[key])
+        raise _invalid(shown(key), f"is not known here and active ({shown(value)}); it would be ignored")
     if config.get("bias", "none") != "none":
         raise _invalid("bias", f'is {shown(config["bias"])}; expected "none", trained biases are not supported')
 
@@ -188,8 +194,8 @@ def _patterns(config: Mapping[str, Any], key: str) -> list[tuple[Matcher, str, A
         return []
     if not isinstance(value, dict):
         raise _invalid(key, f"is {shown(value)}; expected an object of module names and numbers")
-    if len(value) > MAX_PATTERNS or sum(map(len, value)) > MAX_PATTERN_LENGTH:
-        raise _invalid(key, f"has more than {MAX_PATTERNS} patterns or {MAX_PATTERN_LENGTH} characters")
+    if len(value) > MAX_PATTERNS or sum(not is_plain(pattern) for pattern in value) > MAX_EXPRESSIONS:
+        raise _invalid(key, f"has more than {MAX_PATTERNS} patterns, or {MAX_EXPRESSIONS} that are not plain names")
     result = []
     for pattern, number in value.items():
         try:

@@ -88,7 +88,7 @@ def check_adapter(
         AdapterManifest(weights_digest or digest_of(weights), modules),
         rank=max(module.rank for module in modules),
         modules=tuple(module for module in MODULES if any(m.module == module for m in modules)),
-        warnings=tuple(_warnings(config, base, modules, silent)),
+        warnings=tuple(_warnings(config, base, prefix, modules, silent)),
     )
 
 
@@ -103,6 +103,8 @@ def _claim(tensors: tuple[TensorEntry, ...], base: Base) -> dict[_Place, TensorE
         place = _place(tensor.name)
         if place.layer >= base.layers:
             raise _tensor_invalid(tensor.name, f"the served base {base.name} has only {base.layers} layers")
+        if place in places:
+            raise _tensor_invalid(tensor.name, f"means the same as {places[place].name}")
         places[place] = tensor
     return places
 
@@ -148,14 +150,14 @@ def _check_complete(
 ) -> None:
     for place, tensor in places.items():
         if (place.layer, place.module) not in expected:
-            raise _tensor_invalid(tensor.name, "adapter_config.json does not target this module")
+            raise _tensor_invalid(tensor.name, "is not targeted by adapter_config.json")
     for layer, module in sorted(expected):
         for side in "AB":
             if _Place(prefix, layer, module, side) not in places:
                 name = f"base_model.model.{module_name(prefix, layer, module)}.lora_{side}.weight"
                 raise _tensor_invalid(name, "is missing, though adapter_config.json targets the module")
     if isinstance(config.targets, tuple):
-        _check_targets(config.targets, {module_name(prefix, layer, module) for layer, module in expected})
+        _check_targets(config.targets, prefix, base)
     if config.layers is not None and max(config.layers) >= base.layers:
         raise AdapterInvalid(
             f"adapter_config.json: layers_to_transform names layer {max(config.layers)}; "
@@ -163,13 +165,13 @@ def _check_complete(
         )
 
 
-def _check_targets(targets: tuple[str, ...], names: set[str]) -> None:
+def _check_targets(targets: tuple[str, ...], prefix: str, base: Base) -> None:
+    names = [module_name(prefix, layer, module) for layer in range(base.layers) for module in MODULES]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            known = ", ".join(MODULES)
             raise AdapterInvalid(
-                f"adapter_config.json: target_modules names {target!a}, which matches no linear module "
-                f"of the served base that this adapter changes; expected names among {known}"
+                f"adapter_config.json: target_modules names {target!a}, which is no linear module of the served base "
+                f"{base.name}; expected names among {', '.join(MODULES)}"
             )
 
 
@@ -240,11 +242,18 @@ def _chunks(file: RawIOBase, tensor: Tensor, kind: type[np.uint32] | type[np.uin
         yield np.frombuffer(bytearray(chunk), dtype=kind)
 
 
-def _warnings(config: LoraConfig, base: Base, modules: tuple[LoraModule, ...], silent: int) -> Iterator[str]:
+def _warnings(
+    config: LoraConfig, base: Base, prefix: str, modules: tuple[LoraModule, ...], silent: int
+) -> Iterator[str]:
     if silent == len(modules):
         yield "the adapter has no effect: A or B is zero in every module"
     elif silent:
         yield f"{silent} of {len(modules)} modules have no effect: their A or B is zero"
+    for module in modules:
+        if config.has_ambiguous_alpha(module_name(prefix, module.layer, module.module)):
+            place = module_name(prefix, module.layer, module.module)
+            yield f"several patterns in alpha_pattern match {place}; as in PEFT the first one in the file decides"
+            break
     name = config.base_name
     if name is not None and "gemma" in name.lower() and _plain(base.name) not in _plain(name):
         yield f"the adapter was trained on {name!a}; its shapes fit the served base {base.name}"
