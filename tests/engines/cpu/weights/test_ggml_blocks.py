@@ -3,27 +3,13 @@
 import numpy as np
 import pytest
 from gguf import quants
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.constants import GGMLQuantizationType
+from tests.gguf_files import random_blocks
 
 from gemlora.engines.cpu.weights.checkpoint import Quantized
 from gemlora.engines.cpu.weights.ggml_blocks import BLOCK_TYPES, unpack_rows
 
-ROWS, BLOCKS = 64, 6
-
-SCALE_BYTES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
-"""Where the float16 scales of a K-quant block lie; the others start with them."""
-
-
-def random_blocks(type_: GGMLQuantizationType, seed: int = 0) -> np.ndarray:
-    """Rows of blocks with every bit random, the float16 scales ordinary numbers of both signs."""
-    generator = np.random.default_rng(seed)
-    block_bytes = GGML_QUANT_SIZES[type_][1]
-    blocks = generator.integers(0, 256, (ROWS * BLOCKS, block_bytes), np.uint8)
-    starts = SCALE_BYTES.get(type_.name, (0, 2) if type_.name.endswith("_1") else (0,))
-    for start in starts:
-        scales = generator.normal(0, 0.02, (ROWS * BLOCKS, 1)).astype("<f2")
-        blocks[:, start : start + 2] = scales.view(np.uint8)
-    return blocks.reshape(ROWS, -1)
+ROWS, COLUMNS = 64, 1536
 
 
 def dequantized(rows: Quantized) -> np.ndarray:
@@ -37,16 +23,26 @@ def dequantized(rows: Quantized) -> np.ndarray:
 
 @pytest.mark.parametrize("type_", BLOCK_TYPES, ids=lambda type_: type_.name)
 def test_random_blocks_keep_every_bit(type_: GGMLQuantizationType) -> None:
-    raw = random_blocks(type_)
+    raw = random_blocks(type_, ROWS, COLUMNS)
     rows = unpack_rows(raw, type_)
-    expected = quants.dequantize(raw, type_)
-    assert rows.q.shape == expected.shape
+    assert rows.q.shape == (ROWS, COLUMNS)
     assert rows.q.dtype == np.int8
-    np.testing.assert_array_equal(dequantized(rows), expected)
+    np.testing.assert_array_equal(dequantized(rows), quants.dequantize(raw, type_))
+
+
+@pytest.mark.parametrize("type_", BLOCK_TYPES, ids=lambda type_: type_.name)
+def test_what_comes_out_is_what_the_type_promises(type_: GGMLQuantizationType) -> None:
+    rows = unpack_rows(random_blocks(type_, ROWS, COLUMNS), type_)
+    storage = BLOCK_TYPES[type_].storage
+    assert rows.scales.dtype == storage.dtype
+    assert rows.scales.shape == (ROWS, COLUMNS // (storage.group or 0))
+    assert (rows.minimums is not None) == storage.minimums
+    if rows.minimums is not None:
+        assert rows.minimums.dtype == storage.dtype
 
 
 def test_q8_0_keeps_minus_128() -> None:
-    raw = random_blocks(GGMLQuantizationType.Q8_0)
+    raw = random_blocks(GGMLQuantizationType.Q8_0, ROWS, COLUMNS)
     raw[0, 2] = 0x80
     rows = unpack_rows(raw, GGMLQuantizationType.Q8_0)
     assert rows.q[0, 0] == -128
@@ -57,5 +53,4 @@ def test_q8_0_keeps_minus_128() -> None:
 def test_what_the_library_quantises_comes_back(name: str) -> None:
     type_ = GGMLQuantizationType[name]
     raw = quants.quantize(np.random.default_rng(1).normal(0, 0.02, (ROWS, 96)).astype(np.float32), type_)
-    rows = unpack_rows(raw, type_)
-    np.testing.assert_array_equal(dequantized(rows), quants.dequantize(raw, type_))
+    np.testing.assert_array_equal(dequantized(unpack_rows(raw, type_)), quants.dequantize(raw, type_))
