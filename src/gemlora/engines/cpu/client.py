@@ -15,7 +15,7 @@ from msgspec import MsgspecError
 from msgspec.structs import replace
 
 from gemlora.engines.contract import EngineStats, GenerateRequest, ModelFacts, Output
-from gemlora.engines.cpu.frames import Cancel, Counted, Delivered, Event, Failed, Ready, Start, Submit
+from gemlora.engines.cpu.frames import Cancel, Counted, Delivered, Event, Failed, Ready, Start, Started, Submit
 from gemlora.engines.cpu.options import CpuOptions
 from gemlora.engines.cpu.process import WorkerProcess
 from gemlora.engines.cpu.stream import Stream
@@ -155,6 +155,8 @@ class CpuEngine:
         match event:
             case Counted(stats):
                 self._stats = stats
+            case Started(id) if stream := self._streams.get(id):
+                stream.started = True
             case Delivered(id, tokens, finish_reason) if stream := self._streams.get(id):
                 self._delay = FIRST_DELAY
                 was_suspect = stream.suspect
@@ -168,8 +170,8 @@ class CpuEngine:
                 self._submit()
 
     def _mourn(self) -> None:
-        """Note the death with every request that the worker had, and give up those that may have caused it."""
-        for stream in [stream for stream in self._streams.values() if stream.sent]:
+        """Note the death with all requests, and give up those that may have caused it too often."""
+        for stream in list(self._streams.values()):
             stream.bereave()
             if stream.hopeless:
                 del self._streams[stream.id]

@@ -7,7 +7,7 @@ does not depend on its neighbours and storing keys and values twice changes noth
 import logging
 import time
 from collections.abc import Sequence as Several
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gemlora.engines.contract import AdapterRef, EngineStats, FinishReason, GenerateRequest
 from gemlora.engines.cpu.batch import Batch, Chunk
-from gemlora.engines.cpu.frames import Cancel, Command, Counted, Delivered, Event, Failed, Shutdown, Submit
+from gemlora.engines.cpu.frames import Cancel, Command, Counted, Delivered, Event, Failed, Shutdown, Started, Submit
 from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
 from gemlora.engines.cpu.sequence import Sequence
@@ -116,6 +116,7 @@ class StepLoop:
 
     def run(self) -> None:
         """Step until told to shut down."""
+        self._report(0)
         while self.step():
             pass
 
@@ -126,6 +127,7 @@ class StepLoop:
         started = time.monotonic()
         self._acquire_adapters()
         chunks = self._scheduler.next_chunks()
+        self._announce(chunks)
         for sequence, token in self._compute(chunks):
             self._deliver(sequence, token)
         self._idle = not chunks
@@ -180,6 +182,13 @@ class StepLoop:
                 continue
             if sequence.adapter is None and not self._adapters.is_loading(ref):
                 break
+
+    def _announce(self, chunks: Several[Chunk]) -> None:
+        """Name the sequences that start now, so that the client knows whose fault it may be if the process dies."""
+        started = [Started(chunk.sequence.request.id) for chunk in chunks if not chunk.sequence.computed]
+        if started:
+            self._events += started
+            self._flush()
 
     def _compute(self, chunks: Several[Chunk]) -> list[Drawn]:
         if not chunks:
@@ -253,11 +262,17 @@ class StepLoop:
             adapters=len(self._adapters.digests),
             adapter_bytes=self._adapters.reserved,
             preemptions=self._scheduler.preemptions,
-            **asdict(self._counters),
+            steps=self._counters.steps,
+            step_seconds=self._counters.step_seconds,
+            prompt_tokens=self._counters.prompt_tokens,
+            output_tokens=self._counters.output_tokens,
         )
         if stats != self._reported:
             self._events.append(Counted(stats))
             self._reported = stats
+        self._flush()
+
+    def _flush(self) -> None:
         if self._events:
             self._mailbox.send(self._events)
             self._events = []

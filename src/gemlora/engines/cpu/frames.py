@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from gemlora.engines.contract import EngineStats, FinishReason, GenerateRequest, ModelFacts
 from gemlora.engines.cpu.options import CpuOptions
-from gemlora.errors import AdapterInvalid, EngineFailed, GemloraError, InvalidRequest, WeightsInvalid
+from gemlora.errors import AdapterInvalid, EngineFailed, GemloraError, InvalidRequest, SettingsInvalid, WeightsInvalid
 
 LENGTH_BYTES = 4
 LONGEST_FRAME = 1 << 26
@@ -18,6 +18,7 @@ FAILURES: dict[str, type[GemloraError]] = {
     "adapter": AdapterInvalid,
     "request": InvalidRequest,
     "weights": WeightsInvalid,
+    "settings": SettingsInvalid,
     "engine": EngineFailed,
 }
 """Errors by the name under which they travel; the first that fits is taken, all others travel as `engine`."""
@@ -54,6 +55,12 @@ class Ready(Struct, frozen=True, tag="ready"):
     facts: ModelFacts
 
 
+class Started(Struct, frozen=True, tag="started"):
+    """The request is about to be computed, for the first time or again; said before anything can go wrong with it."""
+
+    id: str
+
+
 class Delivered(Struct, frozen=True, tag="delivered"):
     """New tokens of a request; with a finish reason it has ended."""
 
@@ -87,7 +94,7 @@ class Counted(Struct, frozen=True, tag="counted"):
     stats: EngineStats
 
 
-Event = Ready | Delivered | Failed | Counted
+Event = Ready | Started | Delivered | Failed | Counted
 
 Frame = TypeVar("Frame")
 

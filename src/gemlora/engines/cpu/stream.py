@@ -10,18 +10,22 @@ from gemlora.errors import GemloraError
 
 SUSPICIOUS_SETBACKS = 2
 MOST_SETBACKS = 3
+"""Deaths of the worker while it computed the request, without one more token in between."""
+
 MOST_DEATHS = 10
+"""The same, whatever came in between."""
 
 
 class Stream:
     """A request under way.
 
     All tokens are kept, 4 bytes each, since a restarted worker needs them; so a slow consumer costs nothing more and
-    loses nothing. `sent` says whether the present worker has the request.
+    loses nothing. `sent` says whether the present worker has the request, `started` whether it computes it.
     """
 
     def __init__(self, request: GenerateRequest) -> None:
         self.sent = False
+        self.started = False
         self._request = request
         self._tokens = array("i")
         self._taken = 0
@@ -38,7 +42,7 @@ class Stream:
 
     @property
     def suspect(self) -> bool:
-        """Whether workers died repeatedly while they had it, and none got one more token out of it."""
+        """Whether workers died repeatedly while they computed it, and none got one more token out of it."""
         return self._setbacks >= SUSPICIOUS_SETBACKS
 
     @property
@@ -52,10 +56,11 @@ class Stream:
         return replace(self._request, generated=(*self._request.generated, *self._tokens))
 
     def bereave(self) -> None:
-        """Note that the worker died which had it."""
-        self.sent = False
-        self._setbacks += 1
-        self._deaths += 1
+        """Note that the worker died."""
+        if self.started:
+            self._setbacks += 1
+            self._deaths += 1
+        self.sent = self.started = False
 
     def deliver(self, tokens: tuple[int, ...], finish_reason: FinishReason | None) -> None:
         """Add what the worker sent."""

@@ -22,7 +22,7 @@ from gemlora.engines.cpu.options import CpuOptions
 from gemlora.engines.cpu.runner import Runner
 from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
-from gemlora.engines.cpu.weights.packed import PackedModel
+from gemlora.engines.cpu.weights.packed import PackedModel, facts
 from gemlora.errors import EngineFailed, GemloraError, SettingsInvalid
 from gemlora.kernels.native import NativeKernels
 
@@ -56,18 +56,7 @@ def build(options: CpuOptions, mailbox: SocketMailbox) -> tuple[ModelFacts, Step
         mailbox, scheduler, runner, Sampler(kernels), adapters,
         context_window=window, vocabulary=config.vocabulary,
     )  # fmt: skip
-    facts = ModelFacts(
-        name=model.name,
-        family=model.family,
-        digest=model.digest,
-        quantization=model.quantize,
-        context_window=window,
-        layers=len(config.layers),
-        vocabulary=config.vocabulary,
-        modules=config.modules,
-        tokenizer=str(model.tokenizer_path),
-    )
-    return facts, loop
+    return facts(model, window), loop
 
 
 def serve(connection: socket.socket, build: Builder) -> None:
@@ -79,14 +68,14 @@ def serve(connection: socket.socket, build: Builder) -> None:
     if not isinstance(first[0], Start):
         return
     try:
-        facts, loop = build(first[0].options, mailbox)
+        served, loop = build(first[0].options, mailbox)
     except Exception as error:
         if not isinstance(error, GemloraError):
             logger.error("the engine could not be built", exc_info=error)
             error = EngineFailed(f"The engine could not be started: {error}")
         mailbox.send([Failed.of("", error)])
         return
-    mailbox.send([Ready(facts)])
+    mailbox.send([Ready(served)])
     loop.run()
 
 

@@ -1,0 +1,149 @@
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.stepping import Bench, alone, request
+
+from gemlora.engines.contract import FinishReason
+from gemlora.engines.cpu.blocks import BLOCK_SIZE, blocks_for
+
+
+def test_those_that_decode_come_first_and_a_prompt_gets_the_rest() -> None:
+    bench = Bench(step_tokens=16)
+    bench.submit(request("a"), request("b"))
+    bench.step()
+    bench.submit(request("long", range(1, 41)))
+    bench.step(3)
+    assert bench.runner.rows == [6, 16, 16, 2 + 12]
+    assert bench.running("long").remaining == 1
+
+
+def test_a_step_computes_no_more_tokens_than_it_may() -> None:
+    bench = Bench(step_tokens=20)
+    bench.submit(*(request(str(i), range(1, 36)) for i in range(6)))
+    bench.run()
+    assert max(bench.runner.rows) == 20
+
+
+def test_no_more_sequences_run_than_may() -> None:
+    bench = Bench(max_sequences=2)
+    bench.submit(*(request(str(i)) for i in range(5)))
+    bench.step()
+    assert [sequence.request.id for sequence in bench.scheduler.running] == ["0", "1"]
+    assert len(bench.scheduler.waiting) == 3
+
+
+def test_every_running_sequence_moves_in_every_step_even_if_there_are_more_than_tokens() -> None:
+    bench = Bench(max_sequences=100, step_tokens=16)
+    bench.submit(*(request(str(i), [1]) for i in range(40)))
+    bench.step()
+    assert len(bench.scheduler.running) == 16
+    before = {sequence.request.id: sequence.generated for sequence in bench.scheduler.running}
+    bench.step()
+    assert all(bench.running(id).generated == count + 1 for id, count in before.items())
+
+
+def test_a_large_request_is_not_overtaken_for_ever() -> None:
+    bench = Bench(blocks=8)
+    bench.submit(*(request(f"small {i}", range(1, 41), max_tokens=20) for i in range(2)))
+    bench.step()
+    large, later = request("large", [7] * 7 * BLOCK_SIZE), request("later", range(1, 41))
+    bench.submit(large, later)
+    bench.step()
+    assert [sequence.request.id for sequence in bench.scheduler.waiting] == ["large", "later"]
+    while any(s.request.id == "large" for s in bench.scheduler.waiting):
+        assert not any(s.request.id == "later" for s in bench.scheduler.running)
+        bench.step()
+
+
+def test_the_newest_gives_way_when_blocks_run_out_and_loses_no_token() -> None:
+    requests = [request(str(i), [i + 1] * 30, max_tokens=60) for i in range(3)]
+    bench = Bench(blocks=7)
+    bench.submit(*requests)
+    while not bench.scheduler.preemptions:
+        bench.step()
+    assert [sequence.request.id for sequence in bench.scheduler.waiting] == ["2"]
+    assert bench.running("2").blocks == []
+    bench.run()
+    assert [bench.tokens(one.id) for one in requests] == alone(*requests)
+    assert bench.pool.free == 7
+
+
+def test_a_sequence_that_needs_all_blocks_ends() -> None:
+    bench = Bench(blocks=4)
+    bench.submit(request("a", [1] * 64, max_tokens=1000), request("b", [2] * 64, max_tokens=1000))
+    bench.run()
+    for id in "ab":
+        assert len(bench.tokens(id)) == 4 * BLOCK_SIZE - 64
+        assert bench.finish_reason(id) is FinishReason.LENGTH
+
+
+class Company(RuleBasedStateMachine):
+    """Requests come, go and are computed; afterwards everything is as it was."""
+
+    @initialize(
+        blocks=st.integers(2, 12), most=st.integers(1, 8), step_tokens=st.integers(1, 40), adapters=st.integers(1, 3)
+    )
+    def start(self, blocks: int, most: int, step_tokens: int, adapters: int) -> None:
+        self.bench = Bench(blocks, most, step_tokens, adapters)
+        self.requests = {}
+        self.cancelled = set()
+
+    @rule(
+        first=st.integers(0, 40), length=st.integers(1, 50), max_tokens=st.integers(1, 50),
+        temperature=st.sampled_from([0.0, 1.0]), penalty=st.sampled_from([0.0, 0.5]),
+        adapter=st.sampled_from([None, None, "one", "two", "three", "four"]),
+    )  # fmt: skip
+    def submit(
+        self, first: int, length: int, max_tokens: int, temperature: float, penalty: float, adapter: str | None
+    ) -> None:
+        id = str(len(self.requests))
+        self.requests[id] = request(
+            id, [(first + i) % 45 for i in range(length)], max_tokens,
+            adapter=adapter, temperature=temperature, frequency_penalty=penalty, seed=first,
+        )  # fmt: skip
+        self.bench.submit(self.requests[id])
+
+    @rule(choice=st.integers(0))
+    def cancel(self, choice: int) -> None:
+        if self.requests:
+            id = str(choice % len(self.requests))
+            self.bench.cancel(id)
+            self.cancelled.add(id)
+
+    @rule(times=st.integers(1, 12))
+    def step(self, times: int) -> None:
+        self.bench.step(times)
+
+    @invariant()
+    def every_block_is_free_or_belongs_to_one_running_sequence(self) -> None:
+        held = [block for sequence in self.bench.scheduler.running for block in sequence.blocks]
+        assert len(held) == len(set(held))
+        assert len(held) + self.bench.pool.free == self.bench.pool.total
+        assert not any(sequence.blocks or sequence.computed for sequence in self.bench.scheduler.waiting)
+
+    @invariant()
+    def running_sequences_have_blocks_for_what_is_computed(self) -> None:
+        assert all(len(s.blocks) >= blocks_for(s.computed) for s in self.bench.scheduler.running)
+
+    @invariant()
+    def limits_are_kept(self) -> None:
+        assert max(self.bench.runner.rows, default=0) <= self.bench.scheduler._step_tokens
+        assert len(self.bench.scheduler.running) <= self.bench.scheduler._most_running
+
+    def teardown(self) -> None:
+        if not hasattr(self, "bench"):
+            return
+        self.bench.run()
+        assert self.bench.pool.free == self.bench.pool.total
+        assert not self.bench.loop._sequences
+        assert not self.bench.adapters._users
+        for id, one in self.requests.items():
+            if len(one.prompt) >= self.bench.scheduler.capacity:
+                assert self.bench.failure(id).failure == "request"
+            elif id not in self.cancelled:
+                expected = alone(one)[0][: self.bench.scheduler.capacity - len(one.prompt)]
+                assert self.bench.tokens(id) == expected
+
+
+TestCompany = Company.TestCase
+TestCompany.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

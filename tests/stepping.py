@@ -1,0 +1,217 @@
+"""A step loop without model, socket and process: its tokens are a pure function of each sequence's own tokens."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemlora.engines.contract import AdapterRef, FinishReason, GenerateRequest, Sampling
+from gemlora.engines.cpu.adapters import AdapterPool
+from gemlora.engines.cpu.batch import Batch
+from gemlora.engines.cpu.blocks import BLOCK_SIZE, BlockPool
+from gemlora.engines.cpu.engine import StepLoop
+from gemlora.engines.cpu.frames import Cancel, Command, Counted, Delivered, Event, Failed, Shutdown, Submit
+from gemlora.engines.cpu.sampler import Sampler
+from gemlora.engines.cpu.scheduler import Scheduler
+from gemlora.engines.cpu.sequence import Sequence
+from gemlora.errors import AdapterInvalid
+from gemlora.kernels import LoraWeights
+from gemlora.kernels.reference import ReferenceKernels
+
+VOCABULARY = 50
+CONTEXT = 512
+
+DRAWN = 45
+"""Tokens that can be drawn; the others have special meanings in prompts."""
+NOT_FINITE = 47
+"""Makes the logits NaN."""
+RAISING = 48
+"""Makes the forward pass raise."""
+ADAPTER_SIZE = 100
+BROKEN = "broken"
+
+
+def logits_of(tokens: NDArray[np.int32], adapter: LoraWeights | None) -> NDArray[np.float32]:
+    """The logits [V] after a sequence: random, but always the same for the same tokens and adapter."""
+    digest = hashlib.sha256(tokens.astype(np.int32).tobytes() + (adapter.digest if adapter else "").encode()).digest()
+    if NOT_FINITE in tokens:
+        return np.full(VOCABULARY, np.nan, np.float32)
+    values = np.frombuffer(b"".join(hashlib.sha256(digest + bytes([i])).digest() for i in range(2)), np.uint8)
+    logits = np.full(VOCABULARY, -np.inf, np.float32)
+    logits[:DRAWN] = values[:DRAWN] / np.float32(32)
+    return logits
+
+
+class PagedRunner:
+    """Keeps nothing but the tokens in its paged cache and reads them back through the block tables.
+
+    So a block that is shared, lost or too early reused changes tokens.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        self.cache = np.full((blocks, BLOCK_SIZE), -1, np.int32)
+        self.rows: list[int] = []
+
+    def forward(self, batch: Batch) -> NDArray[np.float32]:
+        self.rows.append(len(batch.tokens))
+        blocks = batch.block_tables[batch.sequence_of_row, batch.positions // BLOCK_SIZE]
+        self.cache[blocks, batch.positions % BLOCK_SIZE] = batch.tokens
+        if RAISING in batch.tokens:
+            raise RuntimeError("poisonous token")
+        return np.stack([self._logits(batch, row) for row in batch.logit_rows]) if len(batch.logit_rows) else NOTHING
+
+    def _logits(self, batch: Batch, row: int) -> NDArray[np.float32]:
+        table = batch.block_tables[batch.sequence_of_row[row]]
+        tokens = self.cache[table].reshape(-1)[: batch.positions[row] + 1]
+        segment = np.searchsorted(batch.segments.ends, row, side="right")
+        return logits_of(tokens, batch.segments.adapters[segment])
+
+
+NOTHING = np.zeros((0, VOCABULARY), np.float32)
+
+
+class ListMailbox:
+    """Commands are put in, events are taken out."""
+
+    def __init__(self) -> None:
+        self.commands: list[Command] = []
+        self.events: list[Event] = []
+        self.waited = False
+
+    def receive(self, wait: bool) -> list[Command]:
+        self.waited = wait and not self.commands
+        commands, self.commands = self.commands, []
+        return commands
+
+    def send(self, events: list[Event]) -> None:
+        self.events += events
+
+
+class EmptyLoader:
+    """Adapters without pairs; their digests alone change the logits of `PagedRunner`."""
+
+    def size(self, ref: AdapterRef) -> int:
+        return ADAPTER_SIZE
+
+    def load(self, ref: AdapterRef) -> LoraWeights:
+        if ref.digest == BROKEN:
+            raise AdapterInvalid("this adapter is broken")
+        return LoraWeights(ref.digest, {})
+
+
+class LateExecutor(Executor):
+    """Runs what was submitted when the test says so."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Callable[[], None]] = []
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function(*arguments, **named))
+            except Exception as error:
+                future.set_exception(error)
+
+        self.tasks.append(run)
+        return future
+
+    def run(self) -> None:
+        tasks, self.tasks = self.tasks, []
+        for task in tasks:
+            task()
+
+
+class Bench:
+    """A step loop that a test drives by hand, and everything that came out of it."""
+
+    def __init__(
+        self, blocks: int = 64, max_sequences: int = 8, step_tokens: int = 64, adapters: int = 4, context: int = CONTEXT
+    ) -> None:
+        self.pool = BlockPool(blocks)
+        self.runner = PagedRunner(blocks)
+        self.mailbox = ListMailbox()
+        self.executor = LateExecutor()
+        self.scheduler = Scheduler(self.pool, max_sequences, step_tokens)
+        self.adapters = AdapterPool(EmptyLoader(), adapters * ADAPTER_SIZE, self.executor, lambda: None)
+        self.loop = StepLoop(
+            self.mailbox,
+            self.scheduler,
+            self.runner,
+            Sampler(ReferenceKernels()),
+            self.adapters,
+            context_window=min(context, self.scheduler.capacity),
+            vocabulary=VOCABULARY,
+        )
+
+    def submit(self, *requests: GenerateRequest) -> None:
+        self.mailbox.commands += [Submit(request) for request in requests]
+
+    def cancel(self, id: str) -> None:
+        self.mailbox.commands.append(Cancel(id))
+
+    def step(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.executor.run()
+            assert self.loop.step()
+
+    def run(self, most: int = 10_000) -> None:
+        """Step until nothing is left."""
+        self.step()
+        while self.scheduler.running or self.scheduler.waiting:
+            assert (most := most - 1), "the loop makes no progress"
+            self.step()
+
+    def shut_down(self) -> bool:
+        self.mailbox.commands.append(Shutdown())
+        return not self.loop.step()
+
+    def tokens(self, id: str) -> tuple[int, ...]:
+        return sum((e.tokens for e in self.mailbox.events if isinstance(e, Delivered) and e.id == id), ())
+
+    def finish_reason(self, id: str) -> FinishReason | None:
+        reasons = [e.finish_reason for e in self.mailbox.events if isinstance(e, Delivered) and e.id == id]
+        assert None not in reasons[-1:], f"{id} has not ended"
+        return reasons[-1] if reasons else None
+
+    def failure(self, id: str) -> Failed:
+        (failed,) = [e for e in self.mailbox.events if isinstance(e, Failed) and e.id == id]
+        return failed
+
+    def stats(self) -> Any:
+        return [e.stats for e in self.mailbox.events if isinstance(e, Counted)][-1]
+
+    def running(self, id: str) -> Sequence:
+        (sequence,) = [s for s in (*self.scheduler.running, *self.scheduler.waiting) if s.request.id == id]
+        return sequence
+
+
+def request(
+    id: str, prompt: Iterable[int] = (1, 2, 3), max_tokens: int = 8, *, stop: tuple[int, ...] = (),
+    adapter: str | None = None, generated: tuple[int, ...] = (), **sampling: Any,
+) -> GenerateRequest:  # fmt: skip
+    """A request; greedy unless a temperature is given."""
+    return GenerateRequest(
+        id=id,
+        prompt=tuple(prompt),
+        max_tokens=max_tokens,
+        sampling=Sampling(**{"seed": 0, "temperature": 0.0, **sampling}),
+        stop_tokens=stop,
+        adapter=AdapterRef(adapter, "", "") if adapter else None,
+        generated=generated,
+    )
+
+
+def alone(*requests: GenerateRequest) -> list[tuple[int, ...]]:
+    """The tokens of each request when there is no other."""
+    outputs = []
+    for one in requests:
+        bench = Bench(step_tokens=CONTEXT)
+        bench.submit(one)
+        bench.run()
+        outputs.append(bench.tokens(one.id))
+    return outputs
