@@ -5,7 +5,6 @@ listens before everything is ready.
 """
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -21,10 +20,9 @@ from gemlora.accounts.repository import AccountRepository
 from gemlora.accounts.service import Accounts, FirstAccess
 from gemlora.api.application import Limits, Services, create_api
 from gemlora.api.health import Lifecycle
-from gemlora.api.server import Server
+from gemlora.api.server import Server, bound_socket
 from gemlora.engines.contract import Engine
 from gemlora.engines.cpu.weights.progress import Progress
-from gemlora.errors import SettingsInvalid
 from gemlora.playground.page import Playground
 from gemlora.registry.adapters import Adapters
 from gemlora.registry.models import AdapterLimits, Base, Catalogue, Model, served_model
@@ -115,7 +113,7 @@ async def open_application(
 async def _serve(
     settings: Settings, announce: Callable[[Announcement], None], progress: Progress, log: FilteringBoundLogger
 ) -> None:
-    with _bound(settings.host, settings.port) as listener:
+    with bound_socket(settings.host, settings.port) as listener:
         async with open_application(settings, progress, log) as application:
             host, port = listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
@@ -166,15 +164,3 @@ def _model(settings: Settings, engine: Engine) -> Model:
     weights = "fake" if settings.engine == "fake" else settings.weights
     limits = AdapterLimits(settings.max_adapter_rank, settings.max_adapter_bytes)
     return served_model(settings.model, weights, Base.of(engine.facts), limits, settings.default_adapter)
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket that has the address but does not listen yet, so that a taken port shows before the model is loaded."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        raise SettingsInvalid(f"--host {host} --port {port}: {error.strerror}") from error
-    return listener

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tests.api.parts import RUN, TOKEN, Parts
 
-from gemlora.api.server import Server
+from gemlora.api.server import Server, bound_socket
 
 
 class QuietServer(Server):
@@ -30,7 +30,7 @@ class RealServer:
     @classmethod
     @asynccontextmanager
     async def running(cls, parts: Parts, drain_seconds: float = 1) -> AsyncIterator["RealServer"]:
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = bound_socket("127.0.0.1", 0)
         ready = asyncio.Event()
         server = QuietServer(parts.api, parts.lifecycle, drain_seconds, ready.set)
         task = asyncio.create_task(server.serve([listener]))
@@ -47,8 +47,12 @@ class RealServer:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """A raw connection, dropped at the end."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        """A raw connection with a small receive buffer, dropped at the end."""
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+        connection.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", self.port))
+        reader, writer = await asyncio.open_connection(sock=connection)
         try:
             yield reader, writer
         finally:

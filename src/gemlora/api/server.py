@@ -14,12 +14,21 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gemlora.api.health import Lifecycle, Phase
 from gemlora.api.streaming import ABORT_EXTENSION
+from gemlora.errors import SettingsInvalid
+
+UNSENT_BYTES = 32 << 10
+"""Bytes of an answer that wait in this process, and as many in the kernel, before the generation waits too."""
 
 LOGGER = logging.getLogger("gemlora.server")
 
 
 class Connection(HttpToolsProtocol):
     """One client connection; requests carry a way to drop it together with what is unsent."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Called when a client has connected."""
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=UNSENT_BYTES)
 
     def on_message_begin(self) -> None:
         """Called by the parser before a request's first byte."""
@@ -66,3 +75,23 @@ class Server(uvicorn.Server):
     def _drop_connections(self) -> None:
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A socket that has the address but does not listen yet, so that a taken port shows before a model is loaded.
+
+    Raises `SettingsInvalid`.
+    """
+    listener: socket.socket | None = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted connections inherit it. Left to itself, the kernel would buffer a whole answer for a stalled reader.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT_BYTES)
+        listener.bind(address)
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        raise SettingsInvalid(f"--host {host} --port {port}: {error.strerror}") from error
+    return listener

@@ -1,0 +1,125 @@
+"""Streams: the exact bytes, the same text as the whole answer, and an end without [DONE] when something fails."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+from msgspec.structs import replace
+from tests.api.parts import RUN, TOKEN, Parts
+from tests.api.real_server import RealServer, eventually, run_request
+
+from gemlora.api.application import Limits
+from gemlora.api.run import events
+from gemlora.engines.contract import FinishReason
+from gemlora.engines.fake import FAKE_FACTS, FakeEngine
+from gemlora.errors import EngineFailed
+from gemlora.serving.service import Ending, Piece, Usage
+
+STREAM = {"prompt": "Hello", "stream": True, "seed": 7}
+
+
+def payloads(body: str) -> list[dict[str, Any]]:
+    """What the events of a complete stream carry."""
+    lines = body.split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""]
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+
+
+async def test_the_bytes_are_those_of_the_hosted_service() -> None:
+    async def rest() -> Any:
+        yield Piece("→ ü")
+        yield Ending(Usage(11, 2), FinishReason.STOP)
+
+    stream = b"".join([chunk async for chunk in events(Piece("Hi"), rest())])
+
+    assert stream.decode() == (
+        'data: {"response":"Hi"}\n\n'
+        'data: {"response":"→ ü"}\n\n'
+        'data: {"response":""}\n\n'
+        'data: {"response":"","usage":{"prompt_tokens":11,"completion_tokens":2,"total_tokens":13},'
+        '"finish_reason":"stop"}\n\n'
+        "data: [DONE]\n\n"
+    )
+
+
+async def test_an_answer_without_text_is_an_empty_chunk_usage_and_done(client: httpx.AsyncClient, parts: Parts) -> None:
+    parts.engine._length = 0
+
+    response = await client.post(RUN, json=STREAM)
+
+    assert [payload["response"] for payload in payloads(response.text)] == ["", ""]
+
+
+async def test_a_stream_has_the_headers_that_clients_read(client: httpx.AsyncClient) -> None:
+    response = await client.post(RUN, json={**STREAM, "lora": "pirate"})
+
+    assert response.headers["content-type"] == "text/event-stream"
+    assert response.headers["gemlora-adapter"] == f"pirate@{'ab' * 32}"
+    assert len(response.headers["cf-ai-req-id"]) == 36
+    assert "content-length" not in response.headers
+
+
+@pytest.mark.parametrize("seed", range(1, 8))
+async def test_the_concatenated_stream_is_the_whole_answer(seed: int) -> None:
+    """The alphabet's bytes often make no character, so pieces of characters must wait for each other."""
+    parts = Parts(FakeEngine(alphabet=[*"aé→😀".encode()], length=200))
+    transport = httpx.ASGITransport(parts.api)
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://gemlora", headers=headers) as client:
+        body = {"prompt": "x", "seed": seed}
+        whole = (await client.post(RUN, json=body)).json()["result"]
+        streamed = payloads((await client.post(RUN, json={**body, "stream": True})).text)
+
+    assert "".join(payload["response"] for payload in streamed) == whole["response"]
+    assert streamed[-1]["usage"] == whole["usage"]
+    assert streamed[-1]["finish_reason"] == whole["finish_reason"]
+    assert all(payload["response"] for payload in streamed[:-2])
+
+
+async def test_a_failure_in_the_middle_closes_the_stream_without_done(parts: Parts) -> None:
+    parts.engine.fail_next(EngineFailed("broken"), after_tokens=3)
+    async with RealServer.running(parts) as server:
+        answer = await server.exchange(run_request(json.dumps(STREAM).encode()))
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.count(b'{"response":') == 3
+    assert b"[DONE]" not in answer
+    assert not answer.endswith(b"0\r\n\r\n")
+    assert parts.engine.live == 0
+
+
+async def test_tokens_are_sent_as_they_come() -> None:
+    parts = Parts(FakeEngine(token_seconds=0.05))
+    async with RealServer.running(parts) as server, server.connection() as (reader, writer):
+        writer.write(run_request(json.dumps(STREAM).encode()))
+        await reader.readuntil(b'data: {"response":')
+
+        assert parts.engine.live == 1
+
+
+async def test_a_reader_that_stalls_is_cut_off_and_its_sequence_freed() -> None:
+    engine = FakeEngine(replace(FAKE_FACTS, context_window=1 << 30), length=1 << 30)
+    parts = Parts(engine, Limits(write_stall_seconds=0.2))
+    async with RealServer.running(parts) as server, server.connection() as (reader, writer):
+        body = {**STREAM, "max_tokens": 1 << 29}
+        writer.write(run_request(json.dumps(body).encode()))
+        await eventually(lambda: engine.live == 1)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await eventually(lambda: engine.live == 0, 5)
+        await eventually(lambda: not server.server.server_state.connections)
+
+    assert any(line["event"] == "stream stalled" for line in parts.log_lines)
+
+
+async def test_a_slow_reader_that_makes_progress_gets_everything() -> None:
+    parts = Parts(FakeEngine(length=3000), Limits(write_stall_seconds=1))
+    async with RealServer.running(parts) as server, server.connection() as (reader, writer):
+        writer.write(run_request(json.dumps({**STREAM, "max_tokens": 4000}).encode()))
+        answer = b""
+        while not answer.endswith(b"0\r\n\r\n"):
+            answer += await reader.read(20000)
+            await asyncio.sleep(0.005)
+
+    assert b"data: [DONE]" in answer
