@@ -9,6 +9,9 @@ from gemlora.errors import Forbidden, Unauthenticated
 
 AUTHENTICATION_ERROR = "Authentication error"
 
+PLACEHOLDER_ACCOUNT = "your-account-id"
+"""What the model page's Python example says in place of an account's id; here it means the token's account."""
+
 
 class Authenticator(Protocol):
     """What knows the tokens."""
@@ -34,7 +37,7 @@ class Authentication:
     async def account_owner(self, request: Request) -> None:
         """Admit the tokens of the account in the path; a foreign account looks like one that does not exist."""
         await self.token_owner(request)
-        if request.path_params["account_id"] != caller_of(request).account_id:
+        if request.path_params["account_id"] not in (caller_of(request).account_id, PLACEHOLDER_ACCOUNT):
             raise Forbidden(AUTHENTICATION_ERROR)
 
 
