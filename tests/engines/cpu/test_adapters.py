@@ -61,6 +61,7 @@ def test_beside_an_unquantised_base_an_adapter_keeps_its_values_and_dtype(tmp_pa
         assert np.array_equal(b.astype(np.float32), pairs[key].b.float().numpy().T)
         assert a.flags.c_contiguous
         assert b.flags.c_contiguous
+        assert a.ctypes.data % 64 == b.ctypes.data % 64 == 0
         assert scale == pairs[key].scale
 
 
