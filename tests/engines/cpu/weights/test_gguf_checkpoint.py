@@ -20,7 +20,7 @@ from gemlora.errors import WeightsInvalid
 from gemlora.kernels import Format
 
 F32, Q8_0 = GGMLQuantizationType.F32, GGMLQuantizationType.Q8_0
-SUPPORTED = "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K".split()
+SUPPORTED = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 FLOATS = {"F32": Format.FLOAT32, "F16": Format.FLOAT16, "BF16": Format.BFLOAT16}
 
 
@@ -132,7 +132,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
 
 def test_head_norms_do_not_belong_to_gemma_2(tmp_path: Path) -> None:
     write_gguf(tmp_path / "tiny.gguf", "gemma2", shapes={"blk.0.attn_q_norm.weight": (64,)})
-    with pytest.raises(WeightsInvalid, match="blk.0.attn_q_norm.weight is not part"):
+    with pytest.raises(WeightsInvalid, match=r"blk.0.attn_q_norm.weight is not part"):
         opened(tmp_path / "tiny.gguf")
 
 

@@ -107,7 +107,7 @@ def test_what_is_not_supported_is_refused_by_name(changes: dict[str, Any], messa
 
 
 def test_a_missing_key_is_named() -> None:
-    with pytest.raises(WeightsInvalid, match="metadata key gemma2.context_length is missing"):
+    with pytest.raises(WeightsInvalid, match=r"metadata key gemma2.context_length is missing"):
         gguf_config(metadata("gemma2", context_length=None), 256000)
-    with pytest.raises(WeightsInvalid, match="general.architecture is None"):
+    with pytest.raises(WeightsInvalid, match=r"general.architecture is None"):
         gguf_config({}, 256000)

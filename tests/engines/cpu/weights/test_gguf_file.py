@@ -109,5 +109,5 @@ def test_an_unknown_tensor_type_is_refused_by_name(file: Path, tmp_path: Path) -
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsInvalid, match="none.gguf: cannot be read"):
+    with pytest.raises(WeightsInvalid, match=r"none.gguf: cannot be read"):
         header_of(tmp_path / "none.gguf")

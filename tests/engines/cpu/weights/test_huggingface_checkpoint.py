@@ -278,7 +278,7 @@ def test_numbers_that_are_not_finite_are_refused_by_name(gemma3: Path, tmp_path:
 
 def test_a_folder_without_a_tokenizer_is_refused(gemma3: Path, tmp_path: Path) -> None:
     (gemma3 / "tokenizer.model").unlink()
-    with pytest.raises(WeightsInvalid, match="neither tokenizer.model nor tokenizer.json"):
+    with pytest.raises(WeightsInvalid, match=r"neither tokenizer.model nor tokenizer.json"):
         packed(gemma3, tmp_path / "packed")
 
 

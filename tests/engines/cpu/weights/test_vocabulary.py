@@ -113,6 +113,20 @@ def test_a_checkpoints_sentencepiece_model_keeps_its_pieces_and_gets_its_turn_ma
         assert after.encode(text) == before.encode(text)
 
 
+def test_the_self_test_of_a_checkpoints_sentencepiece_model_is_left_out(tmp_path: Path) -> None:
+    checkpoint, folder = tmp_path / "checkpoint", tmp_path / "packed"
+    checkpoint.mkdir()
+    folder.mkdir()
+    write_tokenizer(checkpoint / SENTENCEPIECE_FILE)
+    sample = b"\x0a\x0f<start_of_turn>\x12\x0f<start_of_turn>"
+    samples = b"\x0a" + bytes([len(sample)]) + sample
+    with (checkpoint / SENTENCEPIECE_FILE).open("ab") as file:
+        file.write(b"\x22" + bytes([len(samples)]) + samples)
+    assert load(checkpoint).encode("<start_of_turn>", out_type=str) == ["<start_of_turn>"]
+    write_folder_vocabulary(checkpoint, folder, VOCABULARY)
+    assert "<start_of_turn>" not in load(folder).encode("<start_of_turn>", out_type=str)
+
+
 def test_a_checkpoints_tokenizer_json_is_copied_with_its_control_tokens_marked(tmp_path: Path) -> None:
     checkpoint, folder = tmp_path / "checkpoint", tmp_path / "packed"
     checkpoint.mkdir()

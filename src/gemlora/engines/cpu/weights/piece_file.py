@@ -12,6 +12,7 @@ from struct import pack
 PIECES = 1
 TRAINER = 2
 NORMALIZER = 3
+SELF_TEST = 4
 
 MODEL_TYPE_BPE = 2
 

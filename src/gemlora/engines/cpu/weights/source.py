@@ -47,11 +47,20 @@ class GgufSource:
     """A GGUF file, or the pieces that it was cut into."""
 
     paths: tuple[Path, ...]
-    name: str | None = None
+    expected: str | None = None
+    """The digest that its publisher states."""
+
+    @property
+    def name(self) -> str | None:
+        """A GGUF file names itself."""
+        return None
 
     def digest(self, cache: ModelCache, progress: Progress) -> str:
-        """SHA-256 of the whole file."""
-        return cache.digest(self.paths, progress)
+        """SHA-256 of the whole file. Raises `WeightsInvalid` if it is not the expected one."""
+        digest = cache.digest(self.paths, progress)
+        if self.expected not in (None, digest):
+            raise WeightsInvalid(f"{self.paths[0].parent}: the weights are damaged: install or load them again")
+        return digest
 
     @contextmanager
     def opened(self) -> Iterator[Checkpoint]:
@@ -85,7 +94,7 @@ def locate(weights: str, revision: str | None, token: str | None, progress: Prog
     Raises `WeightsInvalid` if there is no such thing.
     """
     if weights == STARTER:
-        return GgufSource(starter_pieces())
+        return GgufSource(starter_pieces(), import_module(STARTER_PACKAGE).EXPECTED_SHA256)
     path = Path(weights).expanduser()
     if path.is_dir():
         return FolderSource(path)
