@@ -1,0 +1,477 @@
+// The Python face of the kernels: checks types, dimensions and sizes of the arrays, releases the GIL, calls.
+#include "kernels.h"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+#include <nanobind/stl/vector.h>
+
+#include <map>
+#include <stdexcept>
+#include <string>
+
+namespace nb = nanobind;
+
+namespace {
+
+using namespace gemlora;
+using ReadOnly = nb::ndarray<nb::ro, nb::device::cpu>;
+using Writable = nb::ndarray<nb::device::cpu>;
+
+[[noreturn]] void refuse(const std::string& name, const std::string& expectation) {
+    throw std::invalid_argument(name + " must be " + expectation);
+}
+
+template <class Array>
+Array array_of(nb::handle object, const char* name) {
+    Array array;
+    if (!nb::try_cast(object, array, false)) {
+        refuse(name, std::is_same_v<Array, Writable> ? "a writable array in main memory" : "an array in main memory");
+    }
+    return array;
+}
+
+template <class Number>
+constexpr const char* type_name() {
+    if constexpr (std::is_same_v<Number, float>) {
+        return "float32";
+    } else if constexpr (std::is_same_v<Number, std::int32_t>) {
+        return "int32";
+    } else if constexpr (std::is_same_v<Number, std::int64_t>) {
+        return "int64";
+    } else if constexpr (std::is_same_v<Number, std::uint64_t>) {
+        return "uint64";
+    } else {
+        static_assert(std::is_same_v<Number, std::uint8_t>);
+        return "uint8";
+    }
+}
+
+std::int64_t extent(const auto& array, std::size_t dimension) {
+    return static_cast<std::int64_t>(array.shape(dimension));
+}
+
+// Strides of dimensions with one element mean nothing.
+bool last_is_contiguous(const auto& array) {
+    const std::size_t last = array.ndim() - 1;
+    return array.shape(last) <= 1 || array.stride(last) == 1;
+}
+
+bool is_contiguous(const auto& array) {
+    std::int64_t step = 1;
+    for (std::size_t i = array.ndim(); i-- > 0;) {
+        if (array.shape(i) > 1 && array.stride(i) != step) {
+            return false;
+        }
+        step *= extent(array, i);
+    }
+    return true;
+}
+
+template <class Number>
+void check_numbers(const auto& array, std::size_t dimensions, const char* name) {
+    if (array.dtype() != nb::dtype<Number>()) {
+        refuse(name, std::string("of type ") + type_name<Number>());
+    }
+    if (array.ndim() != dimensions) {
+        refuse(name, "an array of " + std::to_string(dimensions) + " dimensions");
+    }
+    if (!last_is_contiguous(array)) {
+        refuse(name, "contiguous in its last dimension");
+    }
+}
+
+template <class Number>
+using ArrayOf = std::conditional_t<std::is_const_v<Number>, ReadOnly, Writable>;
+
+template <class Number>
+Rows<Number> rows_of(nb::handle object, const char* name) {
+    const auto array = array_of<ArrayOf<Number>>(object, name);
+    check_numbers<std::remove_const_t<Number>>(array, 2, name);
+    return {static_cast<Number*>(array.data()), extent(array, 0), extent(array, 1), array.stride(0)};
+}
+
+template <class Number>
+Heads<Number> heads_of(nb::handle object, const char* name) {
+    const auto array = array_of<ArrayOf<Number>>(object, name);
+    check_numbers<std::remove_const_t<Number>>(array, 3, name);
+    return {static_cast<Number*>(array.data()), extent(array, 0),  extent(array, 1),
+            extent(array, 2),                   array.stride(0), array.stride(1)};
+}
+
+// [T, K] as [T, 1, K], or [T, H, D].
+template <class Number>
+Heads<Number> rows_or_heads_of(nb::handle object, const char* name) {
+    const auto array = array_of<ArrayOf<Number>>(object, name);
+    if (array.ndim() == 3) {
+        return heads_of<Number>(object, name);
+    }
+    const Rows<Number> rows = rows_of<Number>(object, name);
+    return {rows.data, rows.rows, 1, rows.columns, rows.stride, rows.columns};
+}
+
+template <class Number>
+Span<Number> span_of(nb::handle object, const char* name) {
+    const auto array = array_of<ReadOnly>(object, name);
+    check_numbers<Number>(array, 1, name);
+    return {static_cast<const Number*>(array.data()), extent(array, 0)};
+}
+
+template <class Number>
+Span<Number> span_of(nb::handle object, std::int64_t size, const char* name) {
+    const Span<Number> span = span_of<Number>(object, name);
+    if (span.size != size) {
+        refuse(name, std::to_string(size) + " long");
+    }
+    return span;
+}
+
+void require_size(std::int64_t size, std::int64_t expected, const char* what) {
+    if (size != expected) {
+        throw std::invalid_argument(std::string(what) + ": " + std::to_string(size) + " instead of " +
+                                    std::to_string(expected));
+    }
+}
+
+void require_shape(const auto& array, const auto& like, const char* what) {
+    require_size(array.rows, like.rows, what);
+    if constexpr (requires { array.heads; }) {
+        require_size(array.heads, like.heads, what);
+        require_size(array.size, like.size, what);
+    } else {
+        require_size(array.columns, like.columns, what);
+    }
+}
+
+std::int64_t item_size(Stored type) { return type == Stored::float32 ? 4 : 2; }
+
+// Float numbers that Python cannot name to us (bfloat16) come as bytes or uint16, with their type beside them.
+Numbers numbers_of(const ReadOnly& array, int type, std::int64_t count, const char* name) {
+    if (type < 0 || type > 2) {
+        refuse(std::string(name) + "' type", "0 (float32), 1 (bfloat16) or 2 (float16)");
+    }
+    const auto stored = static_cast<Stored>(type);
+    if (!is_contiguous(array)) {
+        refuse(name, "contiguous");
+    }
+    if (static_cast<std::int64_t>(array.nbytes()) != count * item_size(stored)) {
+        refuse(name, std::to_string(count * item_size(stored)) + " bytes long, not " + std::to_string(array.nbytes()));
+    }
+    return {array.data(), stored};
+}
+
+// Keeps the arrays of a packed matrix alive.
+struct Matrix {
+    PackedMatrix packed{};
+    ReadOnly values, scales, minimums;
+
+    Matrix(std::int64_t rows, std::int64_t columns, int format, nb::handle values_, nb::handle scales_,
+           nb::handle minimums_, std::int64_t group, bool quantize_activations) {
+        constexpr int int8_format = 3;
+        constexpr std::int64_t most = std::int64_t{1} << 31;
+        if (rows < 1 || columns < 1 || rows > most || columns > most) {
+            refuse("rows and columns", "between 1 and 2^31");
+        }
+        packed.rows = rows;
+        packed.columns = columns;
+        packed.integers = format == int8_format;
+        packed.quantize_activations = quantize_activations;
+        values = array_of<ReadOnly>(values_, "values");
+        if (!packed.integers) {
+            packed.group = block_inputs;
+            packed.values = numbers_of(values, format, packed.panels() * panel_size * columns, "values");
+            return;
+        }
+        if (group != 16 && group != 32) {
+            refuse("group", "16 or 32");
+        }
+        packed.group = group;
+        const std::int64_t count = packed.panels() * panel_size * packed.inputs();
+        if (!is_contiguous(values) || static_cast<std::int64_t>(values.nbytes()) != count) {
+            refuse("values", "contiguous and " + std::to_string(count) + " bytes long");
+        }
+        packed.values = {values.data(), Stored::float32};
+        packed.scales = group_numbers(scales, scales_, "scales");
+        if (!minimums_.is_none()) {
+            packed.minimums = group_numbers(minimums, minimums_, "minimums");
+        }
+    }
+
+private:
+    Numbers group_numbers(ReadOnly& kept, nb::handle object, const char* name) const {
+        kept = array_of<ReadOnly>(object, name);
+        const bool half = kept.dtype() == nb::dlpack::dtype{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 16, 1};
+        if (!half && kept.dtype() != nb::dtype<float>()) {
+            refuse(name, "float16 or float32");
+        }
+        return numbers_of(kept, half ? 2 : 0, packed.panels() * panel_size * packed.groups(), name);
+    }
+};
+
+// One adapter: its pairs by layer and module.
+struct Adapter {
+    std::map<std::pair<int, std::string>, LowRank, std::less<>> pairs;
+    std::vector<ReadOnly> kept;
+
+    void add(int layer, const std::string& module, nb::handle a_, int a_type, nb::handle b_, int b_type, float scale) {
+        const auto a = array_of<ReadOnly>(a_, "a"), b = array_of<ReadOnly>(b_, "b");
+        if (a.ndim() != 2 || b.ndim() != 2 || a.shape(0) != b.shape(0)) {
+            refuse("a and b", "[rank, inputs] and [rank, outputs]");
+        }
+        const std::int64_t rank = extent(a, 0), inputs = extent(a, 1), outputs = extent(b, 1);
+        pairs[{layer, module}] = {numbers_of(a, a_type, rank * inputs, "a"), numbers_of(b, b_type, rank * outputs, "b"),
+                                  rank, inputs, outputs, scale};
+        kept.push_back(a);
+        kept.push_back(b);
+    }
+};
+
+// Which rows use which adapter; the objects are kept alive.
+struct Segments {
+    std::vector<const Adapter*> adapters; // null: none
+    std::vector<std::int64_t> ends;
+    nb::object kept;
+
+    Segments(const nb::list& adapters_, nb::handle ends_) : kept(adapters_) {
+        const auto span = span_of<std::int32_t>(ends_, static_cast<std::int64_t>(adapters_.size()), "ends");
+        std::int64_t start = 0;
+        for (std::int64_t i = 0; i < span.size; ++i) {
+            if (span[i] < start) {
+                refuse("ends", "in order");
+            }
+            start = span[i];
+            ends.push_back(start);
+        }
+        for (nb::handle adapter : adapters_) {
+            adapters.push_back(adapter.is_none() ? nullptr : nb::cast<const Adapter*>(adapter));
+        }
+    }
+};
+
+Cache cache_of(nb::handle object) {
+    const auto array = array_of<Writable>(object, "cache");
+    const bool half = array.dtype() == nb::dlpack::dtype{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 16, 1};
+    if (!half && array.dtype() != nb::dtype<float>()) {
+        refuse("cache", "float16 or float32");
+    }
+    if (array.ndim() != 5 || array.shape(1) != 2 || array.shape(3) == 0 || array.shape(3) % 16 != 0 ||
+        !is_contiguous(array)) {
+        refuse("cache", "a contiguous array [blocks, 2, heads, block size, size] with a block size that 16 divides");
+    }
+    return {array.data(), half, extent(array, 0), extent(array, 2), extent(array, 3), extent(array, 4)};
+}
+
+Paging paging_of(nb::handle tables, nb::handle sequences, nb::handle positions, std::int64_t rows) {
+    return {rows_of<const std::int32_t>(tables, "block_tables"), span_of<std::int32_t>(sequences, rows, "sequence_of_row"),
+            span_of<std::int32_t>(positions, rows, "positions")};
+}
+
+class Library {
+public:
+    Library(int threads, const std::string& instruction_set) : kernels_(threads, find(instruction_set)) {}
+
+    static std::vector<std::string> instruction_sets() {
+        const KernelTables available = available_tables();
+        std::vector<std::string> names;
+        for (int i = 0; i < available.count; ++i) {
+            names.emplace_back(available.tables[i]->name);
+        }
+        return names;
+    }
+
+    void linear(nb::handle x_, const std::vector<const Matrix*>& matrices, nb::handle out_) {
+        const auto x = rows_of<const float>(x_, "x");
+        const auto out = rows_of<float>(out_, "out");
+        std::vector<const PackedMatrix*> packed;
+        std::int64_t outputs = 0;
+        for (const Matrix* matrix : matrices) {
+            require_size(matrix->packed.columns, x.columns, "inputs of a matrix");
+            outputs += matrix->packed.rows;
+            packed.push_back(&matrix->packed);
+        }
+        require_size(out.rows, x.rows, "rows of out");
+        require_size(out.columns, outputs, "columns of out");
+        const nb::gil_scoped_release release;
+        kernels_.linear(x, packed, out);
+    }
+
+    void embed(const Matrix& matrix, nb::handle tokens_, float scale, nb::handle out_) {
+        const auto out = rows_of<float>(out_, "out");
+        const auto tokens = span_of<std::int32_t>(tokens_, out.rows, "tokens");
+        require_size(out.columns, matrix.packed.columns, "columns of out");
+        const nb::gil_scoped_release release;
+        kernels_.embed(matrix.packed, tokens, scale, out);
+    }
+
+    void rms_norm(nb::handle x_, nb::handle weight_, float epsilon, nb::handle out_) {
+        const auto x = rows_or_heads_of<const float>(x_, "x");
+        const auto out = rows_or_heads_of<float>(out_, "out");
+        const auto weight = span_of<float>(weight_, x.size, "weight");
+        require_shape(out, x, "shape of out");
+        const nb::gil_scoped_release release;
+        kernels_.rms_norm(x, weight.data, epsilon, out);
+    }
+
+    void add(nb::handle x_, nb::handle y_) {
+        const auto x = rows_of<float>(x_, "x");
+        const auto y = rows_of<const float>(y_, "y");
+        require_shape(y, x, "shape of y");
+        const nb::gil_scoped_release release;
+        kernels_.add(x, y);
+    }
+
+    void rotate(nb::handle x_, nb::handle cosines_, nb::handle sines_, nb::handle positions_) {
+        const auto x = heads_of<float>(x_, "x");
+        const auto cosines = rows_of<const float>(cosines_, "cosines");
+        const auto sines = rows_of<const float>(sines_, "sines");
+        const auto positions = span_of<std::int32_t>(positions_, x.rows, "positions");
+        require_size(x.size, 2 * cosines.columns, "size of a head");
+        require_shape(sines, cosines, "shape of sines");
+        const nb::gil_scoped_release release;
+        kernels_.rotate(x, cosines, sines, positions);
+    }
+
+    void store_kv(nb::handle keys_, nb::handle values_, nb::handle cache_, nb::handle tables, nb::handle sequences,
+                  nb::handle positions) {
+        const auto keys = heads_of<const float>(keys_, "keys"), values = heads_of<const float>(values_, "values");
+        const Cache cache = cache_of(cache_);
+        const Paging paging = paging_of(tables, sequences, positions, keys.rows);
+        require_shape(values, keys, "shape of values");
+        require_size(keys.heads, cache.heads, "heads of keys");
+        require_size(keys.size, cache.size, "size of a head");
+        const nb::gil_scoped_release release;
+        kernels_.store_kv(keys, values, cache, paging);
+    }
+
+    void attend(nb::handle queries_, nb::handle cache_, nb::handle tables, nb::handle sequences, nb::handle positions,
+                float scale, std::optional<std::int64_t> window, std::optional<float> softcap, nb::handle out_) {
+        const auto queries = heads_of<const float>(queries_, "queries");
+        const auto out = heads_of<float>(out_, "out");
+        const Cache cache = cache_of(cache_);
+        const Paging paging = paging_of(tables, sequences, positions, queries.rows);
+        require_shape(out, queries, "shape of out");
+        require_size(queries.size, cache.size, "size of a head");
+        if (cache.heads == 0 || queries.heads % cache.heads != 0) {
+            refuse("query heads", "a multiple of the cache's heads");
+        }
+        if (window && *window < 1) {
+            refuse("window", "at least 1");
+        }
+        const nb::gil_scoped_release release;
+        kernels_.attend({queries, cache, paging, scale, window.value_or(std::int64_t{1} << 40), softcap, out});
+    }
+
+    void gelu_gate(nb::handle gate_up_, nb::handle out_) {
+        const auto gate_up = rows_of<const float>(gate_up_, "gate_up");
+        const auto out = rows_of<float>(out_, "out");
+        require_size(out.rows, gate_up.rows, "rows of out");
+        require_size(2 * out.columns, gate_up.columns, "columns of gate_up");
+        const nb::gil_scoped_release release;
+        kernels_.gelu_gate(gate_up, out);
+    }
+
+    void softcap(nb::handle x_, float cap) {
+        const auto x = rows_of<float>(x_, "x");
+        const nb::gil_scoped_release release;
+        kernels_.softcap(x, cap);
+    }
+
+    void adapt(nb::handle x_, nb::handle out_, const Segments& segments, int layer, std::string_view module) {
+        const auto x = rows_of<const float>(x_, "x");
+        const auto out = rows_of<float>(out_, "out");
+        require_size(out.rows, x.rows, "rows of out");
+        if (!segments.ends.empty() && segments.ends.back() > x.rows) {
+            refuse("segments", "within the rows of x");
+        }
+        const std::pair<int, std::string> key{layer, module};
+        std::vector<LowRankRows> changes;
+        for (std::size_t i = 0; i < segments.ends.size(); ++i) {
+            const std::int64_t start = i > 0 ? segments.ends[i - 1] : 0;
+            const Adapter* const adapter = segments.adapters[i];
+            if (adapter == nullptr || segments.ends[i] == start) {
+                continue;
+            }
+            if (const auto found = adapter->pairs.find(key); found != adapter->pairs.end()) {
+                require_size(found->second.inputs, x.columns, "inputs of a");
+                require_size(found->second.outputs, out.columns, "outputs of b");
+                changes.push_back({&found->second, start, segments.ends[i] - start});
+            }
+        }
+        const nb::gil_scoped_release release;
+        kernels_.adapt(x, out, changes);
+    }
+
+    void sample(nb::handle logits_, nb::handle batch, nb::handle tokens_) {
+        const auto logits = rows_of<float>(logits_, "logits");
+        const auto tokens = array_of<Writable>(tokens_, "tokens");
+        check_numbers<std::int32_t>(tokens, 1, "tokens");
+        require_size(extent(tokens, 0), logits.rows, "tokens");
+        const auto per_row = [&]<class Number>(const char* name, Number) {
+            return span_of<Number>(batch.attr(name), logits.rows, name);
+        };
+        const Sampling sampling{
+            per_row("temperature", float{}),
+            per_row("top_k", std::int32_t{}),
+            per_row("top_p", float{}),
+            per_row("seed", std::uint64_t{}),
+            per_row("index", std::uint64_t{}),
+            per_row("repetition_penalty", float{}),
+            per_row("frequency_penalty", float{}),
+            per_row("presence_penalty", float{}),
+            span_of<std::int32_t>(batch.attr("history_tokens"), "history_tokens"),
+            span_of<std::int32_t>(batch.attr("history_counts"), "history_counts"),
+            per_row("history_ends", std::int64_t{}),
+        };
+        const nb::gil_scoped_release release;
+        kernels_.sample(logits, sampling, static_cast<std::int32_t*>(tokens.data()));
+    }
+
+private:
+    static const KernelTable& find(const std::string& name) {
+        const KernelTables available = available_tables();
+        for (int i = 0; i < available.count; ++i) {
+            if (available.tables[i]->name == name) {
+                return *available.tables[i];
+            }
+        }
+        throw std::invalid_argument("this processor or build has no kernels for " + name);
+    }
+
+    Kernels kernels_;
+};
+
+} // namespace
+
+NB_MODULE(_native, module) {
+    module.doc() = "The native kernels; gemlora.kernels.native is their typed face.";
+    module.def("instruction_sets", &Library::instruction_sets, "Those this processor can run, the fastest first.");
+    nb::class_<Matrix>(module, "Matrix")
+        .def(nb::init<std::int64_t, std::int64_t, int, nb::handle, nb::handle, nb::handle, std::int64_t, bool>(),
+             nb::arg("rows"), nb::arg("columns"), nb::arg("format"), nb::arg("values"), nb::arg("scales").none(),
+             nb::arg("minimums").none(), nb::arg("group"), nb::arg("quantize_activations"));
+    nb::class_<Adapter>(module, "Adapter")
+        .def(nb::init<>())
+        .def("add", &Adapter::add, nb::arg("layer"), nb::arg("module"), nb::arg("a"), nb::arg("a_type"), nb::arg("b"),
+             nb::arg("b_type"), nb::arg("scale"));
+    nb::class_<Segments>(module, "Segments")
+        .def(nb::init<const nb::list&, nb::handle>(), nb::arg("adapters"), nb::arg("ends"));
+    nb::class_<Library>(module, "Library")
+        .def(nb::init<int, const std::string&>(), nb::arg("threads"), nb::arg("instruction_set"))
+        .def("linear", &Library::linear, nb::arg("x"), nb::arg("matrices"), nb::arg("out"))
+        .def("embed", &Library::embed, nb::arg("matrix"), nb::arg("tokens"), nb::arg("scale"), nb::arg("out"))
+        .def("rms_norm", &Library::rms_norm, nb::arg("x"), nb::arg("weight"), nb::arg("epsilon"), nb::arg("out"))
+        .def("add", &Library::add, nb::arg("x"), nb::arg("y"))
+        .def("rotate", &Library::rotate, nb::arg("x"), nb::arg("cosines"), nb::arg("sines"), nb::arg("positions"))
+        .def("store_kv", &Library::store_kv, nb::arg("keys"), nb::arg("values"), nb::arg("cache"),
+             nb::arg("block_tables"), nb::arg("sequence_of_row"), nb::arg("positions"))
+        .def("attend", &Library::attend, nb::arg("queries"), nb::arg("cache"), nb::arg("block_tables"),
+             nb::arg("sequence_of_row"), nb::arg("positions"), nb::arg("scale"), nb::arg("window").none(),
+             nb::arg("softcap").none(), nb::arg("out"))
+        .def("gelu_gate", &Library::gelu_gate, nb::arg("gate_up"), nb::arg("out"))
+        .def("softcap", &Library::softcap, nb::arg("x"), nb::arg("cap"))
+        .def("adapt", &Library::adapt, nb::arg("x"), nb::arg("out"), nb::arg("segments"), nb::arg("layer"),
+             nb::arg("module"))
+        .def("sample", &Library::sample, nb::arg("logits"), nb::arg("batch"), nb::arg("tokens"));
+}

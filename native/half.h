@@ -1,0 +1,47 @@
+// Half and bfloat16 numbers without hardware support, with the results of the F16C instructions.
+#pragma once
+
+#include "views.h"
+
+#include <bit>
+
+namespace gemlora {
+
+inline float widen(float number) { return number; }
+
+inline float widen(Bfloat number) { return std::bit_cast<float>(static_cast<std::uint32_t>(number.bits) << 16); }
+
+inline float widen(Half number) {
+    const std::uint32_t sign = static_cast<std::uint32_t>(number.bits & 0x8000) << 16;
+    const std::uint32_t magnitude = number.bits & 0x7FFF;
+    if (magnitude < 0x0400) { // zero and subnormal
+        const float small = static_cast<float>(magnitude) * 0x1p-24f;
+        return std::bit_cast<float>(std::bit_cast<std::uint32_t>(small) | sign);
+    }
+    if (magnitude >= 0x7C00) {
+        const std::uint32_t quiet = magnitude > 0x7C00 ? 0x00400000 : 0;
+        return std::bit_cast<float>(sign | 0x7F800000 | (magnitude & 0x03FF) << 13 | quiet);
+    }
+    return std::bit_cast<float>(sign | ((magnitude << 13) + 0x38000000));
+}
+
+// Rounds to nearest, ties to even.
+inline Half narrow(float number) {
+    const std::uint32_t bits = std::bit_cast<std::uint32_t>(number);
+    const std::uint32_t sign = (bits >> 16) & 0x8000;
+    const std::uint32_t magnitude = bits & 0x7FFFFFFF;
+    std::uint32_t rounded;
+    if (magnitude > 0x7F800000) {
+        rounded = 0x7E00 | ((magnitude >> 13) & 0x03FF);
+    } else if (magnitude >= 0x477FF000) {
+        rounded = 0x7C00;
+    } else if (magnitude < 0x38800000) { // adding 0.5 leaves the subnormal's bits, rounded, at the end of the mantissa
+        const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
+        rounded = std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(0.5f);
+    } else {
+        rounded = (magnitude - 0x38000000 + 0x0FFF + ((magnitude >> 13) & 1)) >> 13;
+    }
+    return {static_cast<std::uint16_t>(sign | rounded)};
+}
+
+} // namespace gemlora

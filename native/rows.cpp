@@ -1,0 +1,82 @@
+// Kernels that change each row by itself.
+#include "checks.h"
+#include "half.h"
+#include "kernels.h"
+
+namespace gemlora {
+namespace {
+
+float number_at(const Numbers& numbers, std::int64_t index) {
+    switch (numbers.type) {
+    case Stored::bfloat16: return widen(static_cast<const Bfloat*>(numbers.data)[index]);
+    case Stored::float16: return widen(static_cast<const Half*>(numbers.data)[index]);
+    case Stored::float32: break;
+    }
+    return static_cast<const float*>(numbers.data)[index];
+}
+
+// One weight of a packed matrix.
+float weight_at(const PackedMatrix& matrix, std::int64_t row, std::int64_t column) {
+    const std::int64_t panel = row / panel_size, lane = row % panel_size, inputs = matrix.inputs();
+    if (!matrix.integers) {
+        return number_at(matrix.values, (panel * inputs + column) * panel_size + lane);
+    }
+    const auto* const bytes = static_cast<const std::uint8_t*>(matrix.values.data);
+    const int biased = bytes[((panel * inputs + column / 4 * 4) * panel_size) + lane * 4 + column % 4];
+    const std::int64_t group = (panel * matrix.groups() + column / matrix.group) * panel_size + lane;
+    const float scaled = number_at(matrix.scales, group) * static_cast<float>(biased - 128);
+    return matrix.minimums.data == nullptr ? scaled : scaled - number_at(matrix.minimums, group);
+}
+
+} // namespace
+
+void Kernels::embed(const PackedMatrix& matrix, Span<std::int32_t> tokens, float scale, const Rows<float>& out) {
+    const std::lock_guard lock(mutex_);
+    require_below(tokens, matrix.rows, "tokens");
+    for_rows(tokens.size, 8 * matrix.columns, [&](std::int64_t row) {
+        for (std::int64_t column = 0; column < matrix.columns; ++column) {
+            out.row(row)[column] = weight_at(matrix, tokens[row], column) * scale;
+        }
+    });
+}
+
+void Kernels::rms_norm(const Heads<const float>& x, const float* weight, float epsilon, const Heads<float>& out) {
+    const std::lock_guard lock(mutex_);
+    for_rows(x.rows, x.heads * x.size, [&](std::int64_t row) {
+        for (std::int64_t head = 0; head < x.heads; ++head) {
+            table_.rms_norm_row(x.at(row, head), weight, x.size, epsilon, out.at(row, head));
+        }
+    });
+}
+
+void Kernels::add(const Rows<float>& x, const Rows<const float>& y) {
+    const std::lock_guard lock(mutex_);
+    for_rows(x.rows, x.columns, [&](std::int64_t row) { table_.add_row(x.row(row), y.row(row), x.columns); });
+}
+
+void Kernels::rotate(const Heads<float>& x, const Rows<const float>& cosines, const Rows<const float>& sines,
+                     Span<std::int32_t> positions) {
+    const std::lock_guard lock(mutex_);
+    require_below(positions, cosines.rows, "positions");
+    for_rows(x.rows, x.heads * x.size, [&](std::int64_t row) {
+        const std::int64_t position = positions[row];
+        for (std::int64_t head = 0; head < x.heads; ++head) {
+            table_.rotate_head(x.at(row, head), cosines.row(position), sines.row(position), x.size / 2);
+        }
+    });
+}
+
+void Kernels::gelu_gate(const Rows<const float>& gate_up, const Rows<float>& out) {
+    const std::lock_guard lock(mutex_);
+    for_rows(out.rows, 4 * out.columns, [&](std::int64_t row) {
+        const float* const gate = gate_up.row(row);
+        table_.gelu_gate_row(gate, gate + out.columns, out.columns, out.row(row));
+    });
+}
+
+void Kernels::softcap(const Rows<float>& x, float cap) {
+    const std::lock_guard lock(mutex_);
+    for_rows(x.rows, 4 * x.columns, [&](std::int64_t row) { table_.softcap_row(x.row(row), x.columns, cap); });
+}
+
+} // namespace gemlora

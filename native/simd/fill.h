@@ -1,0 +1,40 @@
+// Fills the table of the instruction set that the including file is compiled for.
+#pragma once
+
+#include "attention.h"
+#include "linear.h"
+#include "lora.h"
+#include "rows.h"
+#include "sampling.h"
+#include "table.h"
+
+namespace gemlora::simd {
+
+template <class Isa>
+constexpr KernelTable fill_table(std::string_view name) {
+    return {
+        .name = name,
+        .float_rows = Isa::float_rows,
+        .integer_rows = Isa::integer_rows,
+        .integer_words = Isa::DotInput::words,
+        .most_panels = 4,
+        .lora_rows = Isa::lora_rows,
+        .gather_inputs = gather_inputs<Isa>,
+        .quantise_inputs = quantise_inputs<Isa>,
+        .float_linear = float_linear<Isa>,
+        .integer_linear = integer_linear<Isa>,
+        .rms_norm_row = rms_norm_row<Isa>,
+        .add_row = add_row<Isa>,
+        .rotate_head = rotate_head<Isa>,
+        .gelu_gate_row = gelu_gate_row<Isa>,
+        .softcap_row = softcap_row<Isa>,
+        .store_cached = store_cached<Isa>,
+        .attend = attend<Isa>,
+        .adapt = adapt<Isa>,
+        .largest_logit = largest_logit<Isa>,
+        .index_of = index_of<Isa>,
+        .likelihoods = likelihoods<Isa>,
+    };
+}
+
+} // namespace gemlora::simd

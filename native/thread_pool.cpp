@@ -1,0 +1,89 @@
+#include "thread_pool.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace gemlora {
+namespace {
+
+// About 50 µs: longer than the gap between two kernels of a step, shorter than the gap between steps of an idle server.
+constexpr int spins = 2000;
+
+void pause() {
+#if defined(__x86_64__)
+    _mm_pause();
+#else
+    std::this_thread::yield();
+#endif
+}
+
+} // namespace
+
+ThreadPool::ThreadPool(int threads) {
+    workers_.reserve(static_cast<std::size_t>(threads - 1));
+    for (int thread = 1; thread < threads; ++thread) {
+        workers_.emplace_back([this, thread] { work(thread); });
+    }
+}
+
+ThreadPool::~ThreadPool() {
+    stop_ = true;
+    ++generation_;
+    generation_.notify_all();
+    for (std::thread& worker : workers_) {
+        worker.join();
+    }
+}
+
+void ThreadPool::run_call(const Job& job) {
+    if (job.tasks <= 1 || workers_.empty()) {
+        for (std::int64_t task = 0; task < job.tasks; ++task) {
+            job.call(job.body, task, 0);
+        }
+        return;
+    }
+    job_ = job;
+    next_ = 0;
+    open_ = true;
+    ++generation_;
+    generation_.notify_all();
+    take_tasks(0);
+    // A worker that is still asleep now finds the job closed; only those inside are waited for.
+    open_ = false;
+    for (int spin = 0; inside_ != 0; ++spin) {
+        if (spin < spins) {
+            pause();
+        } else {
+            std::this_thread::yield();
+        }
+    }
+}
+
+void ThreadPool::work(int thread) {
+    std::uint32_t seen = 0;
+    while (await_next(seen)) {
+        ++inside_;
+        if (open_) {
+            take_tasks(thread);
+        }
+        --inside_;
+    }
+}
+
+void ThreadPool::take_tasks(int thread) {
+    for (std::int64_t task = next_++; task < job_.tasks; task = next_++) {
+        job_.call(job_.body, task, thread);
+    }
+}
+
+bool ThreadPool::await_next(std::uint32_t& seen) {
+    for (int spin = 0; spin < spins && generation_ == seen; ++spin) {
+        pause();
+    }
+    generation_.wait(seen);
+    seen = generation_;
+    return !stop_;
+}
+
+} // namespace gemlora

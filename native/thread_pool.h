@@ -1,0 +1,51 @@
+// Threads that share the tasks of one call at a time: they spin briefly for the next call, then sleep.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+namespace gemlora {
+
+class ThreadPool {
+public:
+    explicit ThreadPool(int threads);
+    ~ThreadPool();
+    ThreadPool(const ThreadPool&) = delete;
+    ThreadPool& operator=(const ThreadPool&) = delete;
+
+    // Threads including the caller.
+    int size() const { return static_cast<int>(workers_.size()) + 1; }
+
+    // function(task, thread) for every task in [0, tasks), in any order; returns when all are done. It must not throw.
+    template <class Function>
+    void run(std::int64_t tasks, Function&& function) {
+        using Body = std::remove_reference_t<Function>;
+        auto call = [](void* body, std::int64_t task, int thread) { (*static_cast<Body*>(body))(task, thread); };
+        run_call({call, &function, tasks});
+    }
+
+private:
+    struct Job {
+        void (*call)(void*, std::int64_t, int);
+        void* body;
+        std::int64_t tasks;
+    };
+
+    void run_call(const Job& job);
+    void work(int thread);
+    void take_tasks(int thread);
+    bool await_next(std::uint32_t& seen);
+
+    Job job_{};
+    alignas(64) std::atomic<std::int64_t> next_{0};
+    alignas(64) std::atomic<std::uint32_t> generation_{0}; // grows with every call; workers wait on it
+    alignas(64) std::atomic<std::uint32_t> inside_{0};     // workers that may be reading job_
+    std::atomic<bool> open_{false};                        // whether job_ may be joined
+    std::atomic<bool> stop_{false};
+    std::vector<std::thread> workers_;
+};
+
+} // namespace gemlora

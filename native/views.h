@@ -1,0 +1,104 @@
+// What the kernels see of the caller's arrays: pointers, sizes and strides in elements, checked by whoever made them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace gemlora {
+
+constexpr std::int64_t panel_size = 16;   // outputs per panel of a packed matrix, and lanes of a vector
+constexpr std::int64_t block_inputs = 32; // inputs per scale of quantised activations
+
+constexpr std::int64_t ceil_divide(std::int64_t number, std::int64_t by) { return (number + by - 1) / by; }
+
+struct Half {
+    std::uint16_t bits;
+};
+
+struct Bfloat {
+    std::uint16_t bits;
+};
+
+// [rows, columns], the last dimension contiguous.
+template <class Number>
+struct Rows {
+    Number* data;
+    std::int64_t rows, columns, stride;
+
+    [[gnu::always_inline]] Number* row(std::int64_t index) const { return data + index * stride; }
+};
+
+// [rows, heads, size], the last dimension contiguous.
+template <class Number>
+struct Heads {
+    Number* data;
+    std::int64_t rows, heads, size, row_stride, head_stride;
+
+    [[gnu::always_inline]] Number* at(std::int64_t row, std::int64_t head) const {
+        return data + row * row_stride + head * head_stride;
+    }
+};
+
+template <class Number>
+struct Span {
+    const Number* data;
+    std::int64_t size;
+
+    [[gnu::always_inline]] const Number& operator[](std::int64_t index) const { return data[index]; }
+};
+
+// Float numbers in one of the stored types.
+enum class Stored : std::uint8_t { float32 = 0, bfloat16 = 1, float16 = 2 };
+
+struct Numbers {
+    const void* data = nullptr;
+    Stored type = Stored::float32;
+};
+
+// A matrix in the layout that src/gemlora/kernels/matrix.py describes.
+struct PackedMatrix {
+    std::int64_t rows, columns;
+    bool integers;         // int8 values with scales, else floats of type `values.type`
+    Numbers values;
+    Numbers scales, minimums;
+    std::int64_t group;    // inputs per scale
+    bool quantize_activations;
+
+    std::int64_t panels() const { return ceil_divide(rows, panel_size); }
+    // Inputs with padding.
+    std::int64_t inputs() const { return integers ? ceil_divide(columns, block_inputs) * block_inputs : columns; }
+    std::int64_t groups() const { return inputs() / group; }
+};
+
+// One layer's paged cache [blocks, 2, heads, block size, size]; keys lie in a block as [size, block size].
+struct Cache {
+    void* data;
+    bool half;
+    std::int64_t blocks, heads, block_size, size;
+
+    std::int64_t head_numbers() const { return block_size * size; }
+    std::int64_t keys(std::int64_t block, std::int64_t head) const { return (block * 2 * heads + head) * head_numbers(); }
+    std::int64_t values(std::int64_t block, std::int64_t head) const { return keys(block, head) + heads * head_numbers(); }
+};
+
+// Which cached positions belong to which row.
+struct Paging {
+    Rows<const std::int32_t> tables;         // [sequences, blocks]
+    Span<std::int32_t> sequence_of_row;      // [T]
+    Span<std::int32_t> positions;            // [T]
+};
+
+// One adapter's change of one module: a [rank, inputs], b [rank, outputs].
+struct LowRank {
+    Numbers a, b;
+    std::int64_t rank, inputs, outputs;
+    float scale;
+};
+
+// Rows first … first + count − 1 use `change`.
+struct LowRankRows {
+    const LowRank* change;
+    std::int64_t first, count;
+};
+
+} // namespace gemlora

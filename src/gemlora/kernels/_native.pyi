@@ -1,0 +1,70 @@
+"""The native kernels; gemlora.kernels.native is their typed face.
+
+Arrays are checked: a wrong type, dimension, size, layout, id or position raises ValueError.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from gemlora.kernels.interface import Float32, Int32
+from gemlora.kernels.sampling import SamplingBatch
+
+_Array = NDArray[Any]
+
+def instruction_sets() -> list[str]:
+    """Those this processor can run, the fastest first."""
+
+class Matrix:
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        format: int,
+        values: _Array,
+        scales: _Array | None,
+        minimums: _Array | None,
+        group: int,
+        quantize_activations: bool,
+    ) -> None: ...
+
+class Adapter:
+    def __init__(self) -> None: ...
+    def add(self, layer: int, module: str, a: _Array, a_type: int, b: _Array, b_type: int, scale: float) -> None: ...
+
+class Segments:
+    def __init__(self, adapters: list[Adapter | None], ends: Int32) -> None: ...
+
+class Library:
+    def __init__(self, threads: int, instruction_set: str) -> None: ...
+    def linear(self, x: Float32, matrices: Sequence[Matrix], out: Float32) -> None: ...
+    def embed(self, matrix: Matrix, tokens: Int32, scale: float, out: Float32) -> None: ...
+    def rms_norm(self, x: Float32, weight: Float32, epsilon: float, out: Float32) -> None: ...
+    def add(self, x: Float32, y: Float32) -> None: ...
+    def rotate(self, x: Float32, cosines: Float32, sines: Float32, positions: Int32) -> None: ...
+    def store_kv(
+        self,
+        keys: Float32,
+        values: Float32,
+        cache: _Array,
+        block_tables: Int32,
+        sequence_of_row: Int32,
+        positions: Int32,
+    ) -> None: ...
+    def attend(
+        self,
+        queries: Float32,
+        cache: _Array,
+        block_tables: Int32,
+        sequence_of_row: Int32,
+        positions: Int32,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+        out: Float32,
+    ) -> None: ...
+    def gelu_gate(self, gate_up: Float32, out: Float32) -> None: ...
+    def softcap(self, x: Float32, cap: float) -> None: ...
+    def adapt(self, x: Float32, out: Float32, segments: Segments, layer: int, module: str) -> None: ...
+    def sample(self, logits: Float32, batch: SamplingBatch, tokens: Int32) -> None: ...

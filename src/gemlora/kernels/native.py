@@ -1,0 +1,130 @@
+"""The kernels of the C++ library. It knows Python objects; the library sees arrays."""
+
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemlora.errors import SettingsInvalid
+from gemlora.kernels import _native
+from gemlora.kernels.cores import usable_cores
+from gemlora.kernels.interface import Float32, Int32
+from gemlora.kernels.lora import LoraWeights, Segments
+from gemlora.kernels.matrix import Format, Matrix
+from gemlora.kernels.sampling import SamplingBatch
+
+
+def instruction_sets() -> list[str]:
+    """The variants of the kernels that this processor can run, the fastest first."""
+    return _native.instruction_sets()
+
+
+class NativeKernels:
+    """Implements `gemlora.kernels.Kernels` with `threads` threads (None: the cores this process may use).
+
+    `instruction_set` is "auto" or one of `instruction_sets()`; all give the same results. Array arguments of a wrong
+    type, size or layout, and ids or positions out of range, raise ValueError before anything is written.
+    """
+
+    def __init__(self, threads: int | None = None, instruction_set: str = "auto") -> None:
+        available = instruction_sets()
+        if instruction_set not in ("auto", *available):
+            raise SettingsInvalid(
+                f"instruction_set: this processor cannot run {instruction_set!r}; it can run {', '.join(available)}"
+            )
+        if threads is not None and threads < 1:
+            raise SettingsInvalid(f"threads: must be at least 1, not {threads}")
+        self.threads = usable_cores() if threads is None else threads
+        self.instruction_set = available[0] if instruction_set == "auto" else instruction_set
+        self._library = _native.Library(self.threads, self.instruction_set)
+        self._matrices: WeakKeyDictionary[Matrix, _native.Matrix] = WeakKeyDictionary()
+        self._adapters: WeakKeyDictionary[LoraWeights, _native.Adapter] = WeakKeyDictionary()
+        self._segments: WeakKeyDictionary[Segments, _native.Segments] = WeakKeyDictionary()
+
+    def linear(self, x: Float32, matrices: Sequence[Matrix], out: Float32) -> None:
+        """See `Kernels.linear`."""
+        self._library.linear(x, [self._matrix(matrix) for matrix in matrices], out)
+
+    def embed(self, matrix: Matrix, tokens: Int32, scale: float, out: Float32) -> None:
+        """See `Kernels.embed`."""
+        self._library.embed(self._matrix(matrix), tokens, scale, out)
+
+    def rms_norm(self, x: Float32, weight: Float32, epsilon: float, out: Float32) -> None:
+        """See `Kernels.rms_norm`."""
+        self._library.rms_norm(x, weight, epsilon, out)
+
+    def add(self, x: Float32, y: Float32) -> None:
+        """See `Kernels.add`."""
+        self._library.add(x, y)
+
+    def rotate(self, x: Float32, cosines: Float32, sines: Float32, positions: Int32) -> None:
+        """See `Kernels.rotate`."""
+        self._library.rotate(x, cosines, sines, positions)
+
+    def store_kv(
+        self, keys: Float32, values: Float32, cache: NDArray[np.generic], block_tables: Int32,
+        sequence_of_row: Int32, positions: Int32,
+    ) -> None:  # fmt: skip
+        """See `Kernels.store_kv`."""
+        self._library.store_kv(keys, values, cache, block_tables, sequence_of_row, positions)
+
+    def attend(
+        self, queries: Float32, cache: NDArray[np.generic], block_tables: Int32, sequence_of_row: Int32,
+        positions: Int32, scale: float, window: int | None, softcap: float | None, out: Float32,
+    ) -> None:  # fmt: skip
+        """See `Kernels.attend`."""
+        self._library.attend(
+            queries, cache, block_tables, sequence_of_row, positions, scale, window, softcap, out
+        )  # fmt: skip
+
+    def gelu_gate(self, gate_up: Float32, out: Float32) -> None:
+        """See `Kernels.gelu_gate`."""
+        self._library.gelu_gate(gate_up, out)
+
+    def softcap(self, x: Float32, cap: float) -> None:
+        """See `Kernels.softcap`."""
+        self._library.softcap(x, cap)
+
+    def adapt(self, x: Float32, out: Float32, segments: Segments, layer: int, module: str) -> None:
+        """See `Kernels.adapt`."""
+        self._library.adapt(x, out, self._rows_of(segments), layer, module)
+
+    def sample(self, logits: Float32, batch: SamplingBatch) -> Int32:
+        """See `Kernels.sample`."""
+        tokens = np.empty(len(logits), np.int32)
+        self._library.sample(logits, batch, tokens)
+        return tokens
+
+    def _matrix(self, matrix: Matrix) -> _native.Matrix:
+        known = self._matrices.get(matrix)
+        if known is None:
+            known = _native.Matrix(
+                matrix.rows, matrix.columns, matrix.format, matrix.values, matrix.scales, matrix.minimums,
+                matrix.group, matrix.quantize_activations,
+            )  # fmt: skip
+            self._matrices[matrix] = known
+        return known
+
+    def _adapter(self, adapter: LoraWeights) -> _native.Adapter:
+        known = self._adapters.get(adapter)
+        if known is None:
+            known = _native.Adapter()
+            for (layer, module), pair in adapter.pairs.items():
+                known.add(layer, module, *_stored(pair.a), *_stored(pair.b), pair.scale)
+            self._adapters[adapter] = known
+        return known
+
+    def _rows_of(self, segments: Segments) -> _native.Segments:
+        known = self._segments.get(segments)
+        if known is None:
+            adapters = [None if adapter is None else self._adapter(adapter) for adapter in segments.adapters]
+            known = _native.Segments(adapters, segments.ends)
+            self._segments[segments] = known
+        return known
+
+
+def _stored(weights: NDArray[np.generic]) -> tuple[NDArray[np.generic], Format]:
+    """The weights and their type; bfloat16 as uint16, since the array protocols cannot name it."""
+    format_ = Format.of(weights.dtype)
+    return (weights.view(np.uint16) if format_ is Format.BFLOAT16 else weights), format_
