@@ -116,7 +116,7 @@ def write_folder_vocabulary(checkpoint: Path, folder: Path, embeddings: int) -> 
 
 
 def _copy_pieces(source: Path, target: Path, embeddings: int) -> SpecialTokens:
-    """The copy has no self-test: its samples would fail where a piece that became a control token occurs."""
+    """The copy has no self-test, which some versions of the library run: its samples may contain control tokens."""
     ids: dict[str, int] = {}
     try:
         with target.open("wb") as file:
