@@ -37,6 +37,9 @@ from gemlora.storage.objects import Objects
 from gemlora.telemetry.logs import adopt_standard_logging, create_logger
 from gemlora.telemetry.metrics import Metrics
 
+DEFAULT_CONTEXT_WINDOW = 8192
+"""Unless set; weights with a smaller one keep theirs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Application:
@@ -55,6 +58,16 @@ class Announcement:
     url: str
     access: FirstAccess
     model: Model
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What a data folder holds, for the server and for the command line."""
+
+    access: FirstAccess
+    accounts: Accounts
+    adapters: Adapters
+    adapter_rows: AdapterRepository
 
 
 def serve(settings: Settings, announce: Callable[[Announcement], None], progress: Progress) -> None:
@@ -78,26 +91,20 @@ async def open_application(
         stack.push_async_callback(engine.close)
         starting = asyncio.create_task(engine.start())
         stack.callback(starting.cancel)
-        data = DataFolder.open(settings.data_dir)
-        database = await Database.open(data.database)
-        stack.push_async_callback(database.close)
-        accounts = Accounts(AccountRepository(database), data.first_token)
-        token = settings.api_token.get_secret_value() if settings.api_token else None
-        access = await accounts.prepare(settings.account_id, token)
+        records = await stack.enter_async_context(open_records(settings))
         await starting
         tokenizer = await asyncio.to_thread(_tokenizer, settings, engine)
-        adapters = AdapterRepository(database)
-        model = _model(settings, engine)
-        await adapters.record_base(model.name, model.base, datetime.now(UTC))
+        model = _model(settings, Base.of(engine.facts))
+        await records.adapter_rows.record_base(model.name, model.base, datetime.now(UTC))
+        await records.adapters.discard_unused()
         metrics = Metrics()
         metrics.watch_engine(lambda: msgspec.structs.asdict(engine.stats()))
         catalogue = Catalogue([model])
         lifecycle = Lifecycle()
-        resolver = Adapters(adapters, Objects(data.objects))
         services = Services(
-            accounts=accounts,
+            accounts=records.accounts,
             catalogue=catalogue,
-            generation=TextGeneration(catalogue, resolver, engine, GemmaCodec(tokenizer), metrics, log),
+            generation=TextGeneration(catalogue, records.adapters, engine, GemmaCodec(tokenizer), metrics, log),
             lifecycle=lifecycle,
             metrics=metrics,
             log=log,
@@ -107,7 +114,33 @@ async def open_application(
         playground = Playground(catalogue)
         api.add_api_route("/", playground.page)
         api.add_api_route("/playground/style.css", playground.style)
-        yield Application(api, lifecycle, access, model)
+        yield Application(api, lifecycle, records.access, model)
+
+
+@asynccontextmanager
+async def open_records(settings: Settings) -> AsyncIterator[Records]:
+    """Open the data folder, with a first account and token in it."""
+    data = DataFolder.open(settings.data_dir)
+    database = await Database.open(data.database)
+    try:
+        accounts = Accounts(AccountRepository(database), data.first_token)
+        token = settings.api_token.get_secret_value() if settings.api_token else None
+        access = await accounts.prepare(settings.account_id, token)
+        rows = AdapterRepository(database)
+        yield Records(access, accounts, Adapters(rows, Objects(data.objects)), rows)
+    finally:
+        await database.close()
+
+
+async def find_model(settings: Settings, records: Records, progress: Progress) -> Model:
+    """What serves `settings.model`: what a server recorded last, else `settings.weights`. Starts no engine."""
+    base = await records.adapter_rows.find_base(settings.model)
+    return _model(settings, base) if base else await prepare_model(settings, progress)
+
+
+async def prepare_model(settings: Settings, progress: Progress) -> Model:
+    """What serves `settings.model` with `settings.weights`, which are prepared if they are not yet."""
+    return _model(settings, await asyncio.to_thread(_base, settings, progress))
 
 
 async def _serve(
@@ -128,17 +161,16 @@ def _engine(settings: Settings, progress: Progress) -> Engine:
     if settings.engine == "fake":
         from gemlora.engines.fake import FAKE_FACTS, FakeEngine
 
-        return FakeEngine(msgspec.structs.replace(FAKE_FACTS, context_window=settings.context_window or 8192))
+        return FakeEngine(
+            msgspec.structs.replace(FAKE_FACTS, context_window=settings.context_window or DEFAULT_CONTEXT_WINDOW)
+        )
     # Only here: the fake engine starts without NumPy and the readers of checkpoints.
     from gemlora.engines.cpu.client import CpuEngine
     from gemlora.engines.cpu.options import CpuOptions
-    from gemlora.engines.cpu.weights.prepare import prepare
 
-    hub_token = settings.hub_token.get_secret_value() if settings.hub_token else None
-    folder = prepare(settings.weights, settings.revision, hub_token, settings.quantize, settings.cache_dir, progress)
     return CpuEngine(
         CpuOptions(
-            model=str(folder),
+            model=str(_packed_folder(settings, progress)),
             threads=settings.threads,
             instruction_set=settings.instruction_set,
             kv_cache_bytes=settings.kv_cache_bytes,
@@ -147,9 +179,27 @@ def _engine(settings: Settings, progress: Progress) -> Engine:
             step_tokens=settings.step_tokens,
             adapter_memory_bytes=settings.adapter_memory_bytes,
             adapter_dtype=settings.adapter_dtype,
-            context_window=settings.context_window,
+            context_window=settings.context_window or DEFAULT_CONTEXT_WINDOW,
         )
     )
+
+
+def _packed_folder(settings: Settings, progress: Progress) -> Path:
+    from gemlora.engines.cpu.weights.prepare import prepare
+
+    hub_token = settings.hub_token.get_secret_value() if settings.hub_token else None
+    return prepare(settings.weights, settings.revision, hub_token, settings.quantize, settings.cache_dir, progress)
+
+
+def _base(settings: Settings, progress: Progress) -> Base:
+    if settings.engine == "fake":
+        from gemlora.engines.fake import FAKE_FACTS
+
+        return Base.of(FAKE_FACTS)
+    from gemlora.engines.cpu.weights import PackedModel, facts
+
+    model = PackedModel.open(_packed_folder(settings, progress))
+    return Base.of(facts(model, min(settings.context_window or DEFAULT_CONTEXT_WINDOW, model.config.context)))
 
 
 def _tokenizer(settings: Settings, engine: Engine) -> Tokenizer:
@@ -160,7 +210,7 @@ def _tokenizer(settings: Settings, engine: Engine) -> Tokenizer:
     return Tokenizer.load(Path(engine.facts.tokenizer))
 
 
-def _model(settings: Settings, engine: Engine) -> Model:
+def _model(settings: Settings, base: Base) -> Model:
     weights = "fake" if settings.engine == "fake" else settings.weights
     limits = AdapterLimits(settings.max_adapter_rank, settings.max_adapter_bytes)
-    return served_model(settings.model, weights, Base.of(engine.facts), limits, settings.default_adapter)
+    return served_model(settings.model, weights, base, limits, settings.default_adapter)

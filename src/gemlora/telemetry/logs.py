@@ -15,7 +15,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 LogFormat = Literal["auto", "json", "console"]
 ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
-QUIET_LOGGERS = ("uvicorn.access", "aiosqlite", "asyncio")
+QUIET_LOGGERS = ("uvicorn.access", "aiosqlite", "alembic", "asyncio")
 """Libraries whose informational lines are noise or quote requests."""
 
 

@@ -1,0 +1,53 @@
+"""A progress bar for work on weights, on standard error."""
+
+import sys
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class ProgressBar:
+    """Shows the activities that are reported to it; without a terminal it names each once.
+
+    Nothing is shown of an activity that is finished when it is first reported.
+    """
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._progress: Progress | None = None
+        self._tasks: dict[str, TaskID | None] = {}
+
+    def __call__(self, activity: str, done: int, total: int) -> None:
+        """`done` of `total` bytes of `activity` are finished."""
+        if activity not in self._tasks:
+            if done < total:
+                self._tasks[activity] = self._begin(activity, total)
+            return
+        task = self._tasks[activity]
+        if self._progress is not None and task is not None:
+            self._progress.update(task, completed=done, total=total)
+
+    def close(self) -> None:
+        """Leave the bars as they are and give the terminal back."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _begin(self, activity: str, total: int) -> TaskID | None:
+        if not self._console.is_terminal:
+            print(f"{activity} {total / 1e6:.0f} MB", file=sys.stderr, flush=True)
+            return None
+        if self._progress is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=self._console)
+            self._progress.start()
+        return self._progress.add_task(activity, total=total)
+
+    def __enter__(self) -> "ProgressBar":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
