@@ -17,7 +17,7 @@ from tests.tokenizer_reference import PACKAGE, RESERVED, reference_ids
 
 from gemlora.engines.cpu.weights.vocabulary import JSON_FILE, write_folder_vocabulary
 from gemlora.errors import WeightsInvalid
-from gemlora.serving.tokenizer import Tokenizer
+from gemlora.serving.tokenizer import Tokenizer, Vocabulary
 
 PROMPT_LIMIT = 131_072
 """Characters that the schema allows in one prompt."""
@@ -91,6 +91,16 @@ def test_special_tokens_are_read_from_the_vocabulary(tokenizer: Tokenizer) -> No
     assert (special.bos, special.eos, special.start_of_turn, special.end_of_turn) == (2, 1, 105, 106)
     assert special.stop == (1, 106)
     assert tokenizer.size == EMBEDDINGS
+
+
+def test_control_tokens_of_any_spelling_are_found_inside_what_looks_like_another() -> None:
+    names = ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>", "[@BOS@]", "<|a<b|>"]
+    controls = {name: 1000 + rank for rank, name in enumerate(names)}
+    letters = Vocabulary(1100, lambda text: list(map(ord, text)), chr, controls)
+    ids = Tokenizer(letters).encode("<x[@BOS@]>[<bos>]<|a<b|><eos", control_tokens=True)
+    assert "".join(chr(token) if token < 1000 else f"{{{names[token - 1000]}}}" for token in ids) == (
+        "<x{[@BOS@]}>[{<bos>}]{<|a<b|>}<eos"
+    )
 
 
 def test_no_bos_is_added(tokenizer: Tokenizer) -> None:
