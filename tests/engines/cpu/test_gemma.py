@@ -15,6 +15,7 @@ from gemlora.engines.cpu.batch import Batch, Chunk
 from gemlora.engines.cpu.config import Rope
 from gemlora.engines.cpu.gemma import RopeTable
 from gemlora.engines.cpu.runner import Runner, all_logits
+from gemlora.errors import SettingsInvalid
 from gemlora.kernels import Kernels
 
 TOLERANCE = 1e-4
@@ -154,6 +155,8 @@ def test_the_cache_holds_as_many_blocks_as_fit(checkpoint: Callable[[str], Check
     block = 4 * 2 * 2 * 32 * 16 * 4  # layers, keys and values, heads, tokens, head size, bytes of a float32
     assert runner(case, native, kv_cache_bytes=3 * block).blocks == 3
     assert runner(case, native, kv_cache_bytes=3 * block - 1).blocks == 2
+    with pytest.raises(SettingsInvalid, match=f"32 tokens of this model take {block}"):
+        runner(case, native, kv_cache_bytes=block - 1)
 
 
 @pytest.mark.parametrize("rope", [Rope(10_000.0), Rope(1_000_000.0, 8.0)])

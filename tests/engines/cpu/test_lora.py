@@ -1,5 +1,6 @@
 """Adapters change the output exactly as PEFT's unmerged float32 model does, alone and mixed in one batch."""
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,3 +139,16 @@ def test_a_zero_adapter_is_the_base_bit_for_bit(
     zero = {key: Pair(pair.a, torch.zeros_like(pair.b), 2.0) for key, pair in pairs.items()}
     adapter = loader(case).load(write_adapter(tmp_path, zero))
     assert_identical(run(runner(case, native), TOKENS, adapter=adapter), run(runner(case, native), TOKENS))
+
+
+def test_a_used_adapter_leaves_no_memory_behind(
+    checkpoint: Callable[[str], Checkpoint], native: Kernels, tmp_path: Path
+) -> None:
+    case = checkpoint("gemma2")
+    config = case.weights.config
+    ref = write_adapter(tmp_path, random_pairs(config.modules, len(config.layers), rank=4, seed=1))
+    adapter = loader(case).load(ref)
+    matrices = [weakref.ref(matrix) for pair in adapter.pairs.values() for matrix in (pair.a, pair.b)]
+    run(runner(case, native), TOKENS, adapter=adapter)
+    del adapter
+    assert {found() for found in matrices} == {None}

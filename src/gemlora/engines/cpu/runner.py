@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from gemlora.engines.cpu.batch import Batch, Chunk
 from gemlora.engines.cpu.blocks import BLOCK_SIZE, blocks_for
 from gemlora.engines.cpu.gemma import Float32, Gemma, Observer, Weights
 from gemlora.engines.cpu.sequence import Sequence as EngineSequence
+from gemlora.errors import SettingsInvalid
 from gemlora.kernels import Kernels, LoraWeights
 
 
@@ -20,11 +22,16 @@ class Runner:
     """
 
     def __init__(self, weights: Weights, kernels: Kernels, *, context: int, kv_cache_bytes: int) -> None:
-        """`context` is the longest sequence in tokens."""
+        """`context` is the longest sequence in tokens. Raises `SettingsInvalid` if the bytes hold no block."""
         config = weights.config
         dtype = np.dtype(np.float16 if weights.quantize == "int8" else np.float32)
         shape = (2, config.kv_heads, BLOCK_SIZE, config.head_dim)
-        self.blocks = kv_cache_bytes // (len(config.layers) * int(np.prod(shape)) * dtype.itemsize)
+        block_bytes = len(config.layers) * prod(shape) * dtype.itemsize
+        self.blocks = kv_cache_bytes // block_bytes
+        if not self.blocks:
+            raise SettingsInvalid(
+                f"kv_cache_bytes: {kv_cache_bytes} are too few, {BLOCK_SIZE} tokens of this model take {block_bytes}"
+            )
         self._caches = [np.empty((self.blocks, *shape), dtype) for _ in config.layers]
         self._model = Gemma(weights, kernels, context)
 
@@ -34,7 +41,7 @@ class Runner:
 
 
 def all_logits(
-    runner: Runner, tokens: Sequence[int], adapter: LoraWeights | None = None, rows: int = 256
+    runner: Runner, tokens: Sequence[int], adapter: LoraWeights | None = None, rows: int = 128
 ) -> Iterator[Float32]:
     """The logits after every token, at most `rows` positions [rows, V] at a time, each valid until the next.
 
