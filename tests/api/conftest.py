@@ -1,10 +1,10 @@
 """The API over a fake engine, in process and as a real server on a loopback socket."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from tests.api.parts import ALICE, TOKEN, Parts
+from tests.api.parts import TOKEN, Parts
 from tests.api.real_server import RealServer
 
 from gemlora.engines.fake import FakeEngine

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.api.parts import ADAPTER_ID, ALICE, BOBS_TOKEN, BOB, MODEL, RUN, Parts
+from tests.api.parts import ADAPTER_ID, ALICE, BOB, BOBS_TOKEN, MODEL, RUN, Parts
 
 from gemlora.engines.fake import FakeEngine
 from gemlora.errors import AdapterInvalid, EngineFailed, OutOfCapacity
@@ -203,7 +203,9 @@ class TestPrompt:
         assert await self.prompt_of(client, parts, PROMPT) == turn
         assert await self.prompt_of(client, parts, {**PROMPT, "raw": True}) == "<bos>Hello"
 
-    @pytest.mark.parametrize(("raw", "is_raw"), [(True, True), ("true", True), ("True", False), (1, False), (None, False)])
+    @pytest.mark.parametrize(
+        ("raw", "is_raw"), [(True, True), ("true", True), ("True", False), (1, False), (None, False)]
+    )
     async def test_raw_messages_are_joined_without_turns(
         self, client: httpx.AsyncClient, parts: Parts, raw: Any, is_raw: bool
     ) -> None:
@@ -286,7 +288,9 @@ class TestRefusals:
 
         assert response.status_code == 400
         identity = response.headers["cf-ai-req-id"]
-        assert response.json()["errors"] == [{"message": f"AiError: Bad input: Error: {text} ({identity})", "code": 5006}]
+        assert response.json()["errors"] == [
+            {"message": f"AiError: Bad input: Error: {text} ({identity})", "code": 5006}
+        ]
         assert parts.engine.requests == []
 
     async def test_a_null_image_is_no_image(self, client: httpx.AsyncClient) -> None:

@@ -102,7 +102,7 @@ async def test_tokens_are_sent_as_they_come() -> None:
 async def test_a_reader_that_stalls_is_cut_off_and_its_sequence_freed() -> None:
     engine = FakeEngine(replace(FAKE_FACTS, context_window=1 << 30), length=1 << 30)
     parts = Parts(engine, Limits(write_stall_seconds=0.2))
-    async with RealServer.running(parts) as server, server.connection() as (reader, writer):
+    async with RealServer.running(parts) as server, server.connection() as (_reader, writer):
         body = {**STREAM, "max_tokens": 1 << 29}
         writer.write(run_request(json.dumps(body).encode()))
         await eventually(lambda: engine.live == 1)

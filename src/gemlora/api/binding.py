@@ -39,9 +39,8 @@ class Binding:
 
     async def proxy(self, request: Request) -> Response:
         """What `wrangler dev` up to 4.35 forwards; the original URL is in a header."""
-        url = urlsplit(request.headers.get("x-forwarded", ""))
-        query = QueryParams(url.query)
-        match request.method, url.path:
+        path, query = _path_and_query(request.headers.get("x-forwarded", ""))
+        match request.method, path:
             case "POST", "/run" | "/ai-gateway/run":
                 return await self._answer(request, query)
             case "GET", "/ai-api/models/search":
@@ -64,3 +63,12 @@ class Binding:
         body = await self._bodies.json(request)
         members = body if isinstance(body, dict) else {}
         return await self._run.answer(request, call, model, members.get("inputs"), members.get("options"), query)
+
+
+def _path_and_query(url: str) -> tuple[str, QueryParams]:
+    """Of any text; what is no URL has no path."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "", QueryParams()
+    return parts.path, QueryParams(parts.query)

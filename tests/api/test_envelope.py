@@ -1,0 +1,144 @@
+"""Every error of the tree in both forms, with its documented code and HTTP status."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gemlora import errors
+from gemlora.api.envelope import ERROR_KINDS, Call, Form, error_kind, gateway_error, model_error, result
+
+IDENTITY = "2f92db78-f004-4e34-bc23-383bd05f33cb"
+REST = Call(IDENTITY, Form.REST)
+BINDING = Call(IDENTITY, Form.BINDING)
+
+TABLE: list[tuple[Exception, int, int, str, str]] = [
+    (errors.InvalidRequest("bad"), 5006, 400, "Bad input", "Error: bad"),
+    (
+        errors.IncompleteRequest("Request is missing headers or body: body"),
+        3003,
+        400,
+        "Incomplete request",
+        "Request is missing headers or body: body",
+    ),
+    (errors.RequestTooLarge("x"), 3006, 413, "Request too large", "Request is too large"),
+    (errors.ClientTooOld("x"), 5019, 405, "AiError", "Request trying to use deprecated SDK version"),
+    (
+        errors.PromptTooLong(8810, 8192),
+        5021,
+        413,
+        "AiError",
+        "The estimated number of input and maximum output tokens (8810) "
+        "exceeded this model context window limit (8192)",
+    ),
+    (errors.ModelNotFound("@cf/x"), 5007, 400, "No such model", "No such model @cf/x or task"),
+    (errors.AdapterNotFound("my-ft"), 3037, 404, "AiError", "Finetune my-ft not found"),
+    (
+        errors.AdapterIncomplete("x"),
+        3039,
+        400,
+        "AiError",
+        "Finetune is missing required files (model.safetensors and config.json)",
+    ),
+    (errors.AdapterInvalid("rank 999"), 5004, 400, "Invalid data", "rank 999"),
+    (errors.AdapterExists("taken"), 5004, 400, "Invalid data", "taken"),
+    (errors.RequestTimedOut("x"), 3007, 408, "Timeout", "Request timeout"),
+    (errors.RequestAborted("x"), 3008, 408, "Aborted", "Request was aborted"),
+    (errors.OutOfCapacity("x"), 3040, 429, "AiError", "Capacity temporarily exceeded, please try again."),
+    (errors.StorageFailed("disk"), 3040, 429, "AiError", "Capacity temporarily exceeded, please try again."),
+    (errors.EngineFailed("secret"), 3043, 500, "AiError", "Internal server error"),
+    (ZeroDivisionError("secret"), 3043, 500, "AiError", "Internal server error"),
+]
+
+
+def body(response: Any) -> Any:
+    return json.loads(response.body)
+
+
+@pytest.mark.parametrize(("error", "code", "http", "title", "description"), TABLE, ids=lambda value: repr(value)[:30])
+def test_each_error_has_its_rest_form(error: Exception, code: int, http: int, title: str, description: str) -> None:
+    response = model_error(error, REST)
+
+    assert response.status_code == http
+    assert response.body.decode() == json.dumps(
+        {
+            "errors": [{"message": f"AiError: {title}: {description} ({IDENTITY})", "code": code}],
+            "success": False,
+            "result": {},
+            "messages": [],
+        },
+        separators=(",", ":"),
+    )
+    assert response.headers["cf-ai-req-id"] == IDENTITY
+    assert ("retry-after" in response.headers) is (http == 429)
+
+
+@pytest.mark.parametrize(("error", "code", "http", "title", "description"), TABLE, ids=lambda value: repr(value)[:30])
+def test_each_error_has_its_binding_form(error: Exception, code: int, http: int, title: str, description: str) -> None:
+    response = model_error(error, BINDING)
+
+    assert response.status_code == http
+    assert response.headers["content-type"] == "application/json"
+    assert list(body(response).items()) == [
+        ("name", "AiError"),
+        ("internalCode", code),
+        ("httpCode", http),
+        ("message", f"AiError: {title}: {description} ({IDENTITY})"),
+        ("description", description),
+        ("requestId", IDENTITY),
+    ]
+
+
+def test_the_hosted_service_s_captured_refusal_is_matched_to_the_byte() -> None:
+    response = model_error(errors.ModelNotFound("@cf/x"), REST)
+
+    assert response.body == (
+        b'{"errors":[{"message":"AiError: No such model: No such model @cf/x or task '
+        b'(2f92db78-f004-4e34-bc23-383bd05f33cb)","code":5007}],"success":false,"result":{},"messages":[]}'
+    )
+
+
+def test_every_error_that_a_request_can_meet_is_in_the_table() -> None:
+    tested = {type(error) for error, *_ in TABLE}
+    elsewhere = {
+        errors.Unauthenticated,
+        errors.Forbidden,
+        errors.WeightsInvalid,
+        errors.SettingsInvalid,
+        errors.GemloraError,
+    }
+    tree = {value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)}
+
+    assert tree == (tested | elsewhere) - {ZeroDivisionError}
+    assert set(ERROR_KINDS) - {errors.GemloraError} <= tested
+
+
+def test_an_error_without_an_entry_takes_that_of_its_base() -> None:
+    class Special(errors.AdapterNotFound):
+        pass
+
+    assert error_kind(Special("x")).code == 3037
+
+
+def test_a_result_is_bare_for_the_binding_and_enveloped_for_rest() -> None:
+    bare = result({"response": "ü"}, BINDING, {"gemlora-adapter": "none"})
+    enveloped = result({"response": "ü"}, REST, {"gemlora-adapter": "none"})
+
+    assert bare.body.decode() == '{"response":"ü"}'
+    assert enveloped.body.decode() == '{"result":{"response":"ü"},"success":true,"errors":[],"messages":[]}'
+    for response in (bare, enveloped):
+        assert response.headers["content-type"] == "application/json"
+        assert response.headers["cf-ai-req-id"] == IDENTITY
+        assert response.headers["gemlora-adapter"] == "none"
+
+
+def test_the_gateway_s_form_has_no_request_id() -> None:
+    response = gateway_error(401, 10000, "Authentication error")
+
+    assert body(response) == {
+        "result": None,
+        "success": False,
+        "errors": [{"code": 10000, "message": "Authentication error"}],
+        "messages": [],
+    }
+    assert "cf-ai-req-id" not in response.headers
