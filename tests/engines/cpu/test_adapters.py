@@ -122,6 +122,15 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path, value: float) ->
         LOADER.load(write_adapter(tmp_path, pairs))
 
 
+def test_values_beyond_bfloat16_are_refused_beside_a_quantised_base(tmp_path: Path) -> None:
+    pairs = random_pairs(CONFIG.modules, 2, rank=3, seed=1)
+    pairs[0, "q_proj"].b[0, 0] = pairs[0, "q_proj"].a[0, 0] = torch.finfo(torch.float32).max
+    ref = write_adapter(tmp_path, pairs)
+    LOADER.load(ref)
+    with pytest.raises(AdapterInvalid, match=r"layers\.0\.q_proj, A: not all values are finite as bfloat16"):
+        AdapterLoader(CONFIG, "auto", quantized=True).load(ref)
+
+
 def test_an_adapter_without_modules_is_refused(tmp_path: Path) -> None:
     ref = write(tmp_path)
     AdapterManifest("0" * 64, ()).write(Path(ref.manifest))

@@ -131,7 +131,7 @@ class AdapterLoader:
         a = space.take(module.a.shape, self._resident_dtype(module.a))
         b = space.take((module.rank, module.b.shape[0]), self._resident_dtype(module.b))
         a[...] = _read(file, module.a)
-        b[...] = _read(file, module.b).T
+        b[...] = _read(file, module.b).astype(b.dtype).T  # converting while transposing is four times slower
         for letter, values in (("A", a), ("B", b)):
             if not np.isfinite(values).all():
                 raise AdapterInvalid(f"{_name(module)}, {letter}: not all values are finite as {values.dtype}")
