@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests.strings import CONTROLS
 from tests.tokenizer_reference import PACKAGE, RESERVED, reference_ids
 
-from gemlora.engines.cpu.weights.vocabulary import JSON_FILE, write_folder_vocabulary
+from gemlora.engines.cpu.weights.piece_file import PieceType, encode_piece, encode_specifications
+from gemlora.engines.cpu.weights.vocabulary import JSON_FILE, SENTENCEPIECE_FILE, write_folder_vocabulary
 from gemlora.errors import WeightsInvalid
 from gemlora.serving.tokenizer import Tokenizer, Vocabulary
 
@@ -191,6 +192,14 @@ def test_a_missing_or_damaged_file_is_refused(tmp_path: Path, name: str, content
         (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsInvalid, match=re.escape(str(tmp_path / name))):
         Tokenizer.load(tmp_path / name)
+
+
+def test_a_file_with_a_broken_piece_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / SENTENCEPIECE_FILE
+    pieces = encode_piece("<unk>", 0.0, PieceType.UNKNOWN) + encode_piece("<0x41>", 0.0, PieceType.BYTE)
+    path.write_bytes(pieces.replace(b"<0x41>", b"<0x4\xff>") + encode_specifications(2, byte_fallback=True))
+    with pytest.raises(WeightsInvalid, match="no readable SentencePiece model"):
+        Tokenizer.load(path)
 
 
 def test_a_vocabulary_of_another_family_is_refused(tmp_path: Path) -> None:

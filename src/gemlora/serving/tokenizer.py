@@ -121,16 +121,12 @@ def _load_pieces(path: Path) -> Vocabulary:
     processor = SentencePieceProcessor()
     try:
         processor.LoadFromFile(str(path))
-    except (OSError, RuntimeError) as error:
+        size = processor.get_piece_size()
+        controls = [i for i in range(size) if processor.is_control(i) or processor.is_unknown(i)]
+        names = [processor.id_to_piece(i) for i in controls]
+    except (OSError, RuntimeError, ValueError) as error:  # ValueError: its message quotes a broken piece
         raise WeightsInvalid(f"{path} is no readable SentencePiece model: {error}") from error
-    ids = range(processor.get_piece_size())
-    controls = [i for i in ids if processor.is_control(i) or processor.is_unknown(i)]
-    return Vocabulary(
-        size=len(ids),
-        encode=processor.encode,
-        spelling=processor.id_to_piece,
-        controls={processor.id_to_piece(i): i for i in controls},
-    )
+    return Vocabulary(size, processor.encode, processor.id_to_piece, dict(zip(names, controls, strict=True)))
 
 
 def _load_json(path: Path) -> Vocabulary:
