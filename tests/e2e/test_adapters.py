@@ -40,10 +40,9 @@ def test_an_adapter_changes_the_answer_and_the_header_says_so(server: RunningSer
 
 
 def test_an_adapter_answers_to_its_id_as_to_its_name(server: RunningServer, poet: str) -> None:
-    listing = server.command_line("adapters", "list").stdout
-    (adapter_id,) = re.findall(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", listing)
+    (adapter,) = json.loads(server.command_line("adapters", "list", "--json").stdout)
 
-    by_name, by_id = server.run(GREEDY | {"lora": poet}), server.run(GREEDY | {"lora": adapter_id})
+    by_name, by_id = server.run(GREEDY | {"lora": poet}), server.run(GREEDY | {"lora": adapter["id"]})
 
     assert by_id.json() == by_name.json()
     assert by_id.headers["gemlora-adapter"] == by_name.headers["gemlora-adapter"]

@@ -13,12 +13,13 @@ import requests
 from tests.e2e.peft_folder import write_peft_folder
 from tests.e2e.running_server import RunningServer, ready, running_server
 
-STORY = {"prompt": "Once upon a time", "raw": True, "seed": 7, "max_tokens": 96}
+STORY = {"prompt": "Once upon a time", "raw": True, "seed": 7, "max_tokens": 40}
 LONG = STORY | {"max_tokens": 1500, "temperature": 2.5}
 
 
 def events(response: requests.Response) -> Iterator[str]:
     """The payloads of a stream's events as they come."""
+    assert response.headers["content-type"] == "text/event-stream", response.text
     for line in response.iter_lines(chunk_size=1, decode_unicode=True):
         if line:
             yield line.removeprefix("data: ")
@@ -31,14 +32,16 @@ def text_of(payloads: list[str]) -> str:
 
 def wait_until_idle(server: RunningServer, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while server.metric("gemlora_requests_in_flight") > 0:
+    while server.metric("gemlora_engine_running") + server.metric("gemlora_requests_in_flight") > 0:
         assert time.monotonic() < deadline, "the request still runs"
         time.sleep(0.02)
+    assert server.metric("gemlora_engine_free_blocks") == server.metric("gemlora_engine_blocks")
 
 
 def test_a_stream_survives_the_death_of_the_engine(server: RunningServer) -> None:
     undisturbed = server.text(STORY)
     (engine,) = server.engine_processes()
+    restarts = server.metric("gemlora_engine_restarts")
 
     with server.run(STORY | {"stream": True}, stream=True) as response:
         stream = events(response)
@@ -47,12 +50,15 @@ def test_a_stream_survives_the_death_of_the_engine(server: RunningServer) -> Non
         received += list(stream)
 
     assert text_of(received) == undisturbed
-    assert engine not in server.engine_processes()
+    (successor,) = server.engine_processes()
+    assert successor != engine
+    assert server.metric("gemlora_engine_restarts") == restarts + 1
 
 
 def test_a_client_that_leaves_a_stream_frees_its_sequence(server: RunningServer) -> None:
     with server.run(LONG | {"stream": True}, stream=True) as response:
-        next(events(response))
+        stream = events(response)
+        next(stream)
         assert server.metric("gemlora_requests_in_flight") == 1
 
     wait_until_idle(server, seconds=3)
