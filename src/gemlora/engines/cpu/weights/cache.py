@@ -53,6 +53,14 @@ class ModelCache:
             raise StorageFailed(f"{folder}: the model cannot be written: {error.strerror}") from error
         return folder
 
+    def packed(self) -> list[PackedModel]:
+        """Every complete model, by name."""
+        models = []
+        for folder in self._models.iterdir():
+            with suppress(WeightsInvalid):
+                models.append(PackedModel.open(folder))
+        return sorted(models, key=lambda model: (model.name, model.quantize))
+
     def digest(self, paths: Sequence[Path], progress: Progress) -> str:
         """SHA-256 of the concatenation of files. Files that did not change since the last time are not read again."""
         identity = json.dumps([_identity(path) for path in paths])

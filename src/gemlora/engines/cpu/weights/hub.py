@@ -6,16 +6,18 @@ place where the library looks for them (`blobs/SHA256`), from where an earlier a
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import httpx2
-from huggingface_hub import HfApi, constants, hf_hub_url, snapshot_download
+from huggingface_hub import HfApi, constants, hf_hub_url, scan_cache_dir, snapshot_download
 from huggingface_hub.errors import (
+    CacheNotFound,
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
@@ -28,8 +30,10 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+from tqdm import tqdm
 
-from gemlora.engines.cpu.weights.huggingface_checkpoint import files_of
+from gemlora.engines.cpu.weights.huggingface_checkpoint import CONFIG_FILE, files_of, read_json
+from gemlora.engines.cpu.weights.huggingface_config import text_config
 from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.errors import StorageFailed, WeightsInvalid
 
@@ -42,6 +46,38 @@ PATTERNS = [
     "tokenizer.json",
 ]
 """What a conversion reads; Gemma's repositories also hold GGUF files and other formats of the same size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """A checkpoint in the library's cache; `size` counts bytes."""
+
+    repository: str
+    commit: str
+    size: int
+
+
+def pulled() -> list[Pulled]:
+    """Every complete Gemma checkpoint in the library's cache."""
+    try:
+        cached = scan_cache_dir()
+    except CacheNotFound:
+        return []
+    return [
+        Pulled(repository.repo_id, revision.commit_hash, revision.size_on_disk)
+        for repository in sorted(cached.repos, key=lambda repository: repository.repo_id)
+        if repository.repo_type == "model"
+        for revision in repository.revisions
+        if find(repository.repo_id, revision.commit_hash) is not None and _is_gemma(revision.snapshot_path)
+    ]
+
+
+def _is_gemma(folder: Path) -> bool:
+    try:
+        text_config(read_json(folder / CONFIG_FILE))
+    except WeightsInvalid:
+        return False
+    return True
 
 
 def find(repository: str, revision: str | None) -> Path | None:
@@ -100,39 +136,26 @@ class _Meter:
         self._done += size
         self._progress("Downloading", self._done, self._total)
 
-    def bar(self) -> type[Any]:
-        """A class that the library uses as if it were tqdm."""
+    def bar(self) -> type[tqdm]:
+        """A class that the library uses for the progress of one file."""
         meter = self
 
         class Bar(_Silent):
+            def __init__(self, *arguments: Any, initial: int = 0, **options: Any) -> None:
+                super().__init__(*arguments, **options)
+                meter.add(initial)
+
             def update(self, size: float | None = 1) -> None:
                 meter.add(int(size or 0))
 
         return Bar
 
 
-class _Silent:
-    """As much of tqdm as the library calls, without output."""
+class _Silent(tqdm):  # type: ignore[misc]
+    """Shows nothing."""
 
-    def __init__(self, iterable: Any = None, **_options: object) -> None:
-        self._iterable = iterable
-        self.total: float | None = 0
-        self.n: float = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._iterable)
-
-    def __enter__(self) -> "_Silent":
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        return None
-
-    def update(self, size: float | None = 1) -> None:
-        """Count nothing."""
-
-    def __getattr__(self, _name: str) -> Callable[..., None]:
-        return lambda *_arguments, **_options: None
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{**options, "disable": True})
 
 
 def _load(repository: str, file: RepoFile, commit: str | None, token: str | None, meter: _Meter) -> None:
@@ -157,14 +180,15 @@ def _load(repository: str, file: RepoFile, commit: str | None, token: str | None
 
 
 def _append(target: BinaryIO, url: str, size: int, token: str | None, meter: _Meter) -> None:
+    """Load the rest of a file of `size` bytes."""
     start = target.seek(0, os.SEEK_END)
     if start > size:
         target.truncate(start := 0)
-    meter.add(start)
-    http_get(
-        url, target, resume_size=start, headers=build_hf_headers(token=token), expected_size=size,
-        tqdm_class=meter.bar(),
-    )  # fmt: skip
+    if start == size:
+        meter.add(size)
+        return
+    headers = build_hf_headers(token=token)
+    http_get(url, target, resume_size=start, headers=headers, expected_size=size, tqdm_class=meter.bar())
     target.flush()
     os.fsync(target.fileno())
 
