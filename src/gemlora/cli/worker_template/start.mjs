@@ -1,5 +1,5 @@
 // Bundles one Worker, tells the runtime where the gemlora server is, and runs both until Ctrl-C.
-// Reads GEMLORA_URL, GEMLORA_API_TOKEN (or the server's first-token file) and PORT.
+// Reads GEMLORA_URL, GEMLORA_API_TOKEN (or the file first-token of the server's data directory) and PORT.
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
@@ -24,7 +24,8 @@ run();
 
 function apiToken() {
   if (process.env.GEMLORA_API_TOKEN) return process.env.GEMLORA_API_TOKEN;
-  const folder = process.env.GEMLORA_DATA_DIR ?? join(homedir(), ".local/share/gemlora");
+  const dataHome = process.env.XDG_DATA_HOME || join(homedir(), ".local/share");
+  const folder = process.env.GEMLORA_DATA_DIR || join(dataHome, "gemlora");
   const file = join(folder, "first-token");
   if (existsSync(file)) return readFileSync(file, "utf8").trim();
   console.error(`No token: set GEMLORA_API_TOKEN, or start gemlora once so that ${file} exists.`);
