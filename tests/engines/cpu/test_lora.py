@@ -129,11 +129,12 @@ def test_different_adapters_in_one_batch_equal_peft_and_their_own_run_alone(
         assert_identical(together, run(runner(case, native), TOKENS, adapter=adapter))
 
 
+@pytest.mark.parametrize("quantize", ["none", "int8"])
 @pytest.mark.parametrize("architecture", checkpoints.ARCHITECTURES)
 def test_a_zero_adapter_is_the_base_bit_for_bit(
-    checkpoint: Callable[[str], Checkpoint], native: Kernels, tmp_path: Path, architecture: str
+    checkpoint: Callable[..., Checkpoint], native: Kernels, tmp_path: Path, architecture: str, quantize: str
 ) -> None:
-    case = checkpoint(architecture)
+    case = checkpoint(architecture, quantize=quantize)
     config = case.weights.config
     pairs = random_pairs(config.modules, len(config.layers), rank=4, seed=1)
     zero = {key: Pair(pair.a, torch.zeros_like(pair.b), 2.0) for key, pair in pairs.items()}
