@@ -17,7 +17,8 @@ from gemlora.errors import AdapterExists, AdapterIncomplete, AdapterInvalid, Inv
 from gemlora.registry.models import Model
 from gemlora.registry.records import Adapter, AdapterFiles, ReadyAdapter
 from gemlora.registry.repository import AdapterRepository
-from gemlora.registry.validation import CheckedAdapter, check_adapter, read_config
+from gemlora.registry.validation import CheckedAdapter, check_adapter, fit_adapter, read_config
+from gemlora.storage.files import storage_errors
 from gemlora.storage.objects import CHUNK, Incoming, Objects
 
 CONFIG_FILE = "adapter_config.json"
@@ -94,8 +95,10 @@ class Adapters:
         """Check an accepted adapter against other base weights than before; return its manifest for them."""
 
         def check() -> str:
-            config = read_config(self._objects.path(files.config_blob).read_bytes())
-            checked = check_adapter(config, self._objects.path(files.weights_blob), model.base, model.limits)
+            with storage_errors(f"read the files of adapter {adapter.id}"):
+                config = read_config(self._objects.path(files.config_blob).read_bytes())
+                weights = self._objects.path(files.weights_blob)
+                checked = fit_adapter(config, weights, model.base, model.limits, files.weights_blob)
             return self._objects.put(checked.manifest.to_json())
 
         manifest = await asyncio.to_thread(check)

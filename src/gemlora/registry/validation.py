@@ -5,7 +5,7 @@ all values are finite. Anything else is refused with the name of the tensor or k
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import RawIOBase
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from gemlora.registry.safetensors_header import ITEM_SIZES, TensorEntry, read_he
 from gemlora.storage.manifest import AdapterManifest, LoraModule, Tensor
 from gemlora.storage.objects import digest_of
 
-__all__ = ["CheckedAdapter", "check_adapter", "read_config"]
+__all__ = ["CheckedAdapter", "check_adapter", "fit_adapter", "read_config"]
 
 CHUNK_BYTES = 4 << 20
 _PARENTS = {module: "mlp" if module in ("gate_proj", "up_proj", "down_proj") else "self_attn" for module in MODULES}
@@ -76,6 +76,15 @@ def check_adapter(
     `weights_digest` is the file's SHA-256 where it is known already. Raises `AdapterInvalid` with the tensor's or
     key's name and what was expected.
     """
+    checked = fit_adapter(config, weights, base, limits, weights_digest or digest_of(weights))
+    silent = _check_values(weights, checked.manifest.modules)
+    return replace(checked, warnings=(*_silence(silent, len(checked.manifest.modules)), *checked.warnings))
+
+
+def fit_adapter(
+    config: LoraConfig, weights: Path, base: Base, limits: AdapterLimits, weights_digest: str
+) -> CheckedAdapter:
+    """Check everything but the tensors' values, which do not depend on the base. Raises `AdapterInvalid`."""
     places = _claim(read_header(weights), base)
     prefix = _common_prefix(places)
     expected = _expected(config, prefix, base)
@@ -83,12 +92,11 @@ def check_adapter(
     modules = tuple(
         _pair(places, _Place(prefix, layer, module, ""), config, base, limits) for layer, module in sorted(expected)
     )
-    silent = _check_values(weights, modules)
     return CheckedAdapter(
-        AdapterManifest(weights_digest or digest_of(weights), modules),
+        AdapterManifest(weights_digest, modules),
         rank=max(module.rank for module in modules),
         modules=tuple(module for module in MODULES if any(m.module == module for m in modules)),
-        warnings=tuple(_warnings(config, base, prefix, modules, silent)),
+        warnings=tuple(_warnings(config, base, prefix, modules)),
     )
 
 
@@ -242,13 +250,13 @@ def _chunks(file: RawIOBase, tensor: Tensor, kind: type[np.uint32] | type[np.uin
         yield np.frombuffer(bytearray(chunk), dtype=kind)
 
 
-def _warnings(
-    config: LoraConfig, base: Base, prefix: str, modules: tuple[LoraModule, ...], silent: int
-) -> Iterator[str]:
-    if silent == len(modules):
-        yield "the adapter has no effect: A or B is zero in every module"
-    elif silent:
-        yield f"{silent} of {len(modules)} modules have no effect: their A or B is zero"
+def _silence(silent: int, modules: int) -> tuple[str, ...]:
+    if silent == modules:
+        return ("the adapter has no effect: A or B is zero in every module",)
+    return (f"{silent} of {modules} modules have no effect: their A or B is zero",) if silent else ()
+
+
+def _warnings(config: LoraConfig, base: Base, prefix: str, modules: tuple[LoraModule, ...]) -> Iterator[str]:
     for module in modules:
         if config.has_ambiguous_alpha(module_name(prefix, module.layer, module.module)):
             place = module_name(prefix, module.layer, module.module)
