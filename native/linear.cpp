@@ -45,10 +45,13 @@ struct Work {
     std::int64_t first_task;
 };
 
-// Tasks of about 1 MMAC or 64 KiB of weights, whichever is more: long enough to be worth handing out.
-std::int64_t panels_per_task(const PackedMatrix& matrix, std::int64_t rows, std::int64_t multiple) {
+// Tasks of about 1 MMAC or 128 KiB of weights, whichever is more, are long enough to be worth handing out; but every
+// thread should get some.
+std::int64_t panels_per_task(const PackedMatrix& matrix, std::int64_t rows, std::int64_t multiple, int threads) {
     const std::int64_t macs = matrix.inputs() * panel_size * std::max<std::int64_t>(rows, 8);
-    return ceil_divide(ceil_divide(std::int64_t{1} << 20, macs), multiple) * multiple;
+    const std::int64_t worthwhile = ceil_divide(std::int64_t{1} << 20, macs);
+    const std::int64_t fair = ceil_divide(matrix.panels(), 2 * threads);
+    return ceil_divide(std::min(worthwhile, fair), multiple) * multiple;
 }
 
 } // namespace
@@ -77,7 +80,7 @@ void Kernels::linear(const Rows<const float>& x, const std::vector<const PackedM
     std::vector<Work> work;
     std::int64_t tasks = 0, column = 0, scratch = 0;
     for (const PackedMatrix* matrix : matrices) {
-        const std::int64_t panels = panels_per_task(*matrix, x.rows, table_.most_panels);
+        const std::int64_t panels = panels_per_task(*matrix, x.rows, table_.most_panels, pool_.size());
         work.push_back({matrix, column, panels, tasks});
         tasks += ceil_divide(matrix->panels(), panels);
         column += matrix->rows;

@@ -113,8 +113,9 @@ inline void store_tile(const Vector (&sums)[panels][rows], const Tile& out) {
     }
 }
 
+// `ahead` is the distance to the weights to fetch into the second-level cache meanwhile.
 template <class Isa, class Weight, int panels, int rows>
-void float_tile(const Weight* weights, std::int64_t inputs, const float* x, const Tile& out) {
+void float_tile(const Weight* weights, std::int64_t inputs, std::int64_t ahead, const float* x, const Tile& out) {
     using Vector = typename Isa::Vector;
     Vector sums[panels][rows];
 #pragma GCC unroll 16
@@ -128,7 +129,9 @@ void float_tile(const Weight* weights, std::int64_t inputs, const float* x, cons
         Vector w[panels];
 #pragma GCC unroll 16
         for (int p = 0; p < panels; ++p) {
-            w[p] = Vector::load(weights + (p * inputs + k) * panel_size);
+            const Weight* const from = weights + (p * inputs + k) * panel_size;
+            w[p] = Vector::load(from);
+            __builtin_prefetch(from + ahead, 0, 2);
         }
 #pragma GCC unroll 16
         for (int r = 0; r < rows; ++r) {
@@ -148,6 +151,7 @@ struct IntegerPanels {
     std::int64_t inputs, group;
     const float* scales;
     const float* negative_minimums; // or null
+    std::int64_t ahead;             // bytes from a weight to the one to fetch into the second-level cache meanwhile
 };
 
 template <class Isa, int panels, int rows>
@@ -187,6 +191,7 @@ void integer_tile(const IntegerPanels& weights, const IntegerBlock<Isa>& x, cons
 #pragma GCC unroll 16
             for (int p = 0; p < panels; ++p) {
                 w[p] = DotWeights::load(values + p * panel_bytes);
+                __builtin_prefetch(values + p * panel_bytes + weights.ahead, 0, 2);
             }
 #pragma GCC unroll 16
             for (int r = 0; r < rows; ++r) {
@@ -299,8 +304,10 @@ void float_linear(const PackedMatrix& matrix, const FloatInputs& x, const Rows<f
                 const auto* const weights = weights_of(panel);
                 const std::int64_t first = x.blocks.start(block), column = panel * panel_size;
                 using Weight = std::remove_cvref_t<decltype(*weights)>;
+                const bool streams = block == 0 && !matrix.integers;
+                const std::int64_t ahead = streams ? decltype(panels)::value * inputs * panel_size : 0;
                 float_tile<Isa, Weight, decltype(panels)::value, decltype(rows)::value>(
-                    weights, inputs, x.numbers + first * x.inputs,
+                    weights, inputs, ahead, x.numbers + first * x.inputs,
                     {out.row(first) + column, out.stride, matrix.rows - column});
             });
     };
@@ -325,7 +332,7 @@ template <class Isa>
 void integer_linear(const PackedMatrix& matrix, const IntegerInputs& x, const Rows<float>& out, std::int64_t begin,
                     std::int64_t end, float* scratch) {
     const std::int64_t inputs = matrix.inputs(), panel_scales = matrix.groups() * panel_size;
-    IntegerPanels weights{nullptr, inputs, matrix.group, scratch, nullptr};
+    IntegerPanels weights{nullptr, inputs, matrix.group, scratch, nullptr, 0};
     const auto ready = [&](std::int64_t panel, std::int64_t panels) {
         const std::int64_t start = panel * panel_scales, count = panels * panel_scales;
         weights.values = static_cast<const std::uint8_t*>(matrix.values.data) + panel * inputs * panel_size;
@@ -339,6 +346,8 @@ void integer_linear(const PackedMatrix& matrix, const IntegerInputs& x, const Ro
         x.blocks, begin, end, [](int rows) { return Isa::integer_panels(rows); }, ready,
         [&](auto panels, auto rows, std::int64_t panel, std::int64_t block) {
             const std::int64_t first = x.blocks.start(block), column = panel * panel_size;
+            // The first block reads the panels from memory; while it computes, the next ones come into the cache.
+            weights.ahead = block == 0 ? decltype(panels)::value * inputs * panel_size : 0;
             integer_tile<Isa, decltype(panels)::value, decltype(rows)::value>(
                 weights, IntegerBlock<Isa>(x, block), {out.row(first) + column, out.stride, matrix.rows - column});
         });

@@ -134,8 +134,10 @@ def quantise_activations(x: Float32, inputs: int) -> tuple[Float32, Float32]:
     padded_x[:, : x.shape[1]] = x
     blocks = padded_x.reshape(len(x), -1, BLOCK)
     largest = np.abs(blocks).max(axis=2, keepdims=True)
-    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
-    return np.rint(blocks * inverse).reshape(len(x), inputs), largest[..., 0] / np.float32(127)
+    usable = (largest >= 2.0**-100) & np.isfinite(largest)  # else all zeros; what is not finite reaches the scale
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=usable)
+    numbers = np.rint(np.where(usable, blocks, 0) * inverse)
+    return numbers.reshape(len(x), inputs), largest[..., 0] / np.float32(127)
 
 
 def _views(cache: NDArray[np.generic]) -> tuple[NDArray[np.generic], NDArray[np.generic]]:

@@ -1,0 +1,252 @@
+"""Measures each native kernel on the starter model's shapes: medians, with what arithmetic or memory rate they reach.
+
+    python benchmarks/kernels.py [--threads N] [--instruction-set NAME] [--only TEXT] [--json FILE]
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from gemlora.kernels import LoraPair, LoraWeights, Matrix, SamplingBatch, Segments
+from gemlora.kernels.native import NativeKernels, instruction_sets
+
+HIDDEN, FEED_FORWARD, HEADS, KV_HEADS, HEAD_SIZE, VOCABULARY = 640, 2048, 4, 1, 256, 262144
+BLOCK = 32
+RNG = np.random.default_rng(0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call with the work it does: multiply-adds, and bytes that it must read."""
+
+    name: str
+    call: Callable[[], object]
+    macs: float = 0
+    bytes: float = 0
+
+
+@dataclass(frozen=True)
+class Result:
+    name: str
+    milliseconds: float
+    gmacs_per_second: float
+    gigabytes_per_second: float
+
+
+def floats(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape, dtype=np.float32)
+
+
+def int8_matrix(outputs: int, inputs: int, *, group: int = 32, minimums: bool = False, quantize: bool = True) -> Matrix:
+    quantised = RNG.integers(-127, 128, (outputs, inputs), dtype=np.int8)
+    dtype = np.float32 if minimums else np.float16
+    scales = (RNG.random((outputs, inputs // group), np.float32) / 1000).astype(dtype)
+    return Matrix.from_int8(quantised, scales, scales if minimums else None, quantize_activations=quantize)
+
+
+def size_of(matrices: list[Matrix]) -> int:
+    arrays = [array for m in matrices for array in (m.values, m.scales, m.minimums) if array is not None]
+    return sum(array.nbytes for array in arrays)
+
+
+def linear_case(kernels: NativeKernels, name: str, rows: int, matrices: list[Matrix]) -> Case:
+    x = floats(rows, matrices[0].columns)
+    out = np.empty((rows, sum(matrix.rows for matrix in matrices)), np.float32)
+    macs = rows * sum(matrix.rows * matrix.columns for matrix in matrices)
+    return Case(f"{name}, {rows} rows", lambda: kernels.linear(x, matrices, out), macs, size_of(matrices))
+
+
+def linear_cases(kernels: NativeKernels) -> Iterator[Case]:
+    gate_up = [int8_matrix(FEED_FORWARD, HIDDEN), int8_matrix(FEED_FORWARD, HIDDEN)]
+    down = [int8_matrix(HIDDEN, FEED_FORWARD)]
+    sizes = (HEADS * HEAD_SIZE, KV_HEADS * HEAD_SIZE, KV_HEADS * HEAD_SIZE)
+    qkv = [int8_matrix(size, HIDDEN) for size in sizes]
+    head = [int8_matrix(VOCABULARY, HIDDEN)]
+    for rows in (1, 4, 16):
+        yield linear_case(kernels, "head int8", rows, head)
+    for rows in (1, 16, 512):
+        yield linear_case(kernels, "qkv int8", rows, qkv)
+        yield linear_case(kernels, "gate and up int8", rows, gate_up)
+        yield linear_case(kernels, "down int8", rows, down)
+    for rows in (16, 512):
+        with_minimums = [int8_matrix(FEED_FORWARD, HIDDEN, minimums=True)]
+        yield linear_case(kernels, "up int8, minimums", rows, with_minimums)
+        yield linear_case(kernels, "up int8, groups of 16", rows, [int8_matrix(FEED_FORWARD, HIDDEN, group=16)])
+        yield linear_case(kernels, "up int8 × float32", rows, [int8_matrix(FEED_FORWARD, HIDDEN, quantize=False)])
+    for dtype in (np.float32, ml_dtypes.bfloat16, np.float16):
+        matrix = [Matrix.from_floats(floats(FEED_FORWARD, HIDDEN).astype(dtype))]
+        for rows in (1, 512):
+            yield linear_case(kernels, f"up {np.dtype(dtype).name}", rows, matrix)
+
+
+def attention_case(kernels: NativeKernels, rows: int, context: int, sequences: int, dtype: type) -> Case:
+    """`rows` new rows in each sequence, behind `context` − rows cached ones."""
+    blocks = -(-context // BLOCK)
+    cache = floats(sequences * blocks, 2, KV_HEADS, BLOCK, HEAD_SIZE).astype(dtype)
+    tables = np.arange(sequences * blocks, dtype=np.int32).reshape(sequences, blocks)
+    sequence_of_row = np.repeat(np.arange(sequences, dtype=np.int32), rows)
+    positions = np.tile(np.arange(context - rows, context, dtype=np.int32), sequences)
+    queries = floats(sequences * rows, HEADS, HEAD_SIZE)
+    out = np.empty_like(queries)
+    macs = float(2 * HEADS * HEAD_SIZE * np.sum(positions + 1.0))
+    name = f"attend {np.dtype(dtype).name}, {sequences} × {rows} rows, context {context}"
+    return Case(
+        name,
+        lambda: kernels.attend(queries, cache, tables, sequence_of_row, positions, 1 / 16, None, None, out),
+        macs,
+        cache.nbytes,
+    )
+
+
+def lora_case(kernels: NativeKernels, rows: int, adapters: int, rank: int = 8) -> Case:
+    pairs = [
+        LoraPair(
+            floats(rank, HIDDEN).astype(ml_dtypes.bfloat16), floats(rank, FEED_FORWARD).astype(ml_dtypes.bfloat16), 0.5
+        )
+        for _ in range(adapters)
+    ]
+    segments = Segments.of(
+        [(LoraWeights(str(i), {(0, "up_proj"): pair}), rows // adapters) for i, pair in enumerate(pairs)]
+    )
+    x, out = floats(rows, HIDDEN), np.zeros((rows, FEED_FORWARD), np.float32)
+    macs = rows * rank * (HIDDEN + FEED_FORWARD)
+    return Case(
+        f"adapt rank {rank}, {rows} rows, {adapters} adapters",
+        lambda: kernels.adapt(x, out, segments, 0, "up_proj"),
+        macs,
+        adapters * rank * (HIDDEN + FEED_FORWARD) * 2,
+    )
+
+
+def sample_case(kernels: NativeKernels, name: str, rows: int, temperature: float, top_k: int, top_p: float) -> Case:
+    logits = floats(rows, VOCABULARY) * 4
+    zeros = np.zeros(rows, np.float32)
+    batch = SamplingBatch(
+        temperature=zeros + np.float32(temperature),
+        top_k=np.full(rows, top_k, np.int32),
+        top_p=zeros + np.float32(top_p),
+        seed=np.arange(rows, dtype=np.uint64),
+        index=np.arange(rows, dtype=np.uint64),
+        repetition_penalty=zeros,
+        frequency_penalty=zeros,
+        presence_penalty=zeros,
+        history_tokens=np.zeros(0, np.int32),
+        history_counts=np.zeros(0, np.int32),
+        history_ends=np.zeros(rows, np.int64),
+    )
+    copy = np.empty_like(logits)
+
+    def call() -> None:
+        copy[:] = logits
+        kernels.sample(copy, batch)
+
+    return Case(f"sample (and copy) {name}, {rows} rows", call, 0, 2 * logits.nbytes)
+
+
+def row_cases(kernels: NativeKernels) -> Iterator[Case]:
+    for rows in (1, 512):
+        x, weight, out = floats(rows, HIDDEN), floats(HIDDEN), np.empty((rows, HIDDEN), np.float32)
+        gate_up, gated = floats(rows, 2 * FEED_FORWARD), np.empty((rows, FEED_FORWARD), np.float32)
+        queries, tables = floats(rows, HEADS, HEAD_SIZE), floats(8192, HEAD_SIZE // 2)
+        positions = np.arange(rows, dtype=np.int32)
+        yield Case(
+            f"rms_norm, {rows} rows",
+            lambda x=x, w=weight, o=out: kernels.rms_norm(x, w, 1e-6, o),
+            0,
+            2 * x.nbytes,
+        )
+        yield Case(f"add, {rows} rows", lambda x=x, y=out: kernels.add(y, x), 0, 3 * x.nbytes)
+        yield Case(
+            f"rotate, {rows} rows",
+            lambda q=queries, t=tables, p=positions: kernels.rotate(q, t, t, p),
+            0,
+            3 * queries.nbytes,
+        )
+        yield Case(
+            f"gelu_gate, {rows} rows", lambda g=gate_up, o=gated: kernels.gelu_gate(g, o), 0, 1.5 * gate_up.nbytes
+        )
+    keys, cache = floats(512, KV_HEADS, HEAD_SIZE), np.zeros((16, 2, KV_HEADS, BLOCK, HEAD_SIZE), np.float16)
+    table, zeros = np.arange(16, dtype=np.int32)[None], np.zeros(512, np.int32)
+    positions = np.arange(512, dtype=np.int32)
+    yield Case(
+        "store_kv float16, 512 rows",
+        lambda: kernels.store_kv(keys, keys, cache, table, zeros, positions),
+        0,
+        3 * keys.nbytes,
+    )
+    matrix, tokens, out = (
+        int8_matrix(VOCABULARY // 16, HIDDEN),
+        np.arange(512, dtype=np.int32),
+        np.empty((512, HIDDEN), np.float32),
+    )
+    yield Case("embed int8, 512 rows", lambda: kernels.embed(matrix, tokens, 25.25, out), 0, out.nbytes)
+
+
+def cases(kernels: NativeKernels) -> Iterator[Case]:
+    yield from linear_cases(kernels)
+    for dtype in (np.float16, np.float32):
+        yield attention_case(kernels, 512, 512, 1, dtype)
+        yield attention_case(kernels, 1, 512, 1, dtype)
+        yield attention_case(kernels, 1, 512, 16, dtype)
+        yield attention_case(kernels, 1, 8192, 1, dtype)
+    yield lora_case(kernels, 1, 1)
+    yield lora_case(kernels, 16, 1)
+    yield lora_case(kernels, 16, 16)
+    yield lora_case(kernels, 512, 1)
+    yield from row_cases(kernels)
+    for rows in (1, 16):
+        yield sample_case(kernels, "greedy", rows, 0, 0, 1)
+        yield sample_case(kernels, "temperature 0.6", rows, 0.6, 0, 1)
+        yield sample_case(kernels, "top-k 50", rows, 1, 50, 1)
+        yield sample_case(kernels, "top-p 0.9", rows, 1, 0, 0.9)
+
+
+def measure(case: Case, seconds: float) -> Result:
+    case.call()
+    times: list[float] = []
+    until = time.perf_counter() + seconds
+    while len(times) < 5 or time.perf_counter() < until:
+        start = time.perf_counter()
+        case.call()
+        times.append(time.perf_counter() - start)
+    median = statistics.median(times)
+    return Result(case.name, median * 1e3, case.macs / median / 1e9, case.bytes / median / 1e9)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--instruction-set", default="auto", choices=["auto", *instruction_sets()])
+    parser.add_argument("--only", default="", help="only cases whose name has this text")
+    parser.add_argument("--seconds", type=float, default=0.3, help="time per case")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    options = parser.parse_args()
+    kernels = NativeKernels(options.threads, options.instruction_set)
+    results = [measure(case, options.seconds) for case in cases(kernels) if options.only in case.name]
+    table = Table(title=f"{kernels.instruction_set}, {kernels.threads} threads")
+    for heading in ("kernel", "ms", "GMAC/s", "GB/s"):
+        table.add_column(heading, justify="left" if heading == "kernel" else "right")
+    for result in results:
+        table.add_row(
+            result.name,
+            f"{result.milliseconds:.3f}",
+            f"{result.gmacs_per_second:.1f}" if result.gmacs_per_second else "",
+            f"{result.gigabytes_per_second:.1f}",
+        )
+    Console(width=100).print(table)
+    if options.json:
+        setting = {"instruction_set": kernels.instruction_set, "threads": kernels.threads}
+        options.json.write_text(json.dumps({**setting, "results": [asdict(result) for result in results]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
