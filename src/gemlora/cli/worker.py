@@ -1,14 +1,19 @@
 """`gemlora worker`: writes the template of a Worker whose `env.AI` is a gemlora server."""
 
+import shlex
 import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-app = typer.Typer(help="Workers that run on your machine, with gemlora behind env.AI.", no_args_is_help=True)
+app = typer.Typer(
+    help="Workers that run on your machine, with gemlora behind env.AI.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 
 @app.callback()
@@ -22,10 +27,8 @@ def init(
 ) -> None:
     """Write a folder that runs a Worker in workerd, with env.AI answered by gemlora."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        Console(stderr=True).print(f"{folder} already exists and is not an empty folder; nothing was written.")
+        typer.echo(f"Error: {folder} already exists and is not an empty folder; nothing was written", err=True)
         raise typer.Exit(1)
     with as_file(files("gemlora.cli") / "worker_template") as template:
         shutil.copytree(template, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules", "dist"))
-    Console().print(
-        f"Wrote {folder}. Next:\n  cd {folder}\n  npm install\n  npm start", soft_wrap=True, highlight=False
-    )
+    typer.echo(f"Wrote {folder}. Next:\n  cd {shlex.quote(str(folder))}\n  npm install\n  npm start")
