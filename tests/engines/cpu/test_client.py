@@ -216,7 +216,7 @@ async def test_closing_the_iterator_frees_the_sequence_within_one_step(start: St
     reader.cancel()
     await asyncio.wait([reader])
     await stream.aclose()
-    await until(lambda: not engine.stats().waiting if state == "queued" else idle(engine), seconds=0.5)
+    await until(lambda: not engine.stats().waiting if state == "queued" else idle(engine))
     assert engine.stats().steps <= before + 2  # the step that was under way and the one that took the command
     other.cancel()
     await asyncio.wait([other])
@@ -299,7 +299,7 @@ async def test_an_idle_worker_uses_no_processor_time_and_wakes_at_once(start: St
     assert worker.cpu_times()[:2] == before[:2]
     started = time.monotonic()
     await collect(engine, request("a", max_tokens=1))
-    assert time.monotonic() - started < 0.1
+    assert time.monotonic() - started < 0.5
 
 
 @pytest.mark.parametrize("interruption", [signal.SIGINT, signal.SIGTERM])
@@ -341,4 +341,4 @@ async def test_the_worker_ends_when_its_parent_is_killed(state: str) -> None:
     assert worker.is_running()
     parent.kill()
     await parent.wait()
-    await until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, seconds=2)
+    await until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, seconds=5)

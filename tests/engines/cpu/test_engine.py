@@ -172,6 +172,17 @@ def test_others_run_while_an_adapter_is_read() -> None:
     assert bench.tokens("slow") == alone(request("slow", adapter="one"))[0]
 
 
+def test_a_resident_adapter_does_not_wait_for_one_that_is_read() -> None:
+    bench = Bench()
+    bench.submit(request("before", adapter="one"))
+    bench.run()
+    bench.submit(request("slow", adapter="two"), request("fast", adapter="one"))
+    assert bench.loop.step()
+    assert len(bench.tokens("fast")) == 1
+    bench.run()
+    assert bench.tokens("slow") == alone(request("slow", adapter="two"))[0]
+
+
 def test_an_engine_that_only_waits_for_an_adapter_sleeps() -> None:
     bench = Bench()
     bench.submit(request("slow", adapter="one"))

@@ -128,7 +128,8 @@ class Company(RuleBasedStateMachine):
     @invariant()
     def limits_are_kept(self) -> None:
         assert max(self.bench.runner.rows, default=0) <= self.bench.scheduler._step_tokens
-        assert len(self.bench.scheduler.running) <= self.bench.scheduler._most_running
+        scheduler = self.bench.scheduler
+        assert len(scheduler.running) <= min(scheduler._most_running, scheduler._step_tokens)
 
     def teardown(self) -> None:
         if not hasattr(self, "bench"):

@@ -22,9 +22,12 @@ class Scheduler:
     """Waiting and running sequences, both in order of arrival."""
 
     def __init__(self, pool: BlockPool, max_sequences: int, step_tokens: int) -> None:
-        """At most `max_sequences` run at once and at most `step_tokens` tokens are computed in a step."""
+        """At most `max_sequences` run at once and at most `step_tokens` tokens are computed in a step.
+
+        No more than `step_tokens` run either, as one is only admitted when the others leave it a token.
+        """
         self._pool = pool
-        self._most_running = min(max_sequences, step_tokens)
+        self._most_running = max_sequences
         self._step_tokens = step_tokens
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []

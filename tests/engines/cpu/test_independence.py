@@ -1,0 +1,192 @@
+"""A request's tokens do not depend on its company, on how it is computed, or on what computes it, bit for bit."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle, islice, product
+from random import Random
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from tests.stepping import LateExecutor, ListMailbox
+
+from gemlora.engines.contract import AdapterRef, GenerateRequest, Sampling
+from gemlora.engines.cpu.adapters import AdapterPool
+from gemlora.engines.cpu.blocks import BlockPool
+from gemlora.engines.cpu.config import GemmaConfig
+from gemlora.engines.cpu.engine import StepLoop
+from gemlora.engines.cpu.frames import Cancel, Delivered, Submit
+from gemlora.engines.cpu.runner import Runner
+from gemlora.engines.cpu.sampler import Sampler
+from gemlora.engines.cpu.scheduler import Scheduler
+from gemlora.engines.cpu.weights import PackedModel
+from gemlora.kernels import Kernels, LoraPair, LoraWeights
+from gemlora.kernels.native import NativeKernels, instruction_sets
+
+REQUESTS = 200
+COMPANIES = 10
+VISITORS = 30
+"""Requests of each company that leave before they end."""
+
+LONGEST_PROMPT = 90
+MOST_TOKENS = 16
+CONTEXT = LONGEST_PROMPT + MOST_TOKENS
+ADAPTERS = ("one", "two", "three", "four")
+
+Model = tuple[PackedModel, list[GenerateRequest]]
+Outputs = dict[str, tuple[int, ...]]
+
+
+class RandomAdapters:
+    """Adapters that change a random half of the modules with random ranks, the same for the same digest."""
+
+    def __init__(self, config: GemmaConfig) -> None:
+        self._config = config
+
+    def size(self, ref: AdapterRef) -> int:
+        return self.load(ref).size
+
+    def load(self, ref: AdapterRef) -> LoraWeights:
+        random = np.random.default_rng(list(ref.digest.encode()))
+        dtype = random.choice(np.array([np.float32, np.float16, ml_dtypes.bfloat16]))
+        pairs = {
+            (layer, name): LoraPair(
+                (random.standard_normal((rank, inputs)) * inputs**-0.5).astype(dtype),
+                (random.standard_normal((rank, outputs)) * 0.3).astype(dtype),
+                float(random.uniform(0.5, 2)),
+            )
+            for layer in range(len(self._config.layers))
+            for name, (outputs, inputs) in self._config.modules.items()
+            if random.random() < 0.5
+            for rank in [int(random.integers(1, 10))]
+        }
+        return LoraWeights(ref.digest, pairs)
+
+
+def random_requests(random: Random, count: int, vocabulary: int) -> list[GenerateRequest]:
+    """Half of them greedy, all with random parameters, their bounds among them; many share a beginning."""
+    beginnings = [[random.randrange(vocabulary) for _ in range(40)] for _ in range(3)]
+    return [
+        GenerateRequest(
+            id=str(number),
+            prompt=(
+                *random.choice([[], *beginnings]),
+                *(random.randrange(vocabulary) for _ in range(random.randint(1, LONGEST_PROMPT - 40))),
+            ),
+            max_tokens=random.randint(4, MOST_TOKENS),
+            sampling=Sampling(
+                seed=random.randint(0, 9_999_999_999),
+                temperature=random.choice([0, 0, 0, 0.1, 0.6, 1, 5]),
+                top_k=random.choice([None, 1, 2, 10, 50]),
+                top_p=random.choice([0, 0.3, 0.9, 1, 2]),
+                repetition_penalty=random.choice([0, 1, 1, 1.1, 2]),
+                frequency_penalty=random.choice([0, 0, -2, 0.5, 2]),
+                presence_penalty=random.choice([0, 0, -2, 0.5, 2]),
+            ),
+            stop_tokens=(random.randrange(vocabulary),),
+            adapter=random.choice([None, *(AdapterRef(name, "", "") for name in ADAPTERS)]),
+        )
+        for number in range(count)
+    ]
+
+
+class Stage:
+    """One model with one set of kernels, on which requests are computed in different companies."""
+
+    def __init__(self, model: PackedModel, kernels: Kernels) -> None:
+        self._config = model.config
+        self._kernels = kernels
+        self._runner = Runner(model, kernels, context=CONTEXT, kv_cache_bytes=8 << 20)
+
+    def run(
+        self,
+        arrivals: Iterator[list[Submit | Cancel]],
+        *,
+        blocks: int,
+        max_sequences: int,
+        step_tokens: int,
+        rooms: int,
+    ) -> tuple[Outputs, Scheduler]:
+        """The tokens of each request; `arrivals` are the commands before each step, `rooms` the adapters in memory."""
+        assert blocks <= self._runner.blocks
+        mailbox, executor = ListMailbox(), LateExecutor()
+        scheduler = Scheduler(BlockPool(blocks), max_sequences, step_tokens)
+        loader = RandomAdapters(self._config)
+        largest = max(loader.size(AdapterRef(name, "", "")) for name in ADAPTERS)
+        loop = StepLoop(
+            mailbox, scheduler, self._runner, Sampler(self._kernels),
+            AdapterPool(loader, rooms * largest, executor, lambda: None),
+            context_window=CONTEXT, vocabulary=self._config.vocabulary,
+        )  # fmt: skip
+        for commands in arrivals:
+            mailbox.commands += commands
+            loop.step()
+        while scheduler.running or scheduler.waiting:
+            executor.run()
+            loop.step()
+        assert scheduler.free_blocks == blocks
+        outputs: Outputs = {}
+        for event in mailbox.events:
+            if isinstance(event, Delivered):
+                outputs[event.id] = (*outputs.get(event.id, ()), *event.tokens)
+        return outputs, scheduler
+
+    def alone(self, requests: Sequence[GenerateRequest]) -> Outputs:
+        """Each request by itself, its prompt in one chunk."""
+        outputs: Outputs = {}
+        for request in requests:
+            result, _ = self.run(iter([[Submit(request)]]), blocks=8, max_sequences=1, step_tokens=CONTEXT, rooms=4)
+            outputs |= result
+        return outputs
+
+    def company(self, requests: Sequence[GenerateRequest], random: Random) -> tuple[Outputs, Scheduler]:
+        """All requests in random order with random arrivals and sizes, and visitors that come and go."""
+        visitors = random_requests(random, VISITORS, self._config.vocabulary)
+        guests = [Submit(request) for request in requests]
+        guests += [
+            Submit(GenerateRequest(f"visitor {v.id}", v.prompt, 100, v.sampling, (), v.adapter)) for v in visitors
+        ]
+        random.shuffle(guests)
+        return self.run(
+            _arrivals(guests, random),
+            blocks=random.choice([5, 8, 16, 40]),
+            max_sequences=random.randint(2, 16),
+            step_tokens=random.choice([3, 7, 16, 33, 64, 200]),
+            rooms=random.randint(1, 4),
+        )
+
+
+def _arrivals(guests: list[Submit], random: Random) -> Iterator[list[Submit | Cancel]]:
+    """Some guests at a time; a visitor leaves a few steps after it came."""
+    leaving: list[tuple[int, str]] = []
+    step = 0
+    while guests or leaving:
+        step += 1
+        count = random.choice([0, 0, 0, 1, 1, 2, 6])
+        coming, guests = guests[:count], guests[count:]
+        leaving += [(step + random.randint(1, 25), g.request.id) for g in coming if g.request.id.startswith("visitor")]
+        gone = [Cancel(id) for when, id in leaving if when <= step]
+        leaving = [entry for entry in leaving if entry[0] > step]
+        yield [*coming, *gone]
+
+
+@pytest.fixture(scope="module", params=[("gemma3", "int8"), ("gemma2", "none")], ids=lambda param: "-".join(param))
+def model(request: pytest.FixtureRequest, checkpoint: Callable[..., Any]) -> Model:
+    architecture, quantize = request.param
+    packed = checkpoint(architecture, quantize=quantize).weights
+    return packed, random_requests(Random(1), REQUESTS, packed.config.vocabulary)
+
+
+def test_tokens_are_the_same_alone_and_in_every_company(model: Model) -> None:
+    packed, requests = model
+    variants = list(product([1, 2], instruction_sets()))
+    alone = Stage(packed, NativeKernels(1)).alone(requests)
+    assert len(alone) == REQUESTS
+    assert len(set(alone.values())) > REQUESTS * 0.9
+    preempted = 0
+    for seed, (threads, instruction_set) in enumerate(islice(cycle(variants), COMPANIES)):
+        stage = Stage(packed, NativeKernels(threads, instruction_set))
+        outputs, scheduler = stage.company(requests, Random(seed))
+        assert {id: outputs[id] for id in alone} == alone, (seed, threads, instruction_set)
+        preempted += scheduler.preemptions
+    assert preempted > COMPANIES
