@@ -1,5 +1,7 @@
 """The outermost layer: refuses malformed Host headers, turns defects into a plain 500, logs and counts each request."""
 
+import asyncio
+import logging
 import re
 import time
 
@@ -9,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from gemlora.api.envelope import NO_ROUTE, error_kind, gateway_error, model_error
+from gemlora.errors import RequestAborted
 from gemlora.telemetry.metrics import Metrics
 
 HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
@@ -46,10 +49,14 @@ class Boundary:
                 await self._app(scope, receive, noting)
             else:
                 await gateway_error(400, *NO_ROUTE)(scope, receive, noting)
+        except asyncio.CancelledError:
+            # The server cuts what outlives the time to drain; nothing waits for this task's cancellation.
+            if status is None:
+                await _refusal(request, RequestAborted("Request was aborted"))(scope, receive, noting)
         except Exception as error:
             self._log.error("request failed unexpectedly", request_id=_request_id(request), exc_info=error)
             if status is None:
-                await _defect(request, error)(scope, receive, noting)
+                await _refusal(request, error)(scope, receive, noting)
         finally:
             self._record(request, status, time.monotonic() - started)
 
@@ -57,9 +64,11 @@ class Boundary:
         route = request.scope.get("route")
         path = getattr(route, "path", UNMATCHED)
         code = getattr(request.state, "code", 0)
+        routine = status == 200 and _request_id(request) is None
         self._metrics.requests.labels(path, str(status or 0), str(code)).inc()
         self._metrics.request_seconds.labels(path).observe(seconds)
-        self._log.info(
+        self._log.log(
+            logging.DEBUG if routine else logging.INFO,
             "request",
             method=request.method,
             route=path,
@@ -82,7 +91,7 @@ def _request_id(request: Request) -> str | None:
     return None if call is None else call.id
 
 
-def _defect(request: Request, error: Exception) -> Response:
+def _refusal(request: Request, error: Exception) -> Response:
     kind = error_kind(error)
     request.state.code = kind.code
     call = getattr(request.state, "call", None)

@@ -163,8 +163,10 @@ class Generation:
                         outcome = output.finish_reason.value
                         yield Ending(Usage(len(self._request.prompt), tokens), output.finish_reason)
                         return
-            outcome = "failed"
             raise EngineFailed("The engine ended an answer without saying why")
+        except Exception:
+            outcome = "failed"
+            raise
         finally:
             self._metrics.requests_in_flight.dec()
             self._metrics.count_generation(len(self._request.prompt), tokens, outcome)

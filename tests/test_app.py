@@ -1,0 +1,177 @@
+"""The composed server as a process: starts, serves, drains on a signal, and refuses to start with a reason."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+
+from gemlora.api.authentication import Authentication
+from gemlora.app import open_application
+from gemlora.engines.cpu.weights.progress import silent
+from gemlora.settings import Settings
+from gemlora.telemetry.logs import create_logger
+
+ACCOUNT = "0123456789abcdef0123456789abcdef"
+RUN = f"/client/v4/accounts/{ACCOUNT}/ai/run/@cf/google/gemma-7b-it-lora"
+PUBLIC = {"/", "/playground/style.css", "/livez", "/readyz", "/startupz", "/metrics"}
+
+SLOW_SERVER = """
+import json, sys
+import gemlora.app
+from gemlora.engines import fake
+from gemlora.engines.cpu.weights.progress import silent
+from gemlora.settings import Settings
+
+class Slow(fake.FakeEngine):
+    def __init__(self, facts):
+        super().__init__(facts, token_seconds=float(sys.argv[2]))
+
+fake.FakeEngine = Slow
+settings = Settings(**json.loads(sys.argv[1]))
+gemlora.app.serve(settings, lambda announcement: print(announcement.url, flush=True), silent)
+"""
+
+
+@dataclass
+class Process:
+    process: subprocess.Popen[str]
+    url: str
+
+    def stop(self, signum: int = signal.SIGTERM) -> None:
+        self.process.send_signal(signum)
+
+    def wait_for_answering(self) -> None:
+        """Until one answer is on its way."""
+        while "gemlora_requests_in_flight 1.0" not in httpx.get(self.url + "/metrics", timeout=5).text:
+            time.sleep(0.02)
+
+    def post(self, body: dict[str, Any]) -> httpx.Response:
+        headers = {"authorization": "Bearer token"}
+        return httpx.post(self.url + RUN, json=body, headers=headers, timeout=20)
+
+
+@contextmanager
+def slow_server(data_dir: Path, token_seconds: float, **settings: Any) -> Iterator[Process]:
+    """A server whose answers have 24 tokens."""
+    values = {
+        "engine": "fake", "port": 0, "account_id": ACCOUNT, "api_token": "token", "data_dir": str(data_dir), **settings
+    }  # fmt: skip
+    arguments = [sys.executable, "-c", SLOW_SERVER, json.dumps(values), str(token_seconds)]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GEMLORA_")}
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            yield Process(process, process.stdout.readline().strip())
+        finally:
+            process.kill()
+
+
+def in_thread(work: Any) -> tuple[threading.Thread, list[Any]]:
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(work()))
+    thread.start()
+    return thread, results
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_running_answers_finish_and_refuses_new_connections(tmp_path: Path, signum: int) -> None:
+    with slow_server(tmp_path, 0.05) as server:
+        thread, results = in_thread(lambda: server.post({"prompt": "x"}))
+        server.wait_for_answering()
+        server.stop(signum)
+        time.sleep(0.3)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(server.url + "/readyz", timeout=5)
+        thread.join()
+
+        assert results[0].status_code == 200
+        assert len(results[0].json()["result"]["response"]) == 24
+        assert server.process.wait(5) == 0
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    with slow_server(tmp_path, 0.5) as server:
+
+        def stream() -> int:
+            try:
+                return server.post({"prompt": "x"}).status_code
+            except httpx.TransportError:
+                return 0
+
+        thread, results = in_thread(stream)
+        server.wait_for_answering()
+        server.stop()
+        time.sleep(0.2)
+        sent = time.monotonic()
+        server.stop()
+
+        assert server.process.wait(5) == 0
+        assert time.monotonic() - sent < 2
+        thread.join()
+        assert results == [0]
+
+
+def test_what_outlives_the_drain_time_is_cut(tmp_path: Path) -> None:
+    with slow_server(tmp_path, 0.5, drain_seconds=0) as server:
+        thread, results = in_thread(lambda: server.post({"prompt": "x"}))
+        server.wait_for_answering()
+        sent = time.monotonic()
+        server.stop()
+
+        assert server.process.wait(5) == 0
+        assert time.monotonic() - sent < 2
+        thread.join()
+        assert results[0].status_code == 408
+        assert results[0].json()["errors"][0]["code"] == 3008
+
+
+def test_a_port_that_is_taken_is_named_before_anything_is_loaded(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings = {"engine": "fake", "port": port, "data_dir": str(tmp_path / "data")}
+        result = subprocess.run(
+            [sys.executable, "-c", SLOW_SERVER, json.dumps(settings), "0"], capture_output=True, text=True, timeout=20
+        )
+
+    assert result.returncode == 1
+    assert f"--port {port}: Address already in use" in result.stderr
+    assert not (tmp_path / "data").exists()
+
+
+async def test_every_route_of_the_whole_application_is_authorised_or_public(tmp_path: Path) -> None:
+    settings = Settings(engine="fake", data_dir=tmp_path, account_id=ACCOUNT, api_token="token")
+    guards = {Authentication.token_owner, Authentication.account_owner}
+    async with open_application(settings, silent, create_logger("error")) as application:
+        transport = httpx.ASGITransport(application.api)
+        headers = {"authorization": "Bearer token"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://gemlora", headers=headers) as client:
+            assert (await client.post(RUN, json={"prompt": "x"})).status_code == 200
+            assert "gemlora" in (await client.get("/")).text
+        open_routes = set()
+        for route in _flat(list(application.api.routes)):
+            attached = {getattr(dependency.call, "__func__", None) for dependency in route.dependant.dependencies}
+            if not attached & guards:
+                open_routes.add(route.path)
+
+    assert open_routes == PUBLIC
+
+
+def _flat(routes: list[Any]) -> list[APIRoute]:
+    found = []
+    for route in routes:
+        inner = getattr(getattr(route, "original_router", None), "routes", [])
+        found += [route] if isinstance(route, APIRoute) else _flat(list(inner))
+    return found
