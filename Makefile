@@ -45,5 +45,8 @@ $(VENV)/peers: $(VENV)/developer
 quality: $(VENV)/peers
 	$(BIN)/python benchmarks/quality.py
 
+docs: $(VENV)/developer
+	$(BIN)/python docs/generate.py
+
 clean:
 	rm -rf $(VENV) build

@@ -22,7 +22,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or id of the ada
 @app.command()
 @with_settings(
     "data_dir", "cache_dir", "model", "revision", "hub_token", "quantize", "engine", "max_adapter_rank",
-    "max_adapter_bytes", "account_id", "api_token",
+    "max_adapter_bytes",
 )  # fmt: skip
 def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What requests write in lora.", show_default=False)],
@@ -53,7 +53,7 @@ def add(
 
 
 @app.command("list")
-@with_settings("data_dir", "account_id", "api_token")
+@with_settings("data_dir")
 def list_(
     settings: Settings, as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False
 ) -> None:
@@ -69,7 +69,7 @@ def list_(
 
 
 @app.command()
-@with_settings("data_dir", "account_id", "api_token")
+@with_settings("data_dir")
 def remove(name: Name, settings: Settings) -> None:
     """Remove an adapter. Requests that run keep it until they end."""
     asyncio.run(_remove(settings, name))

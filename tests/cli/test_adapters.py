@@ -1,0 +1,125 @@
+"""`gemlora adapters` on a data folder, by itself and from several processes at once."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from tests.registry.peft_folder import BASE, MODEL, PeftFolder, config
+
+from gemlora.app import open_records
+from gemlora.cli import main
+from gemlora.settings import Settings
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data folder in which a server recorded what it serves."""
+
+    async def record() -> None:
+        async with open_records(Settings.load({"data_dir": tmp_path / "data"})) as records:
+            await records.adapter_rows.record_base(MODEL.name, BASE, datetime(2026, 3, 1, tzinfo=UTC))
+
+    asyncio.run(record())
+    return tmp_path / "data"
+
+
+class Result(NamedTuple):
+    status: int
+    output: str
+    errors: str
+
+
+@pytest.fixture
+def adapters(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Runs `gemlora adapters …` on the data folder, in this process."""
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["gemlora", "adapters", *map(str, arguments), "--data-dir", str(data)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return Result(int(end.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def started(*arguments: object) -> subprocess.Popen[str]:
+    """The same as a process of its own."""
+    command = [sys.executable, "-c", "from gemlora.cli import main; main()", "adapters", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_add_list_and_remove(adapters: Callable[..., Result], tmp_path: Path) -> None:
+    folder = PeftFolder().write(tmp_path / "peft")
+
+    added = adapters("add", "poet", folder)
+    assert added.status == 0, added.errors
+    assert added.output.startswith("Added poet (")
+    assert added.output.endswith("rank 2, q_proj, v_proj\n")
+
+    [adapter] = json.loads(adapters("list", "--json").output)
+    assert adapter["name"] == "poet"
+    table = adapters("list").output.splitlines()
+    assert table[0].split() == ["NAME", "ID", "RANK", "SIZE", "MODULES"]
+    assert table[1].split()[:3] == ["poet", adapter["id"], "2"]
+
+    assert adapters("remove", adapter["id"]).status == 0
+    assert json.loads(adapters("list", "--json").output) == []
+
+
+def test_errors_are_one_line_and_a_status(adapters: Callable[..., Result], tmp_path: Path) -> None:
+    broken = PeftFolder(config(r=3)).write(tmp_path / "broken")
+
+    for arguments, text in [
+        (("add", "poet", broken), "expected [3, 8] for the served base tiny-gemma"),
+        (("add", "poet", tmp_path / "nowhere"), "adapter_config.json is missing"),
+        (("add", "cf-public-x", broken), "reserved"),
+        (("add", "poet", broken, "--weights", tmp_path / "nothing.gguf"), "nothing.gguf"),
+        (("remove", "poet"), "poet not found"),
+    ]:
+        status, output, errors = adapters(*arguments)
+        assert (status, output) == (1, "")
+        assert errors.startswith("Error: ")
+        assert text in errors
+        assert errors.count("\n") == 1
+
+
+def test_a_warning_goes_to_standard_error(adapters: Callable[..., Result], tmp_path: Path) -> None:
+    folder = PeftFolder(config(base_model_name_or_path="google/gemma-2b")).write(tmp_path / "peft")
+
+    added = adapters("add", "poet", folder)
+
+    assert added.status == 0
+    assert added.errors.startswith("Warning: the adapter was trained on 'google/gemma-2b'")
+
+
+def test_processes_that_add_at_once_all_succeed(data: Path, adapters: Callable[..., Result], tmp_path: Path) -> None:
+    folder = PeftFolder().write(tmp_path / "peft")
+
+    processes = [started("add", f"poet {number}", folder, "--data-dir", data) for number in range(3)]
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+
+    assert [process.returncode for process in processes] == [0, 0, 0], errors
+    listed = json.loads(adapters("list", "--json").output)
+    assert sorted(adapter["name"] for adapter in listed) == ["poet 0", "poet 1", "poet 2"]
+
+
+def test_processes_that_meet_in_an_empty_folder_agree_on_one_account(tmp_path: Path) -> None:
+    data = tmp_path / "new" / "data"
+
+    processes = [started("list", "--json", "--data-dir", data) for _ in range(3)]
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+
+    assert [process.returncode for process in processes] == [0, 0, 0], errors
+
+    async def accounts() -> str:
+        async with open_records(Settings.load({"data_dir": data})) as records:
+            assert records.access.token == (data / "first-token").read_text().strip()
+            return (await records.accounts.authenticate(records.access.token)).account_id
+
+    assert len(asyncio.run(accounts())) == 32
