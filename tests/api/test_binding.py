@@ -131,6 +131,17 @@ async def test_a_bad_token_is_refused_as_the_binding_understands_it(client: http
     assert response.json()["errors"] == [{"code": 10000, "message": "Authentication error"}]
 
 
+async def test_the_catalogue_s_refusals_are_enveloped_too(client: httpx.AsyncClient) -> None:
+    headers = {"x-forwarded": "https://workers-binding.ai/ai-api/models/search?page=0"}
+
+    for response in (
+        await client.get("/ai-api/models/search?page=0"),
+        await client.get(TestProxy.URL, headers=headers),
+    ):
+        assert response.status_code == 400
+        assert "'page'" in response.json()["errors"][0]["message"]
+
+
 async def test_the_catalogue_comes_enveloped(client: httpx.AsyncClient) -> None:
     response = await client.get("/ai-api/models/search?search=gemma&page=1")
 

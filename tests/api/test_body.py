@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.api.parts import RUN, Parts
+from tests.api.parts import RUN, TOKEN, Parts
 from tests.api.real_server import RealServer, run_request
 
 from gemlora.api.application import Limits
@@ -159,6 +159,28 @@ async def test_a_body_at_the_limit_is_read_and_one_over_it_is_refused(client: ht
     assert over.status_code == 413
     assert over.json()["errors"][0]["code"] == 3006
     assert over.headers["connection"] == "close"
+
+
+async def test_a_large_body_is_read_beside_the_event_loop() -> None:
+    parts = Parts(FakeEngine())
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.001)
+            ticks += 1
+
+    body = json.dumps({"messages": [{"role": "user", "content": "x"}] * 50_000}).encode()
+    transport = httpx.ASGITransport(parts.api)
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://gemlora", headers=headers) as client:
+        ticking = asyncio.create_task(tick())
+        response = await client.post(RUN, content=body)
+        ticking.cancel()
+
+    assert response.json()["errors"][0]["code"] == 5021
+    assert ticks > 10
 
 
 class TestOnTheSocket:

@@ -1,6 +1,8 @@
 """Every error of the tree in both forms, with its documented code and HTTP status."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,6 +113,18 @@ def test_every_error_that_a_request_can_meet_is_in_the_table() -> None:
 
     assert tree == (tested | elsewhere) - {ZeroDivisionError}
     assert set(ERROR_KINDS) - {errors.GemloraError} <= tested
+
+
+def test_the_documentation_lists_exactly_these_codes() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text().partition("## Errors")[2]
+    documented = {
+        (int(row[1]), int(status))
+        for row in re.finditer(r"^\| (\d+) \| ([\d, ]+) \|", text, re.MULTILINE)
+        for status in row[2].split(",")
+    }
+    gateway = {(10000, 401), (10000, 403), (7000, 400), (7000, 404), (7001, 405), (7003, 404)}
+
+    assert documented == gateway | {(kind.code, kind.http) for kind in ERROR_KINDS.values()}
 
 
 def test_an_error_without_an_entry_takes_that_of_its_base() -> None:

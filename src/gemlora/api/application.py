@@ -63,7 +63,7 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
         services.log,
     )
     models = Models(services.catalogue, schemas)
-    binding = Binding(run, models, services.catalogue, bodies)
+    binding = Binding(run, models, services.catalogue)
     health = Health(services.lifecycle, services.metrics)
     app = FastAPI(
         title="gemlora",

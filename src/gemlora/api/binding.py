@@ -9,10 +9,9 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gemlora.api.body import BodyReader
 from gemlora.api.envelope import NO_ROUTE, Form, gateway_error
 from gemlora.api.models import Models
-from gemlora.api.run import Run, begin_call
+from gemlora.api.run import Run, begin_call, member
 from gemlora.errors import ClientTooOld, IncompleteRequest, InvalidRequest
 from gemlora.registry.models import Catalogue
 
@@ -23,18 +22,17 @@ VERSION = "3"
 class Binding:
     """`env.AI` of a Worker."""
 
-    def __init__(self, run: Run, models: Models, catalogue: Catalogue, bodies: BodyReader) -> None:
+    def __init__(self, run: Run, models: Models, catalogue: Catalogue) -> None:
         self._run = run
         self._models = models
         self._catalogue = catalogue
-        self._bodies = bodies
 
     async def run(self, request: Request) -> Response:
         """`AI.run(model, inputs, options)`."""
         return await self._answer(request, request.query_params)
 
     async def search(self, request: Request) -> Response:
-        """`AI.models(params)`; the binding unwraps the envelope itself."""
+        """`AI.models(params)`; the binding unwraps the envelope itself, also of errors."""
         return self._models.page(request.query_params)
 
     async def proxy(self, request: Request) -> Response:
@@ -44,7 +42,6 @@ class Binding:
             case "POST", "/run" | "/ai-gateway/run":
                 return await self._answer(request, query)
             case "GET", "/ai-api/models/search":
-                begin_call(request, Form.BINDING)
                 return self._models.page(query)
             case _:
                 code, message = NO_ROUTE
@@ -60,9 +57,9 @@ class Binding:
         model = self._catalogue.get(name).name
         if "userInputs" in query:
             raise InvalidRequest(f"'/body' is not supported, {model} is a text-only model and takes JSON inputs")
-        body = await self._bodies.json(request)
-        members = body if isinstance(body, dict) else {}
-        return await self._run.answer(request, call, model, members.get("inputs"), members.get("options"), query)
+        return await self._run.answer(
+            request, call, model, lambda body: (member(body, "inputs"), member(body, "options")), query
+        )
 
 
 def _path_and_query(url: str) -> tuple[str, QueryParams]:

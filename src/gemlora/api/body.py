@@ -7,8 +7,8 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Iterable
-from typing import Any, NoReturn
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, NoReturn, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -21,6 +21,8 @@ LONGEST_EXACT_INTEGER = 18
 SMALL_BODY = 64 << 10
 """Larger bodies are parsed in a thread, so that the event loop goes on."""
 
+T = TypeVar("T")
+
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -31,10 +33,15 @@ class BodyReader:
         self._limit = limit
         self._idle_seconds = idle_seconds
 
-    async def json(self, request: Request) -> Json:
-        """Parse the body. Raises `InvalidRequest` and its kin, `RequestTimedOut` or `RequestAborted`."""
+    async def json(self, request: Request, convert: Callable[[Json], T]) -> T:
+        """Parse and convert the body, a large one beside the event loop.
+
+        Raises `InvalidRequest` and its kin, `RequestTimedOut`, `RequestAborted`, or what `convert` raises.
+        """
         data = await self.read(request)
-        return parse(data) if len(data) <= SMALL_BODY else await asyncio.to_thread(parse, data)
+        if len(data) <= SMALL_BODY:
+            return convert(parse(data))
+        return await asyncio.to_thread(lambda: convert(parse(data)))
 
     async def read(self, request: Request) -> bytes:
         """Read the whole body; one that is too long is refused before more than the limit is read."""

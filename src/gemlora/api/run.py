@@ -1,6 +1,6 @@
 """`POST …/ai/run/{model}`: parse, call the text service, render. Decides nothing."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 from urllib.parse import quote
@@ -48,15 +48,23 @@ class Run:
         """The model is the rest of the path, slashes percent-encoded or not."""
         call = begin_call(request, Form.REST)
         model = self._catalogue.get(request.path_params["model"]).name
-        body = await self._bodies.json(request)
-        options = body.get("options") if isinstance(body, dict) else None
-        return await self.answer(request, call, model, body, options, request.query_params)
+        return await self.answer(
+            request, call, model, lambda body: (body, member(body, "options")), request.query_params
+        )
 
     async def answer(
-        self, request: Request, call: Call, model: str, inputs: Json, options: Json, query: QueryParams
+        self, request: Request, call: Call, model: str, split: Callable[[Json], tuple[Json, Json]], query: QueryParams
     ) -> Response:
-        """Generate and render; the adapter is named by the inputs, else by the query, else by the options."""
-        wanted = self._inputs.read(inputs, model)
+        """Generate and render. `split` finds the inputs and the options in the body.
+
+        The adapter is named by the inputs, else by the query, else by the options.
+        """
+
+        def read(body: Json) -> tuple[Inputs, Json]:
+            inputs, options = split(body)
+            return self._inputs.read(inputs, model), options
+
+        wanted, options = await self._bodies.json(request, read)
         run_request = RunRequest(
             id=call.id,
             account_id=caller_of(request).account_id,
@@ -91,6 +99,11 @@ def begin_call(request: Request, form: Form) -> Call:
     call = Call(str(uuid4()), form)
     request.state.call = call
     return call
+
+
+def member(value: Json, key: str) -> Json:
+    """The member of an object; null if there is none or no object."""
+    return value.get(key) if isinstance(value, dict) else None
 
 
 async def events(first: Piece | Ending, rest: AsyncGenerator[Piece | Ending, None]) -> AsyncGenerator[bytes, None]:
