@@ -1,7 +1,8 @@
 """Writes a checkpoint into a packed model's folder, a few rows at a time, so that no tensor is ever whole in memory."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.errors import WeightsInvalid
 from gemlora.kernels.matrix import PANEL, Format, PackedRows, pack_float_rows, pack_int8_rows, padded
 
-CHUNK_WEIGHTS = 1 << 20
+CHUNK_WEIGHTS = 1 << 18
 """Weights converted at once: their intermediate arrays fit the caches."""
+
+THREADS = 2
+"""Chunks converted at the same time: more would need more memory."""
 
 LINE, PAGE = 64, 4096
 """Alignment in bytes of any array, and of a matrix' values."""
@@ -116,19 +120,29 @@ def _write_weights(tensors: Mapping[str, Tensor], plan: _Plan, path: Path, progr
     total = sum(tensor.row_bytes * _rows(tensor) for tensor in tensors.values())
     done = 0
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    def write(name: str, tensor: Tensor, start: int, stop: int) -> int:
+        rows = _finite(tensor.rows(start, stop), tensor.source)
+        _write_rows(file, name, plan, rows, start // PANEL)
+        return (stop - start) * tensor.row_bytes
+
     try:
         os.ftruncate(file, plan.size)
-        for name, tensor in tensors.items():
-            step = max(CHUNK_WEIGHTS // tensor.shape[-1] // PANEL, 1) * PANEL
-            for start in range(0, _rows(tensor), step):
-                stop = min(start + step, _rows(tensor))
-                rows = _finite(tensor.rows(start, stop), tensor.source)
-                _write_rows(file, name, plan, rows, start // PANEL)
-                done += (stop - start) * tensor.row_bytes
+        with ThreadPoolExecutor(THREADS) as threads:
+            for size in threads.map(write, *zip(*_chunks(tensors), strict=True)):
+                done += size
                 progress("Converting", done, total)
         os.fsync(file)
     finally:
         os.close(file)
+
+
+def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, int, int]]:
+    """Name, tensor, first and last row of pieces that are converted independently."""
+    for name, tensor in tensors.items():
+        step = max(CHUNK_WEIGHTS // tensor.shape[-1] // PANEL, 1) * PANEL
+        for start in range(0, _rows(tensor), step):
+            yield name, tensor, start, min(start + step, _rows(tensor))
 
 
 def _rows(tensor: Tensor) -> int:

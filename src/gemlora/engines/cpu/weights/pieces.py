@@ -46,11 +46,12 @@ class Pieces:
         view = memoryview(buffer)
         for file, start in zip(self._files, self._starts, strict=True):
             while view and start <= offset:
-                count = os.preadv(file, [view], offset - start)
-                if count == 0:
+                part = os.pread(file, len(view), offset - start)
+                if not part:
                     break
-                offset += count
-                view = view[count:]
+                view[: len(part)] = part
+                offset += len(part)
+                view = view[len(part) :]
         if view:
             raise WeightsInvalid(f"{self.name}: the file became shorter while it was read")
         return buffer
