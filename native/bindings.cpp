@@ -53,16 +53,16 @@ std::int64_t extent(const auto& array, std::size_t dimension) {
     return static_cast<std::int64_t>(array.shape(dimension));
 }
 
-// Strides of dimensions with one element mean nothing.
+// Strides mean nothing in dimensions with one element, and in empty arrays.
 bool last_is_contiguous(const auto& array) {
     const std::size_t last = array.ndim() - 1;
-    return array.shape(last) <= 1 || array.stride(last) == 1;
+    return array.size() == 0 || array.shape(last) == 1 || array.stride(last) == 1;
 }
 
 bool is_contiguous(const auto& array) {
     std::int64_t step = 1;
     for (std::size_t i = array.ndim(); i-- > 0;) {
-        if (array.shape(i) > 1 && array.stride(i) != step) {
+        if (array.size() > 0 && array.shape(i) > 1 && array.stride(i) != step) {
             return false;
         }
         step *= extent(array, i);
@@ -367,7 +367,7 @@ public:
         const auto gate_up = rows_of<const float>(gate_up_, "gate_up");
         const auto out = rows_of<float>(out_, "out");
         require_size(out.rows, gate_up.rows, "rows of out");
-        require_size(2 * out.columns, gate_up.columns, "columns of gate_up");
+        require_size(gate_up.columns, 2 * out.columns, "columns of gate_up");
         const nb::gil_scoped_release release;
         kernels_.gelu_gate(gate_up, out);
     }

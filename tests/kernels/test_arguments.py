@@ -1,0 +1,213 @@
+"""Arrays of a wrong type, size or layout, and numbers out of range, are refused before anything is written."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gemlora.kernels import LoraPair, LoraWeights, Matrix, SamplingBatch, Segments
+from gemlora.kernels.native import NativeKernels
+
+
+def floats(*shape: int) -> np.ndarray:
+    return np.ones(shape, np.float32)
+
+
+def integers(*numbers: int) -> np.ndarray:
+    return np.array(numbers, np.int32)
+
+
+@pytest.fixture(scope="module")
+def matrix() -> Matrix:
+    return Matrix.from_int8(np.ones((20, 64), np.int8), floats(20, 2), quantize_activations=True)
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize(
+    ("x", "out", "message"),
+    [
+        (np.ones((3, 64)), floats(3, 20), "x must be of type float32"),
+        (floats(64), floats(3, 20), "x must be an array of 2 dimensions"),
+        (np.asfortranarray(floats(3, 64)), floats(3, 20), "x must be contiguous in its last dimension"),
+        (floats(3, 128)[:, ::2], floats(3, 20), "x must be contiguous in its last dimension"),
+        (floats(3, 63), floats(3, 20), "inputs of a matrix: 64 instead of 63"),
+        (floats(3, 64), floats(2, 20), "rows of out: 2 instead of 3"),
+        (floats(3, 64), floats(3, 21), "columns of out: 21 instead of 20"),
+        (floats(3, 64), read_only(floats(3, 20)), "out must be a writable array"),
+        ([[1.0]], floats(3, 20), "x must be an array"),
+    ],
+)
+def test_linear_checks_its_arrays(native: NativeKernels, matrix: Matrix, x, out, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        native.linear(x, [matrix], out)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"values": np.zeros(100, np.uint8)}, "values must be contiguous and 2048 bytes long"),
+        ({"scales": floats(2, 2, 15)}, "scales must be 256 bytes long, not 240"),
+        ({"scales": np.ones((2, 2, 16))}, "scales must be float16 or float32"),
+        ({"scales": None}, "scales must be an array"),
+        ({"minimums": floats(1)}, "minimums must be 256 bytes long, not 4"),
+        ({"group": 24}, "group must be 16 or 32"),
+        ({"rows": 0}, "rows and columns must be between"),
+        ({"columns": -1}, "rows and columns must be between"),
+        ({"format": 7}, "type must be 0"),
+    ],
+)
+def test_matrices_are_checked(native: NativeKernels, matrix: Matrix, change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        native.linear(floats(1, 64), [replace(matrix, **change)], floats(1, 20))
+
+
+def test_read_only_weights_are_fine(native: NativeKernels, matrix: Matrix) -> None:
+    out = floats(1, 20)
+    native.linear(floats(1, 64), [replace(matrix, values=read_only(matrix.values.copy()))], out)
+    np.testing.assert_allclose(out, 64)
+
+
+@pytest.mark.parametrize("token", [-1, 20, 2**31 - 1])
+def test_embed_checks_ids(native: NativeKernels, matrix: Matrix, token: int) -> None:
+    out = floats(2, 64)
+    with pytest.raises(ValueError, match=rf"tokens\[1\] is {token}, must be in 0 … 19"):
+        native.embed(matrix, integers(0, token), 2.0, out)
+    assert (out == 1).all()
+
+
+def test_rows_check_their_shapes(native: NativeKernels) -> None:
+    with pytest.raises(ValueError, match="weight must be 8 long"):
+        native.rms_norm(floats(2, 8), floats(7), 1e-6, floats(2, 8))
+    with pytest.raises(ValueError, match="shape of out"):
+        native.rms_norm(floats(2, 8), floats(8), 1e-6, floats(3, 8))
+    with pytest.raises(ValueError, match="shape of y"):
+        native.add(floats(2, 8), floats(2, 9))
+    with pytest.raises(ValueError, match="columns of gate_up: 8 instead of 10"):
+        native.gelu_gate(floats(2, 8), floats(2, 5))
+    with pytest.raises(ValueError, match="size of a head: 8 instead of 6"):
+        native.rotate(floats(2, 1, 8), floats(9, 3), floats(9, 3), integers(0, 1))
+    with pytest.raises(ValueError, match=r"positions\[1\] is 9, must be in 0 … 8"):
+        native.rotate(floats(2, 1, 8), floats(9, 4), floats(9, 4), integers(0, 9))
+    with pytest.raises(ValueError, match="positions must be of type int32"):
+        native.rotate(floats(1, 1, 8), floats(9, 4), floats(9, 4), np.zeros(1, np.int64))
+
+
+CACHE = np.zeros((4, 2, 1, 16, 8), np.float16)
+GOOD = {
+    "queries": floats(2, 2, 8), "cache": CACHE, "block_tables": integers(1, 3)[None],
+    "sequence_of_row": integers(0, 0), "positions": integers(4, 17), "scale": 1.0, "window": None, "softcap": None,
+    "out": floats(2, 2, 8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"queries": floats(2, 2, 9)}, "shape of out"),
+        ({"queries": floats(2, 2, 9), "out": floats(2, 2, 9)}, "size of a head: 9 instead of 8"),
+        ({"cache": CACHE[:, :1]}, "cache must be a contiguous array"),
+        ({"cache": CACHE[:, :, :, :8]}, "cache must be a contiguous array"),
+        ({"cache": np.zeros((4, 2, 1, 10, 8), np.float16)}, "block size that 16 divides"),
+        ({"cache": np.zeros((4, 2, 0, 16, 8), np.float16)}, "query heads must be a multiple"),
+        ({"cache": np.zeros((4, 2, 3, 16, 8), np.float16)}, "query heads must be a multiple"),
+        ({"cache": CACHE.astype(np.float64)}, "cache must be float16 or float32"),
+        ({"block_tables": integers(1, 4)[None]}, "block_tables names a block that the cache does not have"),
+        ({"block_tables": integers(-1, 3)[None]}, "block_tables names a block that the cache does not have"),
+        ({"block_tables": integers(1)[None]}, r"positions\[1\] is 17, must be in 0 … 15"),
+        ({"sequence_of_row": integers(0, 1)}, r"sequence_of_row\[1\] is 1, must be in 0 … 0"),
+        ({"sequence_of_row": integers(0)}, "sequence_of_row must be 2 long"),
+        ({"positions": integers(-1, 3)}, r"positions\[0\] is -1"),
+        ({"window": 0}, "window must be at least 1"),
+    ],
+)
+def test_attend_checks_its_arguments(native: NativeKernels, change: dict, message: str) -> None:
+    native.attend(**GOOD)
+    with pytest.raises(ValueError, match=message):
+        native.attend(**{**GOOD, **change})
+
+
+def test_blocks_before_the_window_need_not_exist(native: NativeKernels) -> None:
+    tables, position = integers(-1, 3)[None], integers(20)
+    native.attend(**{**GOOD, "queries": floats(1, 2, 8), "out": floats(1, 2, 8), "block_tables": tables,
+                     "sequence_of_row": integers(0), "positions": position, "window": 5})  # fmt: skip
+
+
+def test_store_kv_checks_its_arguments(native: NativeKernels) -> None:
+    keys, cache = floats(1, 1, 8), CACHE.copy()
+    with pytest.raises(ValueError, match="heads of keys: 2 instead of 1"):
+        native.store_kv(floats(1, 2, 8), floats(1, 2, 8), cache, integers(1)[None], integers(0), integers(0))
+    with pytest.raises(ValueError, match="names a block"):
+        native.store_kv(keys, keys, cache, integers(9)[None], integers(0), integers(0))
+    with pytest.raises(ValueError, match=r"positions\[0\] is 16"):
+        native.store_kv(keys, keys, cache, integers(1)[None], integers(0), integers(16))
+    with pytest.raises(ValueError, match="cache must be a writable array"):
+        native.store_kv(keys, keys, read_only(cache.copy()), integers(1)[None], integers(0), integers(0))
+    assert not cache.any()
+
+
+def test_adapt_checks_pairs_and_segments(native: NativeKernels) -> None:
+    def adapter(a: np.ndarray, b: np.ndarray) -> LoraWeights:
+        return LoraWeights("x", {(0, "q_proj"): LoraPair(a, b, 1.0)})
+
+    def adapt(weights: LoraWeights, ends: np.ndarray) -> None:
+        native.adapt(floats(2, 8), floats(2, 6), Segments((weights,), ends), 0, "q_proj")
+
+    good = adapter(floats(4, 8), floats(4, 6))
+    adapt(good, integers(2))
+    with pytest.raises(ValueError, match="within the rows"):
+        adapt(good, integers(3))
+    with pytest.raises(ValueError, match="ends must be in order"):
+        adapt(good, integers(-1))
+    with pytest.raises(ValueError, match="ends must be 1 long"):
+        adapt(good, integers(1, 2))
+    with pytest.raises(ValueError, match="inputs of a: 9 instead of 8"):
+        adapt(adapter(floats(4, 9), floats(4, 6)), integers(2))
+    with pytest.raises(ValueError, match="outputs of b: 7 instead of 6"):
+        adapt(adapter(floats(4, 8), floats(4, 7)), integers(2))
+    with pytest.raises(ValueError, match=r"\[rank, inputs\] and \[rank, outputs\]"):
+        adapt(adapter(floats(4, 8), floats(3, 6)), integers(2))
+    with pytest.raises(ValueError, match="a must be contiguous"):
+        adapt(adapter(floats(8, 4).T, floats(4, 6)), integers(2))
+    with pytest.raises(ValueError, match="not float64"):
+        adapt(adapter(np.ones((4, 8)), floats(4, 6)), integers(2))
+
+
+BATCH = SamplingBatch(
+    temperature=floats(1), top_k=integers(0), top_p=floats(1), seed=np.zeros(1, np.uint64),
+    index=np.zeros(1, np.uint64), repetition_penalty=floats(1), frequency_penalty=floats(1),
+    presence_penalty=floats(1), history_tokens=integers(3), history_counts=integers(1),
+    history_ends=np.ones(1, np.int64),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature": floats(1) * -1}, "temperature must be finite and at least 0"),
+        ({"temperature": floats(1) * np.nan}, "temperature must be finite"),
+        ({"temperature": floats(1) * np.inf}, "temperature must be finite"),
+        ({"temperature": floats(2)}, "temperature must be 1 long"),
+        ({"top_p": floats(1) * np.nan}, "top_p must be at least 0"),
+        ({"top_k": integers(-1)}, "top_k must be at least 0"),
+        ({"top_k": np.zeros(1, np.int64)}, "top_k must be of type int32"),
+        ({"seed": np.zeros(1, np.int64)}, "seed must be of type uint64"),
+        ({"history_tokens": integers(8)}, r"history_tokens\[0\] is 8, must be in 0 … 7"),
+        ({"history_tokens": integers(-1)}, r"history_tokens\[0\] is -1"),
+        ({"history_counts": integers(1, 2)}, "must be equally long"),
+        ({"history_ends": np.full(1, 2)}, "history_ends must grow"),
+        ({"history_ends": np.full(1, -1)}, "history_ends must grow"),
+    ],
+)
+def test_sample_checks_its_batch(native: NativeKernels, change: dict, message: str) -> None:
+    native.sample(floats(1, 8), BATCH)
+    with pytest.raises(ValueError, match=message):
+        native.sample(floats(1, 8), replace(BATCH, **change))
+
+
+def test_sample_needs_a_vocabulary(native: NativeKernels) -> None:
+    with pytest.raises(ValueError, match="at least one column"):
+        native.sample(floats(1, 0), BATCH)

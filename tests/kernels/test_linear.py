@@ -1,0 +1,115 @@
+from itertools import product
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gemlora.kernels import Matrix
+from gemlora.kernels.native import NativeKernels
+from gemlora.kernels.reference import ReferenceKernels, quantise_activations
+
+KINDS = [
+    *[("float", dtype) for dtype in (np.float32, np.float16, ml_dtypes.bfloat16)],
+    *product(("int8", "int8 × float32"), (16, 32), (np.float16, np.float32), (False, True)),
+]
+
+
+def make_matrix(rng: np.random.Generator, rows: int, columns: int, kind: tuple) -> Matrix:
+    if kind[0] == "float":
+        return Matrix.from_floats(rng.standard_normal((rows, columns)).astype(kind[1]))
+    name, group, dtype, with_minimums = kind
+    quantised = rng.integers(-128, 128, (rows, columns), dtype=np.int8)
+    scales = rng.random((rows, -(-columns // group))).astype(dtype)
+    minimums = (rng.random(scales.shape) * 50).astype(dtype) if with_minimums else None
+    return Matrix.from_int8(quantised, scales, minimums, quantize_activations=name == "int8")
+
+
+@settings(max_examples=40)
+@given(
+    rows=st.integers(1, 20) | st.just(70),
+    columns=st.integers(1, 150),
+    outputs=st.lists(st.tuples(st.integers(1, 100), st.sampled_from(KINDS)), min_size=1, max_size=4),
+    seed=st.integers(0, 1000),
+)
+def test_linear_equals_the_reference_and_has_the_same_bits_in_all_variants(agree, rows, columns, outputs, seed) -> None:
+    rng = np.random.default_rng(seed)
+    matrices = [make_matrix(rng, size, columns, kind) for size, kind in outputs]
+    x = rng.standard_normal((rows, columns), np.float32)
+    width = sum(matrix.rows for matrix in matrices)
+    agree(lambda: np.empty((rows, width), np.float32), lambda k, out: k.linear(x, matrices, out), 1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_row_has_the_same_bits_in_any_company(variants, kind) -> None:
+    rng = np.random.default_rng(1)
+    matrix = make_matrix(rng, 100, 96, kind)
+    x = rng.standard_normal((70, 96), np.float32)
+    whole = np.empty((70, 100), np.float32)
+    variants[0].linear(x, [matrix], whole)
+    for kernels in variants:
+        for start, count in ((0, 1), (69, 1), (3, 2), (20, 5), (7, 13), (1, 69)):
+            part = np.empty((count, 100), np.float32)
+            kernels.linear(x[start : start + count], [matrix], part)
+            assert part.tobytes() == whole[start : start + count].tobytes()
+
+
+def test_float_linear_is_exact_where_arithmetic_is(native: NativeKernels) -> None:
+    rng = np.random.default_rng(2)
+    weights, x = (rng.integers(-9, 10, shape).astype(np.float32) for shape in ((33, 65), (6, 65)))
+    out = np.empty((6, 33), np.float32)
+    native.linear(x, [Matrix.from_floats(weights)], out)
+    assert np.array_equal(out, x @ weights.T)
+
+
+def test_extreme_integers_do_not_overflow_or_saturate(variants) -> None:
+    ones = np.ones((16, 2), np.float32)
+    for weight in (-128, 127):
+        matrix = Matrix.from_int8(np.full((16, 64), weight, np.int8), ones, quantize_activations=True)
+        for sign in (-1, 1):
+            for kernels in variants:
+                out = np.empty((1, 16), np.float32)
+                kernels.linear(np.full((1, 64), sign * 127, np.float32), [matrix], out)
+                assert (out == weight * sign * 127 * 64).all()
+
+
+def test_strided_inputs_and_outputs_are_used_in_place(native: NativeKernels, reference: ReferenceKernels) -> None:
+    rng = np.random.default_rng(3)
+    matrix = make_matrix(rng, 40, 48, KINDS[0])
+    x = rng.standard_normal((5, 100), np.float32)
+    out, expected = np.zeros((5, 90), np.float32), np.zeros((5, 90), np.float32)
+    native.linear(x[:, 30:78], [matrix], out[:, 10:50])
+    reference.linear(x[:, 30:78], [matrix], expected[:, 10:50])
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+    assert not out[:, :10].any()
+    assert not out[:, 50:].any()
+
+
+@pytest.mark.parametrize("quantize", [True, False])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_stays_in_its_row_and_reaches_its_outputs(variants, bad, quantize) -> None:
+    rng = np.random.default_rng(4)
+    scales = rng.random((20, 3), np.float32) + 1
+    matrix = Matrix.from_int8(np.full((20, 96), 3, np.int8), scales, quantize_activations=quantize)
+    x = rng.standard_normal((3, 96), np.float32)
+    x[1, 50] = bad
+    for kernels in variants:
+        out = np.empty((3, 20), np.float32)
+        kernels.linear(x, [matrix], out)
+        assert not np.isfinite(out[1]).any()
+        assert np.isfinite(out[[0, 2]]).all()
+
+
+def test_quantised_activations_are_within_half_a_step() -> None:
+    x = np.random.default_rng(5).standard_normal((4, 64), np.float32)
+    x[2] = 0
+    numbers, scales = quantise_activations(x, 64)
+    assert np.abs(numbers).max() == 127
+    assert np.abs(numbers * np.repeat(scales, 32, axis=1) - x).max() <= scales.max() * 0.501
+    assert not numbers[2].any()
+
+
+def test_no_rows_are_no_work(native: NativeKernels) -> None:
+    out = np.empty((0, 16), np.float32)
+    native.linear(np.empty((0, 32), np.float32), [make_matrix(np.random.default_rng(6), 16, 32, KINDS[0])], out)

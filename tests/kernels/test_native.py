@@ -1,0 +1,91 @@
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from gemlora.errors import SettingsInvalid
+from gemlora.kernels import Matrix
+from gemlora.kernels.cores import usable_cores
+from gemlora.kernels.native import NativeKernels, instruction_sets
+
+
+def test_auto_takes_the_first_instruction_set() -> None:
+    kernels = NativeKernels(1)
+    assert kernels.instruction_set == instruction_sets()[0]
+    assert instruction_sets()[-1] == "portable"
+
+
+def test_an_instruction_set_that_the_processor_lacks_is_refused() -> None:
+    with pytest.raises(SettingsInvalid, match=r"cannot run 'neon'; it can run .*portable"):
+        NativeKernels(1, "neon")
+
+
+def test_no_threads_are_refused() -> None:
+    with pytest.raises(SettingsInvalid, match="at least 1, not 0"):
+        NativeKernels(0)
+
+
+def test_threads_default_to_the_usable_cores() -> None:
+    assert NativeKernels().threads == usable_cores()
+
+
+@pytest.mark.parametrize(("content", "limit"), [("max 100000", None), ("100000 100000", 1), ("50000 100000", 1)])
+def test_a_container_quota_limits_the_cores(tmp_path, content: str, limit: int | None) -> None:
+    quota = tmp_path / "cpu.max"
+    quota.write_text(content)
+    assert usable_cores(quota) == (usable_cores(tmp_path / "missing") if limit is None else limit)
+
+
+def test_idle_threads_use_no_processor_time() -> None:
+    kernels = NativeKernels(3)
+    x = np.ones((512, 640), np.float32)
+    kernels.add(x, x)
+    time.sleep(0.05)
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.1
+    kernels.add(x, x)
+    assert (x == 4).all()
+
+
+def test_calls_from_several_python_threads_do_not_disturb_each_other() -> None:
+    kernels = NativeKernels(2)
+    rng = np.random.default_rng(0)
+    matrices = [Matrix.from_floats(rng.standard_normal((50, 64), np.float32)) for _ in range(3)]
+    x = rng.standard_normal((9, 64), np.float32)
+    expected = []
+    for matrix in matrices:
+        expected.append(np.empty((9, 50), np.float32))
+        kernels.linear(x, [matrix], expected[-1])
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        out = np.empty((9, 50), np.float32)
+        for _ in range(200):
+            kernels.linear(x, [matrices[number]], out)
+            if not np.array_equal(out, expected[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_an_interpreter_with_kernels_exits_cleanly() -> None:
+    program = (
+        "from gemlora.kernels.native import NativeKernels as N; kept = [N(3) for _ in range(20)]; N(2); print('ok')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "ok", "")
+
+
+def test_importing_the_kernels_stays_light() -> None:
+    program = "import sys, gemlora.kernels.native; print(sorted({'pydantic', 'torch', 'fastapi'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,120 @@
+"""Kernels that change each row by itself."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gemlora.kernels import Matrix
+
+rows, columns, seeds = st.integers(1, 70), st.integers(1, 700), st.integers(0, 1000)
+
+
+def numbers(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+@settings(max_examples=30)
+@given(rows, columns, seeds)
+def test_rms_norm_equals_the_reference(agree, rows, columns, seed) -> None:
+    x, weight = numbers(seed, rows, columns) * 7, numbers(seed + 1, columns)
+    agree(lambda: np.empty_like(x), lambda k, out: k.rms_norm(x, weight, 1e-6, out), 1e-6)
+
+
+def test_rms_norm_works_on_heads_and_in_place(agree) -> None:
+    wide, weight = numbers(0, 9, 3 * 40 + 7), numbers(1, 40)
+
+    def heads(array: np.ndarray) -> np.ndarray:
+        return array[:, 5:-2].reshape(9, 3, 40)
+
+    agree(wide.copy, lambda k, out: k.rms_norm(heads(out), weight, 1e-6, heads(out)), 1e-6)
+
+
+def test_a_normed_row_has_the_same_bits_in_any_company(variants) -> None:
+    x, weight = numbers(2, 60, 645), numbers(3, 645)
+    whole = np.empty_like(x)
+    variants[0].rms_norm(x, weight, 1e-6, whole)
+    for kernels in variants:
+        for start, count in ((0, 1), (59, 1), (13, 30)):
+            part = np.empty_like(x[:count])
+            kernels.rms_norm(x[start : start + count], weight, 1e-6, part)
+            assert part.tobytes() == whole[start : start + count].tobytes()
+
+
+@settings(max_examples=20)
+@given(rows, columns, seeds)
+def test_add_is_exact(agree, rows, columns, seed) -> None:
+    x, y = numbers(seed, rows, columns), numbers(seed + 1, rows, columns)
+    assert np.array_equal(agree(x.copy, lambda k, out: k.add(out, y), 0), x + y)
+
+
+@settings(max_examples=20)
+@given(rows, st.integers(1, 5), st.integers(1, 140), seeds)
+def test_rotate_equals_the_reference(agree, rows, heads, half, seed) -> None:
+    x, cosines, sines = numbers(seed, rows, heads, 2 * half), numbers(seed + 1, 90, half), numbers(seed + 2, 90, half)
+    positions = np.random.default_rng(seed).integers(0, 90, rows).astype(np.int32)
+    agree(x.copy, lambda k, out: k.rotate(out, cosines, sines, positions), 1e-6)
+
+
+@settings(max_examples=20)
+@given(rows, columns, seeds)
+def test_gelu_gate_equals_the_reference(agree, rows, columns, seed) -> None:
+    gate_up = numbers(seed, rows, 2 * columns) * 4
+    agree(lambda: np.empty((rows, columns), np.float32), lambda k, out: k.gelu_gate(gate_up, out), 1e-6)
+
+
+def test_gelu_is_accurate_over_its_range(native) -> None:
+    x = np.linspace(-12, 12, 20001, dtype=np.float32)[None]
+    out = np.empty_like(x)
+    native.gelu_gate(np.concatenate([x, np.ones_like(x)], axis=1), out)
+    wide = x.astype(np.float64)
+    expected = wide / (1 + np.exp(-2 * np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)))
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-30)
+
+
+@settings(max_examples=20)
+@given(rows, columns, st.floats(0.1, 100), seeds)
+def test_softcap_equals_the_reference(agree, rows, columns, cap, seed) -> None:
+    x = numbers(seed, rows, columns) * 10
+    agree(x.copy, lambda k, out: k.softcap(out, cap), 1e-6)
+
+
+def test_tanh_is_accurate_to_its_last_bits(native) -> None:
+    x = np.concatenate([np.linspace(-12, 12, 40001), np.logspace(-30, 1, 1000)]).astype(np.float32)[None]
+    out = x.copy()
+    native.softcap(out, 1.0)
+    np.testing.assert_allclose(out, np.tanh(x.astype(np.float64)), rtol=3e-7)
+
+
+def test_softcap_keeps_infinities_and_nan_apart(variants) -> None:
+    for kernels in variants:
+        x = np.array([[np.inf, -np.inf, np.nan, 0]], np.float32)
+        kernels.softcap(x, 30.0)
+        np.testing.assert_array_equal(x, np.array([[30, -30, np.nan, 0]], np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_embed_scales_the_stored_row_exactly(agree, dtype) -> None:
+    weights = numbers(4, 50, 45).astype(dtype)
+    weights[3, :4] = 6e-8, -6e-8, 0, 65504  # subnormal and largest of float16
+    tokens = np.array([3, 49, 0, 3], np.int32)
+    matrix = Matrix.from_floats(weights)
+    out = agree(lambda: np.empty((4, 45), np.float32), lambda k, out: k.embed(matrix, tokens, 25.25, out), 0)
+    assert np.array_equal(out, weights[tokens].astype(np.float32) * np.float32(25.25))
+
+
+@pytest.mark.parametrize("group", [16, 32])
+@pytest.mark.parametrize("with_minimums", [True, False])
+def test_embed_dequantises_exactly(agree, group, with_minimums) -> None:
+    rng = np.random.default_rng(5)
+    scales = rng.random((50, -(-45 // group)), np.float32)
+    matrix = Matrix.from_int8(
+        rng.integers(-128, 128, (50, 45), dtype=np.int8),
+        scales,
+        scales * 3 if with_minimums else None,
+        quantize_activations=True,
+    )
+    tokens = rng.integers(0, 50, 40).astype(np.int32)
+    out = agree(lambda: np.empty((40, 45), np.float32), lambda k, out: k.embed(matrix, tokens, 1.5, out), 0)
+    assert np.array_equal(out, matrix.dequantised()[tokens] * np.float32(1.5))
