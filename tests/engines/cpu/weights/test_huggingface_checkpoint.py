@@ -165,7 +165,7 @@ def test_the_text_model_of_an_image_model_is_taken(prefix: str, gemma3: Path, tm
         gemma3,
         lambda tensors: (
             {name.replace("model.", prefix, 1): tensor for name, tensor in tensors.items()}
-            | {"vision_tower.vision_model.encoder.weight": np.ones(3, np.float32)}
+            | {"vision_tower.vision_model.embeddings.position_ids": np.arange(3)}
             | {"model.multi_modal_projector.mm_input_projection_weight": np.ones(3, np.float32)}
         ),
     )
@@ -194,7 +194,7 @@ def test_a_head_that_differs_although_tied_is_used_as_transformers_does(gemma3: 
 
 
 def test_derived_tables_of_old_checkpoints_are_passed_over(gemma3: Path) -> None:
-    rewrite(gemma3, lambda tensors: tensors | {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32)})
+    rewrite(gemma3, lambda tensors: tensors | {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8)})
     with opened_folder(gemma3) as checkpoint:
         assert len(checkpoint.config.layers) == 7
 
@@ -222,6 +222,15 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
 ) -> None:
     rewrite(gemma3, change)
     refuse(gemma3, message)
+
+
+def test_a_tensor_in_two_files_is_refused(gemma3: Path) -> None:
+    for number in (1, 2):
+        shutil.copy(gemma3 / WEIGHTS, gemma3 / f"model-0000{number}-of-00002.safetensors")
+    (gemma3 / WEIGHTS).unlink()
+    files = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (gemma3 / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    refuse(gemma3, r"model-00002-of-00002\.safetensors: tensor .* is also in another file")
 
 
 def test_a_missing_head_is_refused(gemma3: Path) -> None:

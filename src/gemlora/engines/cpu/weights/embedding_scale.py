@@ -2,7 +2,6 @@
 
 from math import sqrt
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -10,6 +9,3 @@ from numpy.typing import DTypeLike
 def embedding_scale(hidden: int, dtype: DTypeLike) -> float:
     """sqrt(hidden) in fp32, then in `dtype`: 3072 gives 55.4256 in fp32 and 55.5 in bfloat16."""
     return float(np.float32(sqrt(hidden)).astype(dtype))
-
-
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)

@@ -32,9 +32,10 @@ PREFIXES = ("model.", "language_model.model.", "model.language_model.", "")
 """What stands before the names of the text model's tensors: text-only, two layouts of Gemma 3 with images, bare."""
 
 HEADS = ("lm_head.weight", "language_model.lm_head.weight")
-IMAGES = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.")
-DERIVED = re.compile(r".*\.rotary_emb\.inv_freq")
+PASSED_OVER = re.compile(r".*\.rotary_emb\.inv_freq")
 """Tables that old checkpoints carry although they follow from the configuration."""
+
+PASSED_OVER_WITH_IMAGES = re.compile(rf"{PASSED_OVER.pattern}|(model\.)?(vision_tower|multi_modal_projector)\..*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,7 @@ class HuggingFaceCheckpoint:
         if config.get("quantization_config") is not None:
             raise WeightsInvalid(f"{folder / CONFIG_FILE}: quantization_config is not supported")
         text_config(config)
-        found = _merged(files)
-        if config.get("model_type") == MULTIMODAL:
-            found = {name: tensor for name, tensor in found.items() if IMAGES.match(name) is None}
+        found = _merged(files, PASSED_OVER_WITH_IMAGES if config.get("model_type") == MULTIMODAL else PASSED_OVER)
         prefix = _prefix(found, folder)
         embedding = found[prefix + EMBEDDING]
         self.config = huggingface_config(config, embedding.shape[0], embedding.dtype)
@@ -145,14 +144,13 @@ def files_of(folder: Path) -> list[Path]:
     return [folder / CONFIG_FILE, *tensor_files(folder), *tokenizers[:1]]
 
 
-def _merged(files: Mapping[str, Pieces]) -> dict[str, FloatTensor]:
+def _merged(files: Mapping[str, Pieces], passed_over: re.Pattern[str]) -> dict[str, FloatTensor]:
     found: dict[str, FloatTensor] = {}
     for pieces in files.values():
-        for name, tensor in read_tensors(pieces).items():
-            if name in found:
-                raise WeightsInvalid(f"{pieces.name}: tensor {name} is also in another file")
-            if DERIVED.fullmatch(name) is None:
-                found[name] = tensor
+        tensors = read_tensors(pieces, lambda name: passed_over.fullmatch(name) is None)
+        if both := sorted(found.keys() & tensors.keys()):
+            raise WeightsInvalid(f"{pieces.name}: tensor {both[0]} is also in another file")
+        found |= tensors
     return found
 
 

@@ -5,7 +5,7 @@ Format: https://huggingface.co/docs/safetensors: eight bytes with the header's l
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -52,8 +52,8 @@ class FloatTensor:
         return np.frombuffer(raw, self.dtype).reshape(stop - start, -1)
 
 
-def read_tensors(pieces: Pieces) -> dict[str, FloatTensor]:
-    """Every tensor of the file. Raises `WeightsInvalid` if it is damaged or a tensor's type is not supported."""
+def read_tensors(pieces: Pieces, is_wanted: Callable[[str], bool]) -> dict[str, FloatTensor]:
+    """The wanted tensors of the file. Raises `WeightsInvalid` if it is damaged or the type of one is not supported."""
     length = int.from_bytes(pieces.read(0, 8), "little")
     if length > min(LONGEST_HEADER, pieces.size - 8):
         raise WeightsInvalid(f"{pieces.name}: this is not a safetensors file, or it is truncated")
@@ -64,7 +64,7 @@ def read_tensors(pieces: Pieces) -> dict[str, FloatTensor]:
     if not isinstance(header, dict):
         raise WeightsInvalid(f"{pieces.name}: the header is no object")
     header.pop("__metadata__", None)
-    return {name: _tensor(name, entry, 8 + length, pieces) for name, entry in header.items()}
+    return {name: _tensor(name, entry, 8 + length, pieces) for name, entry in header.items() if is_wanted(name)}
 
 
 def _tensor(name: str, entry: Any, start: int, pieces: Pieces) -> FloatTensor:
