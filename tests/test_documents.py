@@ -7,7 +7,7 @@ import pytest
 
 from gemlora.api.envelope import AUTHENTICATION_ERROR, ERROR_KINDS, NO_ROUTE
 from gemlora.cli import COMMANDS
-from gemlora.settings import Settings
+from gemlora.settings import CONFIG_VARIABLE, Settings
 
 REPOSITORY = Path(__file__).parents[1]
 TEMPLATE = REPOSITORY / "src/gemlora/cli/worker_template/README.md"
@@ -33,7 +33,7 @@ def test_the_error_table_is_that_of_the_envelope() -> None:
 def test_every_setting_that_is_named_exists(document: Path) -> None:
     named = set(re.findall(r"GEMLORA_[A-Z_]+", document.read_text())) - TEMPLATE_VARIABLES
 
-    assert named <= {f"GEMLORA_{key.upper()}" for key in Settings.model_fields}
+    assert named <= {CONFIG_VARIABLE, *(f"GEMLORA_{key.upper()}" for key in Settings.model_fields)}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

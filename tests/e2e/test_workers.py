@@ -130,6 +130,16 @@ def test_a_wrong_token_is_an_authentication_error_in_the_worker(server: RunningS
     assert caught == {"error": "InferenceUpstreamError: 10000: Authentication error", "status": 401}
 
 
+def test_a_second_worker_from_the_same_folder_leaves_the_first_alone(
+    calling_worker: str, server: RunningServer, kit: Path
+) -> None:
+    call = {"model": MODEL, "inputs": {"prompt": "x", "max_tokens": 1}}
+    with running_worker(kit, ["npm", "start"], GEMLORA_URL=server.url, GEMLORA_API_TOKEN="wrong"):
+        answers = [requests.post(calling_worker, json=call, timeout=60).json() for _ in range(5)]
+
+    assert all("answer" in answer for answer in answers)
+
+
 def test_the_binding_knows_the_id_of_its_last_request(calling_worker: str) -> None:
     call = {"model": MODEL, "inputs": {"prompt": "x", "max_tokens": 1}}
 

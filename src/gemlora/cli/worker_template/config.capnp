@@ -1,7 +1,8 @@
 # The Worker runtime's configuration: one Worker on port 8787 whose env.AI is a gemlora server.
-# start.mjs writes dist/worker.js (your Worker as plain JavaScript) and dist/upstream.capnp (where the server is).
+# start.mjs writes worker.js (your Worker as plain JavaScript) and upstream.capnp (where the server is) into dist/PORT, and names
+# that folder as import path.
 using Workerd = import "/workerd/workerd.capnp";
-using Upstream = import "dist/upstream.capnp";
+using Upstream = import "/upstream.capnp";
 
 const config :Workerd.Config = (
   services = [
@@ -14,7 +15,7 @@ const config :Workerd.Config = (
 );
 
 const mainWorker :Workerd.Worker = (
-  modules = [ ( name = "worker", esModule = embed "dist/worker.js" ) ],
+  modules = [ ( name = "worker", esModule = embed "/worker.js" ) ],
   compatibilityDate = "2025-01-01",
   bindings = [
     # The runtime's own AI binding; its inner binding must be called "fetcher".

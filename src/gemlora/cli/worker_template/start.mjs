@@ -2,6 +2,7 @@
 // Reads GEMLORA_URL, GEMLORA_API_TOKEN (or the file first-token of the server's data directory) and PORT.
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import process from "node:process";
@@ -14,13 +15,28 @@ const entry = process.argv[2] ?? "src/index.ts";
 const port = process.env.PORT ?? "8787";
 const server = new URL(process.env.GEMLORA_URL ?? "http://127.0.0.1:8790");
 
-mkdirSync(join(here, "dist"), { recursive: true });
-writeFileSync(join(here, "dist/upstream.capnp"), upstream(server, apiToken()), { mode: 0o600 });
+// A folder per port: what a running Worker is made of is not replaced by another one's.
+const output = join(here, "dist", port);
+
+await stopIfTaken();
+mkdirSync(output, { recursive: true });
+writeFileSync(join(output, "upstream.capnp"), upstream(server, apiToken()), { mode: 0o600 });
 const { errors } = await bundle();
 if (errors.length > 0) process.exit(1);
 await warnUnlessReady();
 console.log(`${entry} runs on http://127.0.0.1:${port}, env.AI is ${server.origin}`);
 run();
+
+function stopIfTaken() {
+  return new Promise((free) => {
+    const probe = createServer();
+    probe.once("error", () => {
+      console.error(`Port ${port} is in use; choose another one: PORT=8788 npm start`);
+      process.exit(1);
+    });
+    probe.listen(Number(port), "127.0.0.1", () => probe.close(free));
+  });
+}
 
 function apiToken() {
   if (process.env.GEMLORA_API_TOKEN) return process.env.GEMLORA_API_TOKEN;
@@ -54,7 +70,7 @@ function bundle() {
       .context({
         absWorkingDir: here,
         entryPoints: [entry],
-        outfile: "dist/worker.js",
+        outfile: join(output, "worker.js"),
         bundle: true,
         format: "esm",
         target: "es2022",
@@ -73,10 +89,8 @@ async function warnUnlessReady() {
 }
 
 function run() {
-  const runtime = spawn(workerd.default, ["serve", "--watch", `--socket-addr=http=127.0.0.1:${port}`, "config.capnp"], {
-    cwd: here,
-    stdio: "inherit",
-  });
+  const options = ["--watch", `--import-path=${output}`, `--socket-addr=http=127.0.0.1:${port}`];
+  const runtime = spawn(workerd.default, ["serve", ...options, "config.capnp"], { cwd: here, stdio: "inherit" });
   for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => runtime.kill("SIGTERM"));
   runtime.on("exit", (code) => process.exit(code ?? 0));
 }
