@@ -7,15 +7,17 @@ from typing import Any
 import httpx
 import pytest
 from msgspec.structs import replace
-from tests.api.parts import RUN, TOKEN, Parts
+from tests.api.parts import ALICE, MODEL, RUN, TOKEN, Parts
 from tests.api.real_server import RealServer, eventually, run_request
 
 from gemlora.api.application import Limits
 from gemlora.api.run import events
+from gemlora.api.streaming import EventStream
 from gemlora.engines.contract import FinishReason
 from gemlora.engines.fake import FAKE_FACTS, FakeEngine
 from gemlora.errors import EngineFailed
-from gemlora.serving.service import Ending, Piece, Usage
+from gemlora.serving.prompt import Prompt
+from gemlora.serving.service import Ending, Piece, RunRequest, Usage
 
 STREAM = {"prompt": "Hello", "stream": True, "seed": 7}
 
@@ -28,11 +30,12 @@ def payloads(body: str) -> list[dict[str, Any]]:
 
 
 async def test_the_bytes_are_those_of_the_hosted_service() -> None:
-    async def rest() -> Any:
+    async def pieces() -> Any:
+        yield Piece("Hi")
         yield Piece("→ ü")
         yield Ending(Usage(11, 2), FinishReason.STOP)
 
-    stream = b"".join([chunk async for chunk in events(Piece("Hi"), rest())])
+    stream = b"".join([chunk async for chunk in events(pieces())])
 
     assert stream.decode() == (
         'data: {"response":"Hi"}\n\n'
@@ -87,6 +90,24 @@ async def test_a_failure_in_the_middle_closes_the_stream_without_done(parts: Par
     assert answer.count(b'{"response":') == 3
     assert b"[DONE]" not in answer
     assert not answer.endswith(b"0\r\n\r\n")
+    assert parts.engine.live == 0
+
+
+async def test_a_client_that_left_before_the_answer_began_ends_the_generation() -> None:
+    parts = Parts(FakeEngine())
+    generation = await parts.services.generation.start(RunRequest("id", ALICE, MODEL, Prompt.of_text("x")))
+    stream = events(generation.pieces())
+    response = EventStream(await anext(stream), stream, {}, 1, parts.services.log)
+    assert parts.engine.live == 1
+
+    async def gone() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def never(message: Any) -> None:
+        await asyncio.sleep(60)
+
+    await response({"type": "http"}, gone, never)
+
     assert parts.engine.live == 0
 
 

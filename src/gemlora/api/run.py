@@ -87,11 +87,11 @@ class Run:
         return result(value, call, headers)
 
     async def _stream(self, request: Request, call: Call, generation: Generation, headers: dict[str, str]) -> Response:
-        """Wait for the first piece, so that what fails before it is an ordinary error, then stream."""
-        pieces = generation.pieces()
-        first = await while_connected(request.receive, anext(pieces))
+        """Wait for the first event, so that what fails before it is an ordinary error, then stream."""
+        stream = events(generation.pieces())
+        first = await while_connected(request.receive, anext(stream))
         headers = {"cf-ai-req-id": call.id, **headers}
-        return EventStream(events(first, pieces), headers, self._stall_seconds, self._log.bind(request_id=call.id))
+        return EventStream(first, stream, headers, self._stall_seconds, self._log.bind(request_id=call.id))
 
 
 def begin_call(request: Request, form: Form) -> Call:
@@ -106,19 +106,19 @@ def member(value: Json, key: str) -> Json:
     return value.get(key) if isinstance(value, dict) else None
 
 
-async def events(first: Piece | Ending, rest: AsyncGenerator[Piece | Ending, None]) -> AsyncGenerator[bytes, None]:
+async def events(pieces: AsyncGenerator[Piece | Ending, None]) -> AsyncGenerator[bytes, None]:
     """The stream's bytes: a chunk for each piece, an empty one for the end token, usage, `[DONE]`."""
-    async with aclosing(rest):
-        piece = first
-        while isinstance(piece, Piece):
-            yield event({"response": piece.text})
-            try:
-                piece = await anext(rest)
-            except StopAsyncIteration:
-                raise EngineFailed("The answer has no end") from None
-    yield event({"response": ""})
-    yield event({"response": "", "usage": usage_counts(piece.usage), "finish_reason": piece.finish_reason.value})
-    yield DONE
+    async with aclosing(pieces):
+        async for piece in pieces:
+            if isinstance(piece, Piece):
+                yield event({"response": piece.text})
+                continue
+            usage = usage_counts(piece.usage)
+            yield event({"response": ""})
+            yield event({"response": "", "usage": usage, "finish_reason": piece.finish_reason.value})
+            yield DONE
+            return
+    raise EngineFailed("The answer has no end")
 
 
 def usage_counts(usage: Usage) -> dict[str, Any]:

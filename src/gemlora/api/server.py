@@ -19,6 +19,9 @@ from gemlora.errors import SettingsInvalid
 UNSENT_BYTES = 32 << 10
 """Bytes of an answer that wait in this process, and as many in the kernel, before the generation waits too."""
 
+KEEP_ALIVE_SECONDS = 75
+"""Longer than clients keep idle connections, so that they seldom send a request into one that is being closed."""
+
 LOGGER = logging.getLogger("gemlora.server")
 
 
@@ -50,6 +53,7 @@ class Server(uvicorn.Server):
             access_log=False,
             proxy_headers=False,
             server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=math.ceil(drain_seconds),
         )
         super().__init__(config)

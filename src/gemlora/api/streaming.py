@@ -16,6 +16,10 @@ ABORT_EXTENSION = "gemlora.abort"
 """ASGI extension of `api/server.py`; its `abort` drops the connection with everything that is unsent."""
 
 
+class Stalled(Exception):
+    """The reader took nothing for too long."""
+
+
 class EventStream(Response):
     """Sends events as they come. The server's write buffer is bounded: a full one stops the generation.
 
@@ -25,7 +29,8 @@ class EventStream(Response):
 
     def __init__(
         self,
-        events: AsyncGenerator[bytes, None],
+        first: bytes,
+        rest: AsyncGenerator[bytes, None],
         headers: dict[str, str],
         stall_seconds: float,
         log: FilteringBoundLogger,
@@ -33,32 +38,36 @@ class EventStream(Response):
         super().__init__(headers={"cache-control": "no-cache", **headers})
         del self.headers["content-length"]
         self.headers["content-type"] = MEDIA_TYPE
-        self._events = events
+        self._first = first
+        self._rest = rest
         self._stall_seconds = stall_seconds
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer; return early when the client is gone or the generation failed."""
-        async with aclosing(self._events):
+        async with aclosing(self._rest):
             try:
-                await while_connected(receive, self._send_all(scope, send))
+                await while_connected(receive, self._send_all(send))
             except RequestAborted:
                 return
+            except Stalled:
+                self._log.info("stream stalled", seconds=self._stall_seconds)
+                extensions = scope.get("extensions", {})
+                if ABORT_EXTENSION in extensions:
+                    extensions[ABORT_EXTENSION]["abort"]()
             except GemloraError as error:
                 self._log.warning("stream failed", error=type(error).__name__)
 
-    async def _send_all(self, scope: Scope, send: Send) -> None:
-        try:
-            await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for event in self._events:
-                await self._send(send, {"type": "http.response.body", "body": event, "more_body": True})
-            await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
-        except TimeoutError:
-            self._log.info("stream stalled", seconds=self._stall_seconds)
-            extensions = scope.get("extensions", {})
-            if ABORT_EXTENSION in extensions:
-                extensions[ABORT_EXTENSION]["abort"]()
+    async def _send_all(self, send: Send) -> None:
+        await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await self._send(send, {"type": "http.response.body", "body": self._first, "more_body": True})
+        async for event in self._rest:
+            await self._send(send, {"type": "http.response.body", "body": event, "more_body": True})
+        await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, message: dict[str, object]) -> None:
-        async with asyncio.timeout(self._stall_seconds):
-            await send(message)
+        try:
+            async with asyncio.timeout(self._stall_seconds):
+                await send(message)
+        except TimeoutError:
+            raise Stalled from None
