@@ -1,12 +1,16 @@
 """What is accepted computes what PEFT computes; everything else is refused with the tensor's or key's name."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.registry.peft_folder import BASE, LAYERS, LIMITS, PeftFolder, config, tensor_name, tensors
 
 from gemlora.errors import AdapterInvalid
@@ -16,8 +20,8 @@ ALL = tuple(BASE.modules)
 
 
 def check(folder: Path) -> CheckedAdapter:
-    settings = read_config((folder / "adapter_config.json").read_bytes())
-    return check_adapter(settings, folder / "adapter_model.safetensors", BASE, LIMITS)
+    read = read_config((folder / "adapter_config.json").read_bytes())
+    return check_adapter(read, folder / "adapter_model.safetensors", BASE, LIMITS)
 
 
 def scales(checked: CheckedAdapter) -> dict[tuple[int, str], float]:
@@ -137,11 +141,13 @@ REFUSED: dict[str, tuple[PeftFolder, str]] = {
     "r null": (with_config(r=None), "r is null"),
     "r other than the tensors'": (with_config(r=3), r"has shape \[2, 8\]; expected \[3, 8\]"),
     "r over the limit": (PeftFolder(config(r=17), tensors(rank=17)), "rank 17 .* limit 16"),
+    "r of 4,000 digits": (with_config(r=10**4000), "r is 1000"),
     "r 10^9": (with_config(r=10**9), "rank 1000000000"),
     "alpha 0": (with_config(lora_alpha=0), "lora_alpha is 0"),
     "alpha is a text": (with_config(lora_alpha="16"), 'lora_alpha is "16"'),
     "alpha true": (with_config(lora_alpha=True), "lora_alpha is true"),
     "alpha null": (with_config(lora_alpha=None), "lora_alpha is null"),
+    "alpha tiny": (with_config(lora_alpha=1e-300), "lora_alpha is"),
     "alpha huge": (with_config(lora_alpha=1e300), "lora_alpha is"),
     "alpha over float": (with_config(lora_alpha=10**400), "lora_alpha is"),
     "rslora is a text": (with_config(use_rslora="yes"), "use_rslora is"),
@@ -168,6 +174,7 @@ REFUSED: dict[str, tuple[PeftFolder, str]] = {
     "tensors without target": (with_config(target_modules=["q_proj"]), "v_proj.lora_A.weight is not targeted"),
     "nothing matches": (with_config(target_modules="nothing"), "is not targeted"),
     "layers_to_transform text": (with_config(layers_to_transform="all"), "layers_to_transform is"),
+    "layers_to_transform of 4,000 digits": (with_config(layers_to_transform=10**4000), "layers_to_transform is"),
     "layers_to_transform negative": (with_config(layers_to_transform=[-1]), "layers_to_transform is"),
     "layers_to_transform beyond": (PeftFolder(config(layers_to_transform=[0, 3]), tensors(layers=[0])), "layer 3"),
     "layers_to_transform fewer": (with_config(layers_to_transform=[0]), "is not targeted"),
@@ -280,6 +287,39 @@ def test_hostile_config_texts_are_refused(case: str, tmp_path: Path) -> None:
         check(folder)
 
     str(refusal.value).encode()
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
+    | st.sampled_from(["q_proj", "all-linear", ".*v_proj", "LORA", 1, 2, 4, 16]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+KEYS = [*sorted(peft.LoraConfig(target_modules=["q_proj"]).to_dict()), "model_type", "unknown"]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYS), JSON_VALUES, max_size=4))
+def test_any_config_is_read_or_refused_with_a_reason(changes: dict[str, Any]) -> None:
+    try:
+        read = read_config(json.dumps(config() | changes).encode())
+    except AdapterInvalid as refusal:
+        str(refusal).encode()
+        return
+    for layer in range(LAYERS):
+        for module in ALL:
+            name = tensor_name(layer, module, "A", "model.").removesuffix(".lora_A.weight")
+            read.covers(name, layer)
+            assert read.rank_of(name) >= 1
+            assert math.isfinite(read.scale_of(name))
+            assert read.scale_of(name) != 0
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_any_bytes_as_a_config_are_refused_with_a_reason(content: bytes) -> None:
+    with pytest.raises(AdapterInvalid):
+        read_config(content)
 
 
 def test_scales_are_alpha_over_r_and_over_its_root_for_rslora(tmp_path: Path) -> None:

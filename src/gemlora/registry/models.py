@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -151,9 +152,8 @@ class Catalogue:
 def served_model(name: str, weights: str, base: Base, limits: AdapterLimits, default_adapter: str = "") -> Model:
     """The catalogue's entry for `name`, served by `base`, which the setting `weights` selected."""
     hosted = name == HOSTED_ID
-    identity = _HOSTED_UUID if hosted else _uuid_of(name)
     return Model(
-        id=identity,
+        id=_HOSTED_UUID if hosted else str(uuid.uuid5(uuid.NAMESPACE_URL, name)),
         name=name,
         description=_HOSTED_DESCRIPTION if hosted else f"{base.name} with LoRA adapters.",
         task=TEXT_GENERATION,
@@ -162,9 +162,3 @@ def served_model(name: str, weights: str, base: Base, limits: AdapterLimits, def
         limits=limits,
         default_adapter=default_adapter or None,
     )
-
-
-def _uuid_of(name: str) -> str:
-    import uuid
-
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))

@@ -17,6 +17,7 @@ DEFAULT_RANK = 8
 DEFAULT_ALPHA = 8
 DEFAULT_TARGETS = ("q_proj", "v_proj")
 """What PEFT takes for Gemma when `target_modules` is null."""
+MAX_NUMBER = 1 << 31
 MAX_PATTERNS = 1024
 MAX_EXPRESSIONS = 64
 """Of the patterns, how many may be more than plain names."""
@@ -179,7 +180,7 @@ def _layers(config: Mapping[str, Any]) -> frozenset[int] | None:
     if value is None or value == []:
         return None
     layers = value if isinstance(value, list) else [value]
-    if not all(type(layer) is int and layer >= 0 for layer in layers):
+    if not all(type(layer) is int and 0 <= layer <= MAX_NUMBER for layer in layers):
         raise _invalid("layers_to_transform", f"is {shown(value)}; expected layer numbers")
     if config.get("layers_pattern") not in (None, "", [], "layers", ["layers"]):
         raise _invalid("layers_pattern", f'is {shown(config["layers_pattern"])}; expected "layers"')
@@ -206,16 +207,16 @@ def _patterns(config: Mapping[str, Any], key: str) -> list[tuple[Matcher, str, A
 
 
 def _rank(value: Any, key: str) -> int:
-    if type(value) is not int or value < 1:
+    if type(value) is not int or not 1 <= value <= MAX_NUMBER:
         raise _invalid(key, f"is {shown(value)}; expected a positive integer")
     return value
 
 
 def _alpha(value: Any, key: str) -> float:
-    if type(value) not in (int, float) or not -1e30 < value < 1e30:
-        raise _invalid(key, f"is {shown(value)}; expected a number")
-    if value == 0:
+    if value == 0 and not isinstance(value, bool):
         raise _invalid(key, "is 0, so the adapter would have no effect")
+    if type(value) not in (int, float) or not 1e-20 < abs(value) < 1e20:
+        raise _invalid(key, f"is {shown(value)}; expected a number that float32 can hold")
     return float(value)
 
 
