@@ -13,8 +13,8 @@ class ProgressBar:
     Nothing is shown of an activity that is finished when it is first reported.
     """
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True)
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID | None] = {}
 

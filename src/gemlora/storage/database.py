@@ -12,8 +12,7 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, event, text
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy import Connection, event, exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from gemlora.errors import StorageFailed
@@ -53,7 +52,7 @@ class Database:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A consistent view of the database."""
+        """For single queries: each sees the database as it is then."""
         async with _database_errors(), self._engine.connect() as connection:
             yield connection
 
@@ -81,7 +80,7 @@ class Database:
         async with self._engine.connect() as connection:
             try:
                 revision: str | None = await connection.scalar(text("SELECT version_num FROM alembic_version"))
-            except DBAPIError:
+            except exc.DBAPIError:
                 return None
             return revision
 
@@ -90,10 +89,12 @@ class Database:
 async def _database_errors() -> AsyncIterator[None]:
     try:
         yield
-    except IntegrityError:
+    except exc.IntegrityError:
         raise
-    except DBAPIError as error:
+    except exc.DBAPIError as error:
         raise StorageFailed(f"The database failed: {error.orig}") from error
+    except exc.TimeoutError as error:
+        raise StorageFailed("The database has too many connections in use") from error
 
 
 def _use_write_ahead_log(path: Path) -> None:
@@ -120,5 +121,5 @@ def _prepare_connection(connection: Any, _record: object) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    writing = connection.get_execution_options().get("gemlora_writing", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+    if connection.get_execution_options().get("gemlora_writing", False):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
