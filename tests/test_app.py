@@ -65,7 +65,7 @@ class Process:
 
 @contextmanager
 def slow_server(data_dir: Path, token_seconds: float, **settings: Any) -> Iterator[Process]:
-    """A server whose answers have 24 tokens."""
+    """A server whose answers have 24 tokens. At half a second each, one takes twelve seconds if nothing cuts it."""
     values = {
         "engine": "fake", "port": 0, "account_id": ACCOUNT, "api_token": "token", "data_dir": str(data_dir), **settings
     }  # fmt: skip
@@ -119,7 +119,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         server.stop()
 
         assert server.process.wait(5) == 0
-        assert time.monotonic() - sent < 2
+        assert time.monotonic() - sent < 6
         thread.join()
         assert results == [0]
 
@@ -132,7 +132,7 @@ def test_what_outlives_the_drain_time_is_cut(tmp_path: Path) -> None:
         server.stop()
 
         assert server.process.wait(5) == 0
-        assert time.monotonic() - sent < 2
+        assert time.monotonic() - sent < 6
         thread.join()
         assert results[0].status_code == 408
         assert results[0].json()["errors"][0]["code"] == 3008
