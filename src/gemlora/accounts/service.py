@@ -61,7 +61,8 @@ class Accounts:
             if account_id is not None and (known is None or known.id != account_id):
                 known = None
             account = known or Account(account_id or secrets.token_hex(16), "first", self._clock())
-            await changes.make_first(account)
+            if known is None:
+                await changes.make_first(account)
             return FirstAccess(account.id, await self._prepare_token(changes, account, token))
 
     async def _prepare_token(self, changes: AccountChanges, account: Account, preset: str | None) -> str | None:
