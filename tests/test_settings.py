@@ -61,6 +61,14 @@ def test_all_mistakes_are_reported_with_their_origin_rule_and_an_example(
     ]
 
 
+def test_the_worker_templates_variable_does_not_disturb_a_server_in_the_same_shell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GEMLORA_URL", "http://127.0.0.1:8790")
+
+    assert Settings.load({}).port == 8790
+
+
 def test_a_mistake_in_a_variable_hides_no_mistake_in_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text("port = 'x'")
     monkeypatch.setenv("GEMLORA_NOTHING_LIKE_IT", "1")

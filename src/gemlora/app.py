@@ -40,6 +40,9 @@ from gemlora.telemetry.metrics import Metrics
 DEFAULT_CONTEXT_WINDOW = 8192
 """Unless set; weights with a smaller one keep theirs."""
 
+LOCAL_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104
+"""Where a server that listens on every interface is reached from its own machine."""
+
 
 @dataclass(frozen=True, slots=True)
 class Application:
@@ -149,7 +152,7 @@ async def _serve(
     with bound_socket(settings.host, settings.port) as listener:
         async with open_application(settings, progress, log) as application:
             host, port = listener.getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
+            shown = LOCAL_ADDRESSES.get(host, f"[{host}]" if ":" in host else host)
             announcement = Announcement(f"http://{shown}:{port}", application.access, application.model)
             server = Server(
                 application.api, application.lifecycle, settings.drain_seconds, lambda: announce(announcement)

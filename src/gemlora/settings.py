@@ -18,6 +18,8 @@ GIB = 1 << 30
 PREFIX = "GEMLORA_"
 CONFIG_VARIABLE = "GEMLORA_CONFIG"
 """Names the TOML file when no flag does."""
+CLIENT_VARIABLES = {"GEMLORA_URL"}
+"""Read by the Worker template, not by the server; the same shell may have them."""
 
 
 def _not_empty(value: Any) -> Any:
@@ -181,7 +183,8 @@ class Settings(BaseSettings):
 
         Raises `SettingsInvalid` with every error: the key and where it came from, the rule and an example.
         """
-        variables = {name.upper() for name in os.environ if name.upper().startswith(PREFIX)} - {CONFIG_VARIABLE}
+        variables = {name.upper() for name in os.environ if name.upper().startswith(PREFIX)}
+        variables -= {CONFIG_VARIABLE, *CLIENT_VARIABLES}
         problems = [
             _unknown(variable, variable.removeprefix(PREFIX).lower())
             for variable in variables
