@@ -129,7 +129,7 @@ def test_cancelling_frees_everything_within_one_step(state: str) -> None:
     elif state != "unseen":
         bench.step(12 if state == "decoding" else 30 if state == "ended" else 2)
     if state == "preempted":
-        bench.scheduler._preempt(bench.running("victim"))
+        bench.scheduler.preempt(bench.running("victim"))
     others = len(bench.loop._sequences) - (state not in ("unseen", "ended"))
     bench.cancel("victim")
     bench.step()

@@ -15,11 +15,23 @@ from msgspec import MsgspecError
 from msgspec.structs import replace
 
 from gemlora.engines.contract import EngineStats, GenerateRequest, ModelFacts, Output
-from gemlora.engines.cpu.frames import Cancel, Counted, Delivered, Event, Failed, Ready, Start, Started, Submit
+from gemlora.engines.cpu.frames import (
+    Cancel,
+    Counted,
+    Delivered,
+    Event,
+    Failed,
+    Ready,
+    Start,
+    Started,
+    Submit,
+    command_reader,
+    encode,
+)
 from gemlora.engines.cpu.options import CpuOptions
 from gemlora.engines.cpu.process import WorkerProcess
 from gemlora.engines.cpu.stream import Stream
-from gemlora.errors import EngineFailed, GemloraError, OutOfCapacity, PromptTooLong, RequestAborted
+from gemlora.errors import EngineFailed, GemloraError, InvalidRequest, OutOfCapacity, PromptTooLong, RequestAborted
 
 WORKER = (sys.executable, "-P", "-m", "gemlora.engines.cpu.worker")
 
@@ -101,6 +113,7 @@ class CpuEngine:
             raise EngineFailed("The engine is not running.")
         if len(request.prompt) >= self.facts.context_window:
             raise PromptTooLong(len(request.prompt) + request.max_tokens, self.facts.context_window)
+        _check_readable(request)
         if len(self._streams) >= self._options.max_sequences + self._options.max_queue:
             raise OutOfCapacity(f"{len(self._streams)} requests are running or waiting; try again later.")
         stream = Stream(replace(request, id=f"{request.id}/{next(self._numbers)}"))
@@ -171,8 +184,10 @@ class CpuEngine:
 
     def _mourn(self) -> None:
         """Note the death with all requests, and give up those that may have caused it too often."""
-        for stream in list(self._streams.values()):
-            stream.bereave()
+        sent = [stream for stream in self._streams.values() if stream.sent]
+        suspects = [stream for stream in sent if stream.started] or sent
+        for stream in sent:
+            stream.bereave(suspected=stream in suspects)
             if stream.hopeless:
                 del self._streams[stream.id]
                 stream.fail(EngineFailed("The engine's process died repeatedly while computing this request."))
@@ -215,3 +230,11 @@ class CpuEngine:
         for stream in self._streams.values():
             stream.fail(error)
         self._streams.clear()
+
+
+def _check_readable(request: GenerateRequest) -> None:
+    """Raises `InvalidRequest` for what the worker could not read: it would die of it, again and again."""
+    try:
+        command_reader().feed(encode([Submit(request)]))
+    except (OverflowError, TypeError, ValueError, MsgspecError) as error:
+        raise InvalidRequest(f"The request cannot be sent to the engine: {error}") from error

@@ -54,3 +54,9 @@ class SocketMailbox:
         """Let a waiting `receive` return; may be called from any thread."""
         with suppress(BlockingIOError):  # then it is full of rings that nobody has heard yet
             self._button.send(b"\0")
+
+    def close(self) -> None:
+        """Give back what waiting took; the connection is its owner's."""
+        self._selector.close()
+        self._bell.close()
+        self._button.close()

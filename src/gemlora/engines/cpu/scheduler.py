@@ -69,6 +69,13 @@ class Scheduler:
         (self._running if sequence in self._running else self._waiting).remove(sequence)
         self._free(sequence)
 
+    def preempt(self, sequence: Sequence) -> None:
+        """Take a running sequence's blocks; it is computed again later."""
+        self._running.remove(sequence)
+        self._free(sequence)
+        insort(self._waiting, sequence, key=_by_arrival)
+        self.preemptions += 1
+
     def next_chunks(self) -> list[Chunk]:
         """What to compute next; empty only if no sequence is ready. All blocks of the chunks are allocated."""
         chunks = [Chunk(sequence, 1) for sequence in self._decoding()]
@@ -99,7 +106,7 @@ class Scheduler:
         """Make sure that its tokens have blocks, at the cost of newer sequences; False if it was itself the newest."""
         missing = blocks_for(len(sequence.tokens)) - len(sequence.blocks)
         while sequence.blocks and missing > self._pool.free:
-            self._preempt(self._running[-1])
+            self.preempt(self._running[-1])
         if not sequence.blocks:
             return False
         sequence.blocks += self._pool.allocate(missing)
@@ -116,12 +123,6 @@ class Scheduler:
         self._waiting.remove(sequence)
         insort(self._running, sequence, key=_by_arrival)
         return True
-
-    def _preempt(self, sequence: Sequence) -> None:
-        self._running.remove(sequence)
-        self._free(sequence)
-        insort(self._waiting, sequence, key=_by_arrival)
-        self.preemptions += 1
 
     def _free(self, sequence: Sequence) -> None:
         self._pool.release(sequence.blocks)

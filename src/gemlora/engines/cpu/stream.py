@@ -55,9 +55,9 @@ class Stream:
         """What to submit: the request with everything that was delivered so far."""
         return replace(self._request, generated=(*self._request.generated, *self._tokens))
 
-    def bereave(self) -> None:
-        """Note that the worker died."""
-        if self.started:
+    def bereave(self, suspected: bool) -> None:
+        """Note that the worker died which had the request."""
+        if suspected:
             self._setbacks += 1
             self._deaths += 1
         self.sent = self.started = False
