@@ -1,4 +1,4 @@
-"""Writes the pages that are generated from code: `settings.md` and `cli.md`."""
+"""Writes the pages that are generated from code: `settings.md`, `cli.md` and `adapters.md`."""
 
 import inspect
 import sys
@@ -10,6 +10,8 @@ import typer
 
 from gemlora.cli import COMMANDS, app, load_command
 from gemlora.cli.options import choices, default_text
+from gemlora.registry.models import MODULES
+from gemlora.registry.peft_config import REFUSED_KEYS
 from gemlora.settings import Settings, flag
 
 FOLDER = Path(__file__).parent
@@ -83,7 +85,53 @@ def _page(command: Any, context: Any) -> Iterator[str]:
     yield ""
 
 
-PAGES = {"settings.md": settings_page, "cli.md": cli_page}
+def adapters_page() -> str:
+    """What is accepted as an adapter."""
+    text = """
+        # Adapters
+
+        An adapter is a folder that PEFT saved: `adapter_config.json` and `adapter_model.safetensors`.
+
+        ```bash
+        gemlora adapters add my-adapter FOLDER
+        ```
+
+        registers it for the first account of the data directory, also while a server runs, and returns when requests
+        can name it in `lora`. An adapter's content never changes; to replace one, remove it and add the new folder
+        under the same name. Requests that run keep the content they started with.
+
+        ## What is accepted
+
+        An adapter is accepted only if it takes full effect on the served weights, and refused with the name of the
+        tensor or key otherwise:
+
+        - `peft_type` LORA, with `r`, `lora_alpha`, `use_rslora`, `rank_pattern`, `alpha_pattern`, `target_modules`
+          (names, `all-linear` or a regular expression), `exclude_modules`, `layers_to_transform` as PEFT 0.21 reads
+          them. Regular expressions run in linear time: lookaround, back-references and large counts are refused.
+        - any subset of MODULES, in any subset of the layers that the config names;
+        - tensors in F32, F16 or BF16, named as PEFT names them, with or without `language_model.`;
+        - every tensor belongs to a targeted module, and every targeted module has its A and B;
+        - shapes and layers fit the served weights; ranks are at most `max_adapter_rank`, the file at most
+          `max_adapter_bytes`; all values are finite;
+        - keys that the server does not know are null, false or empty.
+
+        A warning, not a refusal: A or B is zero, the config names another base model than the one whose shapes fit,
+        or several `alpha_pattern` entries with different values match one module (PEFT sorts them when it saves, so
+        training may have used another one).
+
+        When the server later serves other weights, each adapter is checked against them at its next use.
+
+        ## What is refused
+
+        Besides other `peft_type`s, trained biases and initialisations that change the base weights (PiSSA, OLoRA,
+        CorDA, LoftQ, LoRA-GA; PEFT converts these to plain LoRA with `path_initial_model_for_weight_conversion`):
+    """
+    lines = inspect.cleandoc(text).replace("MODULES", ", ".join(f"`{module}`" for module in MODULES))
+    rows = [f"| `{key}` | {reason} |" for key, reason in REFUSED_KEYS.items()]
+    return "\n".join([NOTE, "", lines, "", "| active key | why |", "|---|---|", *rows, ""])
+
+
+PAGES = {"settings.md": settings_page, "cli.md": cli_page, "adapters.md": adapters_page}
 
 if __name__ == "__main__":
     for file, page in PAGES.items():

@@ -73,9 +73,9 @@ class Adapters:
         adapter = await self._repository.find(account_id, name_or_id)
         files = adapter.files
         if files is None:
-            raise AdapterIncomplete(f"Finetune {adapter.name} is missing required files")
+            raise AdapterIncomplete(f"Adapter {adapter.name} is missing {CONFIG_FILE} or {WEIGHTS_FILE}")
         if adapter.model != model.name:
-            raise AdapterInvalid(f"Finetune {adapter.name} was made for {adapter.model}, not for {model.name}")
+            raise AdapterInvalid(f"Adapter {adapter.name} was made for {adapter.model}, not for {model.name}")
         manifest = files.manifest_blob
         if files.geometry != model.base.geometry:
             manifest = await self._check_again(adapter, files, model)

@@ -34,7 +34,7 @@ _WITHOUT_EFFECT = {
 }  # fmt: skip
 """Keys about training, or that matter only together with a key that is refused."""
 
-_REFUSED = {
+REFUSED_KEYS = {
     "use_dora": "DoRA is not supported; merge it or train plain LoRA",
     "modules_to_save": "whole replaced modules are not supported; train without them",
     "lora_bias": "biases beside B are not supported; train without lora_bias",
@@ -142,8 +142,8 @@ def _check_variants(config: Mapping[str, Any]) -> None:
     for key, value in config.items():
         if key in _UNDERSTOOD or key in _WITHOUT_EFFECT or value is None or value is False or value in ("", [], {}):
             continue
-        if key in _REFUSED:
-            raise _invalid(key, _REFUSED[key])
+        if key in REFUSED_KEYS:
+            raise _invalid(key, REFUSED_KEYS[key])
         raise _invalid(shown(key), f"is not known here and active ({shown(value)}); it would be ignored")
     if config.get("bias", "none") != "none":
         raise _invalid("bias", f'is {shown(config["bias"])}; expected "none", trained biases are not supported')
