@@ -2,7 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.stepping import alone, request
 
@@ -57,6 +57,7 @@ def test_only_requests_with_penalties_keep_a_history(penalty: str) -> None:
     assert sequence(**{penalty: 0.5}).history is not None
 
 
+@example(prompt=list(range(500)), generated=[3], rest=list(range(400, 700)))
 @given(
     prompt=st.lists(st.integers(0, 300)), generated=st.lists(st.integers(0, 300)), rest=st.lists(st.integers(0, 300))
 )

@@ -161,7 +161,7 @@ class CpuEngine:
             while events := await worker.receive():
                 for event in events:
                     self._handle(event)
-        except (ConnectionError, ValueError, MsgspecError) as error:
+        except (ValueError, MsgspecError) as error:
             logger.error("the engine's process cannot be understood: %r", error)
 
     def _handle(self, event: Event) -> None:

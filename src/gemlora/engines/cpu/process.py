@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 
 from msgspec import Struct
 
@@ -53,11 +54,12 @@ class WorkerProcess:
     async def receive(self) -> list[Event]:
         """What the worker said since the last call, at least one event; empty once it is gone.
 
-        Raises `ConnectionError` if it went with a bang, and `ValueError` or `MsgspecError` for what is no event.
+        Raises `ValueError` or `MsgspecError` for what is no event.
         """
         events: list[Event] = []
-        while not events and (data := await self._reader.read(READ_BYTES)):
-            events = self._frames.feed(data)
+        with suppress(ConnectionError):  # it died with commands unread
+            while not events and (data := await self._reader.read(READ_BYTES)):
+                events = self._frames.feed(data)
         return events
 
     async def stop(self, patience: float) -> int:
@@ -77,4 +79,5 @@ def _start(command: Sequence[str], descriptor: int) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         pass_fds=(descriptor,),
         env=os.environ | ENVIRONMENT,
+        process_group=0,  # so that Ctrl+C reaches the parent alone, also while the worker still starts
     )
