@@ -77,6 +77,18 @@ def test_calls_from_several_python_threads_do_not_disturb_each_other() -> None:
     assert not wrong
 
 
+def test_more_threads_than_cores_give_the_same_bits() -> None:
+    rng = np.random.default_rng(1)
+    matrix, x = Matrix.from_floats(rng.standard_normal((999, 64), np.float32)), rng.standard_normal((9, 64), np.float32)
+    expected = np.empty((9, 999), np.float32)
+    NativeKernels(1).linear(x, [matrix], expected)
+    many = NativeKernels(usable_cores() + 3)
+    for _ in range(100):
+        out = np.empty_like(expected)
+        many.linear(x, [matrix], out)
+        assert out.tobytes() == expected.tobytes()
+
+
 def test_an_interpreter_with_kernels_exits_cleanly() -> None:
     program = (
         "from gemlora.kernels.native import NativeKernels as N; kept = [N(3) for _ in range(20)]; N(2); print('ok')"
