@@ -75,7 +75,7 @@ def test_a_waiting_receive_is_woken_from_another_thread_and_then_sleeps_again(en
         woken.set()
         assert mailbox.receive(wait=True) == [Cancel("a")]
 
-    waiter = threading.Thread(target=wait)
+    waiter = threading.Thread(target=wait, daemon=True)
     waiter.start()
     assert not woken.wait(0.05)
     mailbox.wake()
