@@ -3,15 +3,13 @@
 #include "checks.h"
 #include "kernels.h"
 #include "philox.h"
+#include "weight.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 
 namespace gemlora {
 namespace {
-
-std::uint64_t whole(float likelihood) { return static_cast<std::uint64_t>(static_cast<std::int64_t>(likelihood * 0x1p40f)); }
 
 struct Candidate {
     float number; // logit or likelihood
@@ -22,15 +20,26 @@ bool ranks_before(const Candidate& a, const Candidate& b) {
     return a.number > b.number || (a.number == b.number && a.index < b.index);
 }
 
+// All numbers of at least `floor`, in the order of their indices.
+std::vector<Candidate> at_least(const KernelTable& table, const float* numbers, std::int64_t size, float floor) {
+    std::vector<Candidate> found;
+    for (std::int64_t i = table.next_at_least(numbers, 0, size, floor); i < size;
+         i = table.next_at_least(numbers, i + 1, size, floor)) {
+        found.push_back({numbers[i], i});
+    }
+    return found;
+}
+
 // The k largest, in the order of their indices.
-std::vector<Candidate> largest_k(const float* logits, std::int64_t size, std::int64_t k) {
+std::vector<Candidate> largest_k(const KernelTable& table, const float* logits, std::int64_t size, std::int64_t k) {
     std::vector<Candidate> heap; // the one that ranks last is in front
     heap.reserve(static_cast<std::size_t>(k));
     for (std::int64_t i = 0; i < k; ++i) {
         heap.push_back({logits[i], i});
     }
     std::ranges::make_heap(heap, ranks_before);
-    for (std::int64_t i = k; i < size; ++i) {
+    for (std::int64_t i = table.next_at_least(logits, k, size, heap.front().number); i < size;
+         i = table.next_at_least(logits, i + 1, size, heap.front().number)) {
         if (logits[i] > heap.front().number) {
             std::ranges::pop_heap(heap, ranks_before);
             heap.back() = {logits[i], i};
@@ -41,53 +50,32 @@ std::vector<Candidate> largest_k(const float* logits, std::int64_t size, std::in
     return heap;
 }
 
-// Likelihoods that rank with or before the last one kept, and the sum of their weights.
-struct Kept {
-    Candidate last{-1, 0};
-    std::uint64_t weight = 0;
-
-    bool has(float likelihood, std::int64_t index) const { return !ranks_before(last, {likelihood, index}); }
-};
-
-Kept keep_all(const float* likelihoods, std::int64_t size) {
-    Kept kept;
-    for (std::int64_t i = 0; i < size; ++i) {
-        kept.weight += whole(likelihoods[i]);
+std::uint64_t sum_weights(std::vector<Candidate>::const_iterator begin, std::vector<Candidate>::const_iterator end) {
+    std::uint64_t sum = 0;
+    for (; begin != end; ++begin) {
+        sum += whole_weight(begin->number);
     }
-    return kept;
+    return sum;
 }
 
-// The shortest run of most likely tokens with `top_p` of the weight. Only the tokens of one bucket are sorted: the one
-// in which the sum, from the most likely bucket down, reaches what is needed.
-Kept keep_nucleus(const float* likelihoods, std::int64_t size, float top_p) {
-    constexpr int shift = 19; // leaves the exponent and four bits of the mantissa
-    const auto bucket_of = [](float likelihood) { return std::bit_cast<std::uint32_t>(likelihood) >> shift; };
-    std::vector<std::uint64_t> buckets((std::bit_cast<std::uint32_t>(1.0f) >> shift) + 2);
-    std::uint64_t total = 0;
-    for (std::int64_t i = 0; i < size; ++i) {
-        const std::uint64_t weight = whole(likelihoods[i]);
-        buckets[bucket_of(likelihoods[i])] += weight;
-        total += weight;
-    }
-    const double share = std::ceil(static_cast<double>(top_p) * static_cast<double>(total));
-    const std::uint64_t needed = std::clamp<std::uint64_t>(static_cast<std::uint64_t>(share), 1, total);
-    std::size_t bucket = buckets.size() - 1;
-    std::uint64_t sum = 0;
-    while (sum + buckets[bucket] < needed) {
-        sum += buckets[bucket--];
-    }
-    std::vector<Candidate> edge;
-    for (std::int64_t i = 0; i < size; ++i) {
-        if (bucket_of(likelihoods[i]) == bucket) {
-            edge.push_back({likelihoods[i], i});
+// The last candidate of the shortest run from the top that has `needed` weight, and the weight of that run. Each
+// round keeps the half in which that candidate is.
+Candidate last_of_nucleus(std::vector<Candidate> candidates, std::uint64_t needed, std::uint64_t& weight) {
+    auto begin = candidates.begin(), end = candidates.end();
+    weight = 0;
+    while (end - begin > 1) {
+        const auto middle = begin + (end - begin) / 2;
+        std::ranges::nth_element(begin, middle, end, ranks_before);
+        const std::uint64_t upper = sum_weights(begin, middle);
+        if (weight + upper >= needed) {
+            end = middle;
+        } else {
+            weight += upper;
+            begin = middle;
         }
     }
-    std::ranges::sort(edge, ranks_before);
-    auto last = edge.begin();
-    for (sum += whole(last->number); sum < needed; sum += whole(last->number)) {
-        ++last;
-    }
-    return {*last, sum};
+    weight += whole_weight(begin->number);
+    return *begin;
 }
 
 // The upper half of a · b.
@@ -99,19 +87,67 @@ std::uint64_t multiply_high(std::uint64_t a, std::uint64_t b) {
     return (a >> 32) * (b >> 32) + (cross >> 32) + (other >> 32);
 }
 
-std::int64_t draw(const float* likelihoods, std::int64_t size, const Kept& kept, std::uint64_t random) {
-    const std::uint64_t target = multiply_high(random, kept.weight);
-    std::uint64_t sum = 0;
-    for (std::int64_t i = 0; i < size; ++i) {
-        if (kept.has(likelihoods[i], i)) {
-            sum += whole(likelihoods[i]);
-            if (sum > target) {
-                return i;
-            }
+// Likelihoods with the sums of their weights by block, to find a running sum without going through all.
+class Weights {
+public:
+    Weights(const KernelTable& table, const float* likelihoods, std::int64_t size)
+        : table_(table), likelihoods_(likelihoods), size_(size) {
+        for (std::int64_t start = 0; start < size; start += block) {
+            sums_.push_back(table.sum_weights(likelihoods + start, std::min(block, size - start)));
+            total_ += sums_.back();
         }
     }
-    return size - 1; // not reached: the sums of all kept weights is above any target
-}
+
+    // The first index at which the running sum exceeds u · total / 2^64.
+    std::int64_t draw(std::uint64_t u) const {
+        std::uint64_t left = multiply_high(u, total_);
+        std::size_t skipped = 0;
+        while (left >= sums_[skipped]) {
+            left -= sums_[skipped++];
+        }
+        std::int64_t i = static_cast<std::int64_t>(skipped) * block;
+        for (; left >= whole_weight(likelihoods_[i]); ++i) {
+            left -= whole_weight(likelihoods_[i]);
+        }
+        return i;
+    }
+
+    // The same among the shortest run of most likely tokens with `top_p` of the weight.
+    std::int64_t draw_nucleus(std::uint64_t u, float top_p) const {
+        const double share = std::ceil(static_cast<double>(top_p) * static_cast<double>(total_));
+        const std::uint64_t needed = std::clamp<std::uint64_t>(static_cast<std::uint64_t>(share), 1, total_);
+        // Mostly a few likely tokens are enough; those that are left out rank behind all that are found.
+        std::vector<Candidate> candidates;
+        for (const float floor : {0x1p-8f, 0x1p-14f, 0x1p-20f, 0x1p-40f}) {
+            candidates = at_least(table_, likelihoods_, size_, floor);
+            if (sum_weights(candidates.begin(), candidates.end()) >= needed) {
+                break;
+            }
+        }
+        std::uint64_t weight = 0;
+        const Candidate last = last_of_nucleus(candidates, needed, weight);
+        std::uint64_t left = multiply_high(u, weight);
+        for (const Candidate& candidate : candidates) {
+            if (ranks_before(last, candidate)) {
+                continue;
+            }
+            if (left < whole_weight(candidate.number)) {
+                return candidate.index;
+            }
+            left -= whole_weight(candidate.number);
+        }
+        return last.index; // not reached: the weights sum to more than any target
+    }
+
+private:
+    static constexpr std::int64_t block = 4096;
+
+    const KernelTable& table_;
+    const float* const likelihoods_;
+    const std::int64_t size_;
+    std::vector<std::uint64_t> sums_;
+    std::uint64_t total_ = 0;
+};
 
 class RowSampler {
 public:
@@ -126,13 +162,13 @@ public:
             return -1;
         }
         if (in_.temperature[row_] == 0) {
-            return static_cast<std::int32_t>(table_.index_of(logits, size, most));
+            return static_cast<std::int32_t>(table_.next_at_least(logits, 0, size, most));
         }
         const std::int64_t k = in_.top_k[row_];
         if (k == 0 || k >= size) {
             return static_cast<std::int32_t>(choose(logits, size, most));
         }
-        const std::vector<Candidate> candidates = largest_k(logits, size, k);
+        const std::vector<Candidate> candidates = largest_k(table_, logits, size, k);
         std::vector<float> numbers;
         std::ranges::transform(candidates, std::back_inserter(numbers), &Candidate::number);
         const std::int64_t chosen = choose(numbers.data(), k, most);
@@ -155,9 +191,10 @@ private:
 
     std::int64_t choose(float* logits, std::int64_t size, float most) const {
         table_.likelihoods(logits, size, most, in_.temperature[row_]);
+        const Weights weights(table_, logits, size);
+        const std::uint64_t u = random_bits(in_.seed[row_], in_.index[row_]);
         const float top_p = in_.top_p[row_];
-        const Kept kept = top_p < 1 ? keep_nucleus(logits, size, top_p) : keep_all(logits, size);
-        return draw(logits, size, kept, random_bits(in_.seed[row_], in_.index[row_]));
+        return top_p < 1 ? weights.draw_nucleus(u, top_p) : weights.draw(u);
     }
 
     const KernelTable& table_;

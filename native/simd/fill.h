@@ -32,8 +32,9 @@ constexpr KernelTable fill_table(std::string_view name) {
         .attend = attend<Isa>,
         .adapt = adapt<Isa>,
         .largest_logit = largest_logit<Isa>,
-        .index_of = index_of<Isa>,
+        .next_at_least = next_at_least<Isa>,
         .likelihoods = likelihoods<Isa>,
+        .sum_weights = sum_weights<Isa>,
     };
 }
 

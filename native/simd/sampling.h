@@ -1,6 +1,7 @@
 // The passes over a whole row of logits; sampling.cpp has the rest of the sampler.
 #pragma once
 
+#include "../weight.h"
 #include "functions.h"
 
 namespace gemlora::simd {
@@ -23,22 +24,19 @@ float largest_logit(const float* logits, std::int64_t size) {
     return largest(unordered) > 0 ? __builtin_nanf("") : largest(most);
 }
 
-// The first index of `number`, or `size`.
+// The first index from `start` on whose number is at least `floor`, or `size`.
 template <class Isa>
-std::int64_t index_of(const float* logits, std::int64_t size, float number) {
-    for (std::int64_t start = 0; start < size; start += 16) {
-        const std::int64_t end = start + 16 < size ? start + 16 : size;
-        bool found = false;
-        for (std::int64_t i = start; i < end; ++i) {
-            found |= logits[i] == number;
-        }
-        for (std::int64_t i = start; found && i < end; ++i) {
-            if (logits[i] == number) {
-                return i;
-            }
-        }
+std::int64_t next_at_least(const float* numbers, std::int64_t start, std::int64_t size, float floor) {
+    using Vector = typename Isa::Vector;
+    const Vector limit = Vector::broadcast(floor);
+    std::int64_t i = start;
+    while (i + 16 <= size && all_less(Vector::load(numbers + i), limit)) {
+        i += 16;
     }
-    return size;
+    while (i < size && !(numbers[i] >= floor)) {
+        ++i;
+    }
+    return i;
 }
 
 // logits = e^((logit − most) / temperature)
@@ -49,6 +47,16 @@ void likelihoods(float* logits, std::int64_t size, float most, float temperature
         const Vector x = load<Vector>(static_cast<const float*>(logits + start), count);
         store(exp((x - Vector::broadcast(most)) / Vector::broadcast(temperature)), logits + start, count);
     });
+}
+
+// The sum of the likelihoods as whole numbers of 2^-40.
+template <class Isa>
+std::uint64_t sum_weights(const float* likelihoods, std::int64_t size) {
+    std::uint64_t sum = 0;
+    for (std::int64_t i = 0; i < size; ++i) {
+        sum += whole_weight(likelihoods[i]);
+    }
+    return sum;
 }
 
 } // namespace gemlora::simd

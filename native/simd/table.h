@@ -32,8 +32,9 @@ struct KernelTable {
     void (*attend)(const AttentionInputs& inputs, const AttentionTask& task, float* scratch);
     void (*adapt)(const LowRank& change, const Rows<const float>& x, const Rows<float>& out, float* low_rank);
     float (*largest_logit)(const float* logits, std::int64_t size);
-    std::int64_t (*index_of)(const float* logits, std::int64_t size, float number);
+    std::int64_t (*next_at_least)(const float* numbers, std::int64_t start, std::int64_t size, float floor);
     void (*likelihoods)(float* logits, std::int64_t size, float most, float temperature);
+    std::uint64_t (*sum_weights)(const float* likelihoods, std::int64_t size);
 };
 
 // The tables of the instruction sets that this build has and this processor can run, the fastest first.

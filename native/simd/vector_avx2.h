@@ -97,6 +97,10 @@ inline Vector max(Vector a, Vector b) { return {_mm256_max_ps(a.low, b.low), _mm
 inline Mask less(Vector a, Vector b) {
     return {_mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ), _mm256_cmp_ps(a.high, b.high, _CMP_LT_OQ)};
 }
+inline bool all_less(Vector a, Vector b) {
+    const Mask mask = less(a, b);
+    return _mm256_movemask_ps(_mm256_and_ps(mask.low, mask.high)) == 0xFF;
+}
 inline Vector select(Mask mask, Vector a, Vector b) {
     return {_mm256_blendv_ps(b.low, a.low, mask.low), _mm256_blendv_ps(b.high, a.high, mask.high)};
 }

@@ -71,6 +71,7 @@ inline Vector fma(Vector a, Vector b, Vector c) { return {_mm512_fmadd_ps(a.lane
 inline Vector min(Vector a, Vector b) { return {_mm512_min_ps(a.lanes, b.lanes)}; }
 inline Vector max(Vector a, Vector b) { return {_mm512_max_ps(a.lanes, b.lanes)}; }
 inline Vector::Mask less(Vector a, Vector b) { return _mm512_cmp_ps_mask(a.lanes, b.lanes, _CMP_LT_OQ); }
+inline bool all_less(Vector a, Vector b) { return less(a, b) == 0xFFFF; }
 inline Vector select(Vector::Mask mask, Vector a, Vector b) { return {_mm512_mask_blend_ps(mask, b.lanes, a.lanes)}; }
 inline Integers bits(Vector a) { return {_mm512_castps_si512(a.lanes)}; }
 inline Vector from_bits(Integers a) { return {_mm512_castsi512_ps(a.lanes)}; }

@@ -121,6 +121,14 @@ inline Vector max(const Vector& a, const Vector& b) {
 inline Mask less(const Vector& a, const Vector& b) {
     return combine<Mask>(a, b, [](float x, float y) { return x < y; });
 }
+inline bool all_less(const Vector& a, const Vector& b) {
+    const Mask mask = less(a, b);
+    bool result = true;
+    for (const bool lane : mask.lanes) {
+        result = result && lane;
+    }
+    return result;
+}
 inline Vector select(const Mask& mask, const Vector& a, const Vector& b) {
     Vector result;
     for (int i = 0; i < 16; ++i) {
