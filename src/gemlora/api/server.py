@@ -62,8 +62,10 @@ class Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen and say so."""
+        """Listen and say so. Raises `SettingsInvalid` if another server listens at the address by now."""
         self._loop = asyncio.get_running_loop()
+        for listener in sockets or ():
+            _listen(listener, self.config.backlog)
         await super().startup(sockets)
         self._lifecycle.phase = Phase.READY
         self._on_ready()
@@ -79,6 +81,15 @@ class Server(uvicorn.Server):
     def _drop_connections(self) -> None:
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+
+
+def _listen(listener: socket.socket, backlog: int) -> None:
+    """Two servers can bind an address as long as neither listens, and uvloop overlooks that the second one may not."""
+    try:
+        listener.listen(backlog)
+    except OSError as error:
+        host, port = listener.getsockname()[:2]
+        raise SettingsInvalid(f"--host {host} --port {port}: {error.strerror}") from error
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
