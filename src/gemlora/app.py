@@ -115,8 +115,8 @@ async def open_application(
         )
         api = create_api(services)
         playground = Playground(catalogue)
-        api.add_api_route("/", playground.page)
-        api.add_api_route("/playground/style.css", playground.style)
+        api.add_api_route("/", playground.page, methods=["GET", "HEAD"])
+        api.add_api_route("/playground/style.css", playground.style, methods=["GET", "HEAD"])
         yield Application(api, lifecycle, records.access, model)
 
 

@@ -222,6 +222,7 @@ class TestOnTheSocket:
 
         assert answer.startswith(b"HTTP/1.1 408")
         assert b'"code":3007' in answer
+        assert b"connection: close" in answer
 
     @pytest.mark.parametrize(
         "headers",

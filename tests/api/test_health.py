@@ -3,6 +3,7 @@
 import httpx
 import pytest
 from tests.api.parts import RUN, Parts
+from tests.api.real_server import RealServer
 
 from gemlora.api.health import Phase
 
@@ -18,6 +19,13 @@ async def test_readiness_follows_the_phase_and_liveness_does_not(
     assert (await client.get("/readyz")).status_code == ready
     assert (await client.get("/startupz")).status_code == started
     assert (await client.get("/livez")).status_code == 200
+
+
+async def test_a_probe_may_ask_for_the_head_alone(server: RealServer) -> None:
+    answer = await server.exchange(b"HEAD /readyz HTTP/1.1\r\nHost: gemlora\r\nConnection: close\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b"\r\n\r\n")
 
 
 async def test_metrics_count_tokens_and_time_their_latency(client: httpx.AsyncClient) -> None:

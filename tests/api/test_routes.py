@@ -175,6 +175,15 @@ async def test_what_has_no_route_is_refused_in_the_gateway_s_form(
     assert "cf-ai-req-id" not in response.headers
 
 
+@pytest.mark.parametrize(("path", "allowed"), [(RUN, {"POST"}), ("/readyz", {"GET", "HEAD"})])
+async def test_a_method_that_is_not_supported_is_answered_with_those_that_are(
+    client: httpx.AsyncClient, path: str, allowed: set[str]
+) -> None:
+    response = await client.put(path)
+
+    assert set(response.headers["allow"].split(", ")) == allowed
+
+
 def targets() -> list[str]:
     """The protected path, spelled in ways that other servers were fooled by."""
     odd = [

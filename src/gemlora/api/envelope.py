@@ -114,7 +114,7 @@ def model_error(error: Exception, call: Call) -> Response:
     return json_response(body, kind.http, headers)
 
 
-def gateway_error(status: int, code: int, message: str) -> Response:
+def gateway_error(status: int, code: int, message: str, headers: dict[str, str] | None = None) -> Response:
     """A refusal before model code: authentication and routing."""
     body: Json = {
         "result": None,
@@ -122,7 +122,7 @@ def gateway_error(status: int, code: int, message: str) -> Response:
         "errors": [{"code": code, "message": message}],
         "messages": [],
     }
-    return json_response(body, status)
+    return json_response(body, status, headers)
 
 
 def json_response(body: Json, status: int, headers: dict[str, str] | None = None) -> Response:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gemlora.api.envelope import AUTHENTICATION_ERROR, NO_ROUTE, error_kind, gateway_error, model_error
-from gemlora.errors import Forbidden, GemloraError, RequestTooLarge, Unauthenticated
+from gemlora.errors import Forbidden, GemloraError, RequestTimedOut, RequestTooLarge, Unauthenticated
 
 API_PREFIX = "/client/v4/"
 LINGER_SECONDS = 2.0
@@ -28,6 +28,8 @@ async def render_error(request: Request, error: Exception) -> Response:
     if call is None:
         return gateway_error(kind.http, kind.code, kind.description or str(error))
     response = model_error(error, call)
+    if isinstance(error, RequestTimedOut):
+        response.headers["connection"] = "close"  # the rest of the body may never come
     return Lingering(response) if isinstance(error, RequestTooLarge) else response
 
 
@@ -45,7 +47,8 @@ async def render_routing_error(request: Request, error: Exception) -> Response:
     elif path.startswith(API_PREFIX):
         status = 400
     request.state.code = code
-    return gateway_error(status, code, message)
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return gateway_error(status, code, message, dict(headers or {}))
 
 
 class Lingering(Response):

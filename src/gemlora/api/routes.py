@@ -39,7 +39,7 @@ class Endpoint:
 
 def endpoints(run: Run, binding: Binding, models: Models, health: Health) -> tuple[Endpoint, ...]:
     """All routes, the first that matches wins."""
-    get, post = ("GET",), ("POST",)
+    get, post, probe = ("GET",), ("POST",), ("GET", "HEAD")
     return (
         Endpoint(("GET", "POST"), f"{ACCOUNT}/ai/run/proxy", binding.proxy, Access.ACCOUNT),
         Endpoint(post, f"{ACCOUNT}/ai/run/{{model:path}}", run.rest, Access.ACCOUNT),
@@ -48,10 +48,10 @@ def endpoints(run: Run, binding: Binding, models: Models, health: Health) -> tup
         Endpoint(post, "/run", binding.run, Access.TOKEN),
         Endpoint(post, "/ai-gateway/run", binding.run, Access.TOKEN),
         Endpoint(get, "/ai-api/models/search", binding.search, Access.TOKEN),
-        Endpoint(get, "/livez", health.live, Access.PUBLIC),
-        Endpoint(get, "/readyz", health.ready, Access.PUBLIC),
-        Endpoint(get, "/startupz", health.started, Access.PUBLIC),
-        Endpoint(get, "/metrics", health.metrics, Access.PUBLIC),
+        Endpoint(probe, "/livez", health.live, Access.PUBLIC),
+        Endpoint(probe, "/readyz", health.ready, Access.PUBLIC),
+        Endpoint(probe, "/startupz", health.started, Access.PUBLIC),
+        Endpoint(probe, "/metrics", health.metrics, Access.PUBLIC),
     )
 
 
