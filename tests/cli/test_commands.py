@@ -58,6 +58,17 @@ def test_the_overview_says_what_the_command_says(command: str) -> None:
     assert load_command(command).get_short_help_str(200) == COMMANDS[command]
 
 
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+def test_no_command_offers_the_completion_that_gemlora_does_not_have(command: list[str]) -> None:
+    assert "completion" not in imported_help(*command)
+
+
+def imported_help(*command: str) -> str:
+    """What a command prints about itself, in a process of its own."""
+    program = f"import sys; sys.argv[1:] = {[*command, '--help']!r}; from gemlora.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+
 def test_an_unknown_command_is_a_usage_error() -> None:
     result = CliRunner().invoke(app, ["serv"])
 

@@ -14,7 +14,12 @@ from gemlora.cli.progress import ProgressBar
 from gemlora.registry.records import Adapter
 from gemlora.settings import Settings
 
-app = typer.Typer(help="Add, list and remove LoRA adapters.", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="Add, list and remove LoRA adapters.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or id of the adapter.", show_default=False)]
 

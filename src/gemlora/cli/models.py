@@ -10,7 +10,7 @@ from rich.table import Table
 from gemlora.cli.options import with_settings
 from gemlora.settings import Settings
 
-app = typer.Typer(help="Get checkpoints.", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(help="Get checkpoints.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()

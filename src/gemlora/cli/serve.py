@@ -19,7 +19,7 @@ BODY = (
 )
 """What the hosted model's page asks in its curl example."""
 
-app = typer.Typer(pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
