@@ -26,6 +26,7 @@ class Request:
     path: str
     range: str | None
     token: str | None
+    user_agent: str
 
 
 @dataclass
@@ -73,7 +74,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         authorization = self.headers.get("Authorization")
         token = authorization.removeprefix("Bearer ") if authorization else None
-        self.hub.requests.append(Request(self.command, path, self.headers.get("Range"), token))
+        agent = self.headers.get("User-Agent", "")
+        self.hub.requests.append(Request(self.command, path, self.headers.get("Range"), token, agent))
         api = path.startswith("/api/models/")
         parts = path.removeprefix("/api/models").strip("/").split("/")
         repository, rest = "/".join(parts[:2]), parts[2:]

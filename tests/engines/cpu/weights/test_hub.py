@@ -75,6 +75,14 @@ def test_what_is_there_is_not_loaded_again(hub: FakeHub) -> None:
     assert all(hub.loaded(name) == [] for name in WANTED)
 
 
+def test_nothing_is_told_about_the_machine_beyond_what_fetches(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
+    monkeypatch.setattr(constants, "HF_HUB_USER_AGENT_ORIGIN", None)
+    pull()
+    told = {part.split("/")[0] for request in hub.requests for part in request.user_agent.split("; ")}
+    assert told == {"unknown", "hf_hub", "python"}
+
+
 def test_progress_counts_the_bytes_of_all_files(hub: FakeHub, published: Path) -> None:
     reports: list[tuple[str, int, int]] = []
     gemma_hub.pull(REPOSITORY, None, None, lambda *report: reports.append(report))

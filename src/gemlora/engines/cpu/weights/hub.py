@@ -98,6 +98,7 @@ def pull(repository: str, revision: str | None, token: str | None, progress: Pro
     Raises `WeightsInvalid` if the hub has no such checkpoint, refuses it or cannot be reached, and `StorageFailed` if
     it cannot be stored.
     """
+    constants.HF_HUB_DISABLE_TELEMETRY = True  # else each request also names installed packages and what runs them
     with _explained(repository, revision):
         api = HfApi(token=token)
         commit = api.model_info(repository, revision=revision).sha
