@@ -132,3 +132,15 @@ def test_what_an_interrupted_write_left_is_discarded_when_old(objects: Objects) 
 
 def test_discarding_in_an_empty_folder_does_nothing(objects: Objects) -> None:
     assert objects.discard(frozenset(), grace_seconds=0) == 0
+
+
+def test_discarding_overlooks_what_another_process_has_just_moved(
+    objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = objects.path(objects.put(CONTENT))
+    os.utime(old, (LONG_AGO, LONG_AGO))
+    gone = old.parent.parent / "incoming" / "0123"
+    monkeypatch.setattr(Path, "glob", lambda _folder, _pattern: [gone, old])
+
+    assert objects.discard(frozenset(), grace_seconds=60) == 1
+    assert not old.exists()

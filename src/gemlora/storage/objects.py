@@ -70,14 +70,8 @@ class Objects:
         """
         deadline = time.time() - grace_seconds
         with storage_errors("delete unused blobs"):
-            unused = [
-                path
-                for path in self._folder.glob("*/*")
-                if path.name not in referenced and path.stat().st_mtime < deadline
-            ]
-            for path in unused:
-                path.unlink(missing_ok=True)
-        return len(unused)
+            candidates = [path for path in self._folder.glob("*/*") if path.name not in referenced]
+            return sum(_discard_old(path, deadline) for path in candidates)
 
 
 class Incoming:
@@ -127,6 +121,17 @@ class Incoming:
     ) -> None:
         if not self._kept:
             self.path.unlink(missing_ok=True)
+
+
+def _discard_old(path: Path, deadline: float) -> bool:
+    """Delete a file that has not changed since `deadline`; one that another process moved meanwhile is not there."""
+    try:
+        if path.stat().st_mtime >= deadline:
+            return False
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def digest_of(path: Path) -> str:
