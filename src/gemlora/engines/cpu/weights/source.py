@@ -14,7 +14,6 @@ from typing import Protocol
 
 from gemlora.engines.cpu.weights.cache import ModelCache
 from gemlora.engines.cpu.weights.checkpoint import Checkpoint
-from gemlora.engines.cpu.weights.gguf_checkpoint import GgufCheckpoint
 from gemlora.engines.cpu.weights.huggingface_checkpoint import files_of, opened_folder
 from gemlora.engines.cpu.weights.pieces import Pieces
 from gemlora.engines.cpu.weights.progress import Progress
@@ -65,6 +64,9 @@ class GgufSource:
     @contextmanager
     def opened(self) -> Iterator[Checkpoint]:
         """The checkpoint, its files open."""
+        # Only here: a start from the cache need not wait for the import of the GGUF library.
+        from gemlora.engines.cpu.weights.gguf_checkpoint import GgufCheckpoint
+
         with Pieces(self.paths) as pieces:
             yield GgufCheckpoint(pieces)
 
