@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -22,6 +23,8 @@ UNSENT_BYTES = 32 << 10
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep idle connections, so that they seldom send a request into one that is being closed."""
 
+UPGRADE = re.compile(rb"\r\nUpgrade:[^\r\n]*", re.IGNORECASE)
+
 LOGGER = logging.getLogger("gemlora.server")
 
 
@@ -31,12 +34,23 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called when a client has connected."""
         super().connection_made(transport)
+        self._between_requests = True
         transport.set_write_buffer_limits(high=UNSENT_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        """Called with what the client sent."""
+        super().data_received(_without_upgrade(data) if self._between_requests else data)
 
     def on_message_begin(self) -> None:
         """Called by the parser before a request's first byte."""
         super().on_message_begin()
+        self._between_requests = False
         self.scope["extensions"] = {ABORT_EXTENSION: {"abort": self.transport.abort}}
+
+    def on_message_complete(self) -> None:
+        """Called by the parser after a request's last byte."""
+        super().on_message_complete()
+        self._between_requests = True
 
 
 class Server(uvicorn.Server):
@@ -81,6 +95,15 @@ class Server(uvicorn.Server):
     def _drop_connections(self) -> None:
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """A request without the offer to change the protocol, as Java's client makes it with HTTP/2.
+
+    A server may ignore the offer, but this one's parser would skip the request's body.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return UPGRADE.sub(b"", head) + end + rest if end else data
 
 
 def _listen(listener: socket.socket, backlog: int) -> None:
