@@ -1,6 +1,6 @@
 """Measures each native kernel on the starter model's shapes: medians, with what arithmetic or memory rate they reach.
 
-    python benchmarks/kernels.py [--threads N] [--instruction-set NAME] [--only TEXT] [--json FILE]
+python benchmarks/kernels.py [--threads N] [--instruction-set NAME] [--only TEXT] [--json FILE]
 """
 
 import argparse
