@@ -1,8 +1,8 @@
 """How far int8 arithmetic moves the starter model's predictions, beside llama.cpp on the same file.
 
-The yardstick is the fp32 model of the same GGUF in Hugging Face transformers (eager). For each position of ordinary text the
-Kullback–Leibler divergence KL(fp32 ‖ engine) over the whole vocabulary is taken; windows are independent, each starts with
-<bos>. The interval of the ratio comes from resampling windows.
+The yardstick is the fp32 model of the same GGUF in Hugging Face transformers (eager). For each position of ordinary
+text the Kullback–Leibler divergence KL(fp32 ‖ engine) over the whole vocabulary is taken; windows are independent,
+each starts with <bos>. The interval of the ratio comes from resampling windows.
 """
 
 import argparse
@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemlora.engines.cpu.runner import Runner, all_logits
-from gemlora.engines.cpu.weights import prepare
-from gemlora.engines.cpu.weights.packed import PackedModel
+from gemlora.engines.cpu.weights import PackedModel
+from gemlora.engines.cpu.weights.prepare import prepare
+from gemlora.engines.cpu.weights.progress import silent
 from gemlora.kernels.native import NativeKernels
 from gemlora.serving.tokenizer import Tokenizer
 from gemlora.settings import Settings
@@ -70,9 +71,14 @@ def _log_softmax(logits: Float32) -> NDArray[np.float64]:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
+def starter(quantize: str, settings: Settings) -> PackedModel:
+    """The packed starter weights, converted if they are not in the cache."""
+    return PackedModel.open(prepare("starter", None, None, quantize, settings.cache_dir, silent))
+
+
 def engine(quantize: str, settings: Settings) -> Predict:
     """Our engine on the starter file."""
-    model = PackedModel.open(prepare("starter", quantize=quantize, cache_dir=settings.cache_dir.expanduser()))
+    model = starter(quantize, settings)
     runner = Runner(
         model, NativeKernels(settings.threads, settings.instruction_set), context=4096, kv_cache_bytes=1 << 28
     )
@@ -151,8 +157,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     settings = Settings()
-    folder = prepare("starter", quantize="int8", cache_dir=settings.cache_dir.expanduser())
-    texts = windows(PackedModel.open(folder), arguments.windows, arguments.length)
+    texts = windows(starter("int8", settings), arguments.windows, arguments.length)
     measured: dict[str, list[Divergence]] = {"gemlora int8": [], "gemlora none": [], "llama.cpp": []}
     with starter_file() as file:
         reference = transformers_fp32(file)
