@@ -14,7 +14,7 @@ from tests.api.parts import ALICE, BOB, MODEL, Parts
 from gemlora.engines.contract import FinishReason, GenerateRequest
 from gemlora.engines.fake import FakeEngine
 from gemlora.errors import AdapterNotFound, EngineFailed, ModelNotFound, PromptTooLong
-from gemlora.serving.prompt import Prompt
+from gemlora.serving.prompt import Message, Prompt, Room, ToolCall
 from gemlora.serving.service import (
     Ending,
     Generation,
@@ -146,7 +146,7 @@ async def test_long_prompts_are_encoded_beside_the_event_loop(service: TextGener
     class SlowCodec:
         stop_tokens = (257,)
 
-        def encode(self, prompt: Prompt) -> Sequence[int]:
+        def encode(self, prompt: Prompt, room: Room) -> Sequence[int]:
             used.append(threading.current_thread() is threading.main_thread())
             time.sleep(0.05)
             return (1,)
@@ -164,11 +164,17 @@ async def test_long_prompts_are_encoded_beside_the_event_loop(service: TextGener
             ticks += 1
 
     ticking = asyncio.create_task(tick())
-    await service.start(replace(REQUEST, prompt=Prompt.of_text("x" * 5000)))
+    for prompt in (
+        Prompt.of_text("x" * 5000),
+        Prompt((Message("user"), Message("assistant")) * 5000),
+        Prompt((Message("assistant", "", (ToolCall("f", "x" * 5000),)),)),
+        Prompt((Message("tool", "", name="x" * 5000),)),
+    ):
+        await service.start(replace(REQUEST, prompt=prompt))
     ticking.cancel()
     await service.start(REQUEST)
 
-    assert used == [False, True]
+    assert used == [False, False, False, False, True]
     assert ticks > 3
 
 

@@ -12,6 +12,7 @@ import pytest
 import tokenizers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sentencepiece import SentencePieceProcessor
 from tests.strings import CONTROLS
 from tests.tokenizer_reference import PACKAGE, RESERVED, reference_ids
 
@@ -97,11 +98,23 @@ def test_special_tokens_are_read_from_the_vocabulary(tokenizer: Tokenizer) -> No
 def test_control_tokens_of_any_spelling_are_found_inside_what_looks_like_another() -> None:
     names = ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>", "[@BOS@]", "<|a<b|>"]
     controls = {name: 1000 + rank for rank, name in enumerate(names)}
-    letters = Vocabulary(1100, lambda text: list(map(ord, text)), chr, controls)
+    letters = Vocabulary(1100, 20, lambda text: list(map(ord, text)), chr, controls)
     ids = Tokenizer(letters).encode("<x[@BOS@]>[<bos>]<|a<b|><eos", control_tokens=True)
     assert "".join(chr(token) if token < 1000 else f"{{{names[token - 1000]}}}" for token in ids) == (
         "<x{[@BOS@]}>[{<bos>}]{<|a<b|>}<eos"
     )
+
+
+def test_no_text_has_fewer_tokens_than_the_least(
+    tokenizer: Tokenizer, starter_vocabulary: Path, strings: Sequence[str]
+) -> None:
+    pieces = SentencePieceProcessor(model_file=str(starter_vocabulary))
+    longest = max(pieces.id_to_piece(list(range(tokenizer.size))), key=len)
+    assert tokenizer.least(len(longest)) == len(tokenizer.encode(longest.replace("▁", " "), control_tokens=True)) == 1
+    assert tokenizer.least(len(longest) + 1) == 2
+    assert tokenizer.least(0) == 0
+    for text in strings:
+        assert tokenizer.least(len(text)) <= len(tokenizer.encode(text, control_tokens=True))
 
 
 def test_no_bos_is_added(tokenizer: Tokenizer) -> None:
@@ -170,6 +183,7 @@ def test_a_checkpoint_with_only_tokenizer_json_gives_the_same_ids(
     fallback = Tokenizer.load(tmp_path / JSON_FILE)
     assert fallback.special == tokenizer.special
     assert fallback.size == tokenizer.size
+    assert fallback.least(1_000) == tokenizer.least(1_000)
     for text in strings[:2_000]:
         for control_tokens in (False, True):
             ids = tokenizer.encode(text, control_tokens=control_tokens)

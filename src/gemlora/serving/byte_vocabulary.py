@@ -9,6 +9,7 @@ def byte_vocabulary() -> Vocabulary:
     """262 tokens: the bytes by value, then the control tokens."""
     return Vocabulary(
         size=256 + len(CONTROLS),
+        longest=max(map(len, CONTROLS)),
         encode=lambda text: list(text.encode()),
         spelling=_spelling,
         controls={name: 256 + index for index, name in enumerate(CONTROLS)},

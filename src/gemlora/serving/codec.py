@@ -1,6 +1,6 @@
 """The text side of the served model in one place: a prompt to ids, and a decoder for each answer."""
 
-from gemlora.serving.prompt import Prompt, render
+from gemlora.serving.prompt import Prompt, Room, render
 from gemlora.serving.text import TextDecoder
 from gemlora.serving.tokenizer import Tokenizer
 
@@ -16,9 +16,9 @@ class GemmaCodec:
         """The tokens that end an answer."""
         return self._tokenizer.special.stop
 
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """The prompt's token ids. Raises `InvalidRequest` if it has no messages."""
-        return render(prompt, self._tokenizer)
+    def encode(self, prompt: Prompt, room: Room) -> tuple[int, ...]:
+        """The prompt's token ids. Raises `InvalidRequest` if it has no messages, or `PromptTooLong`."""
+        return render(prompt, self._tokenizer, room)
 
     def decoder(self) -> TextDecoder:
         """A decoder for one answer."""

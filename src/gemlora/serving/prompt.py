@@ -5,16 +5,19 @@ The markers are ids, and what stands between them is encoded as text: a marker t
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gemlora.errors import InvalidRequest
+from gemlora.errors import InvalidRequest, PromptTooLong
 from gemlora.serving.tokenizer import Tokenizer
 
 MODEL_ROLES: Final = frozenset({"assistant", "model"})
 RESULT_ROLES: Final = frozenset({"tool", "function"})
 SYSTEM_ROLE: Final = "system"
+TURN_MARKERS: Final = 2
+LEADING_BOS: Final = re.compile(r"\A(?:<bos>)+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,11 @@ class Message:
         """The content as one text, parts joined with newlines."""
         return self.content if isinstance(self.content, str) else "\n".join(self.content)
 
+    @property
+    def has_only_text(self) -> bool:
+        """Whether it says nothing but its content."""
+        return not self.tool_calls and self.role not in RESULT_ROLES
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -61,16 +69,34 @@ class Prompt:
         return cls((Message("user", text),), raw)
 
 
-def render(prompt: Prompt, tokenizer: Tokenizer) -> tuple[int, ...]:
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The window that a prompt shares with its answer, and how many tokens the answer may have."""
+
+    context_window: int
+    max_tokens: int
+
+    def require(self, tokens: int) -> None:
+        """Raise `PromptTooLong` if a prompt of at least so many tokens leaves none for the answer."""
+        if tokens >= self.context_window:
+            raise PromptTooLong(tokens + self.max_tokens, self.context_window)
+
+
+def render(prompt: Prompt, tokenizer: Tokenizer, room: Room) -> tuple[int, ...]:
     """The ids that the engine continues: exactly one `<bos>`, then the conversation or the raw text.
 
-    Raises `InvalidRequest` if there are no messages.
+    Raises `InvalidRequest` if there are no messages, and `PromptTooLong` as soon as it is certain: what cannot fit is
+    never encoded whole.
     """
     if not prompt.messages:
         raise InvalidRequest("messages: at least one message is needed")
-    bos = tokenizer.special.bos
-    ids = _raw_ids(prompt, tokenizer) if prompt.raw else _chat_ids(_turns(prompt.messages), tokenizer)
-    return (bos, *ids)
+    ids = [tokenizer.special.bos]
+    if prompt.raw:
+        ids += _raw_ids(prompt, tokenizer, room)
+    else:
+        ids += _chat_ids(_turns(prompt.messages, tokenizer, room), tokenizer, room)
+    room.require(len(ids))
+    return tuple(ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,34 +107,43 @@ class _Turn:
     texts: list[str]
 
 
-def _raw_ids(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
+def _raw_ids(prompt: Prompt, tokenizer: Tokenizer, room: Room) -> list[int]:
     """The contents as they are, without the `<bos>` that they may start with themselves."""
-    ids = tokenizer.encode("\n".join(message.text for message in prompt.messages), control_tokens=True)
-    first = next((i for i, token in enumerate(ids) if token != tokenizer.special.bos), len(ids))
-    return ids[first:]
+    text = LEADING_BOS.sub("", "\n".join(message.text for message in prompt.messages))
+    room.require(1 + tokenizer.least(len(text)))
+    return tokenizer.encode(text, control_tokens=True)
 
 
-def _chat_ids(turns: Sequence[_Turn], tokenizer: Tokenizer) -> list[int]:
+def _chat_ids(turns: Sequence[_Turn], tokenizer: Tokenizer, room: Room) -> list[int]:
     start, end = tokenizer.special.start_of_turn, tokenizer.special.end_of_turn
     line_end = tokenizer.encode("\n", control_tokens=False)
+    answer = [start, *tokenizer.encode("model\n", control_tokens=False)]
+    texts = [f"{turn.role}\n{_paragraphs(turn.texts)}" for turn in turns]
+    least = [TURN_MARKERS + len(line_end) + tokenizer.least(len(text)) for text in texts]
+    missing = sum(least)
     ids: list[int] = []
-    for turn in turns:
-        text = f"{turn.role}\n{_paragraphs(turn.texts)}"
+    for text, tokens in zip(texts, least, strict=True):
+        room.require(1 + len(ids) + missing + len(answer))
         ids += [start, *tokenizer.encode(text, control_tokens=False), end, *line_end]
-    return [*ids, start, *tokenizer.encode("model\n", control_tokens=False)]
+        missing -= tokens
+    return ids + answer
 
 
-def _turns(messages: Sequence[Message]) -> list[_Turn]:
+def _turns(messages: Sequence[Message], tokenizer: Tokenizer, room: Room) -> list[_Turn]:
     """The conversation as turns of user and model in alternation, the user first.
 
     System messages, wherever they stand, go in front of the first turn. Neighbours of the same role become one turn.
     A conversation that the model begins gets a user turn before it, which holds the system text or nothing.
+    Texts that surely do not fit are not collected: results repeat their function's name, however long it is.
     """
     called = {call.id: call.name for message in messages for call in message.tool_calls if call.id}
     system: list[str] = []
     turns: list[_Turn] = []
+    characters = 0
     for message in messages:
         text = _text(message, called)
+        characters += len(text)
+        room.require(tokenizer.least(characters) + TURN_MARKERS * len(turns))
         if message.role == SYSTEM_ROLE:
             system.append(text)
             continue

@@ -15,16 +15,19 @@ from typing import Protocol
 from structlog.typing import FilteringBoundLogger
 
 from gemlora.engines.contract import AdapterRef, Engine, FinishReason, GenerateRequest, Sampling
-from gemlora.errors import EngineFailed, PromptTooLong
+from gemlora.errors import EngineFailed
 from gemlora.registry.models import Catalogue, Model
 from gemlora.registry.records import ReadyAdapter
-from gemlora.serving.prompt import Prompt
+from gemlora.serving.prompt import Prompt, Room
 from gemlora.telemetry.metrics import Metrics
 
 HIGHEST_SEED = 9_999_999_999
 
 SHORT_PROMPT = 2048
 """Characters up to which encoding is quicker than a change of threads."""
+
+SHORT_CONVERSATION = 32
+"""Messages up to which it is, whatever they say."""
 
 
 class Decoder(Protocol):
@@ -47,8 +50,8 @@ class TextCodec(Protocol):
         """The tokens that end an answer."""
         ...
 
-    def encode(self, prompt: Prompt) -> Sequence[int]:
-        """The prompt's token ids."""
+    def encode(self, prompt: Prompt, room: Room) -> Sequence[int]:
+        """The prompt's token ids. Raises `PromptTooLong` if they leave no room for an answer."""
         ...
 
     def decoder(self) -> Decoder:
@@ -206,14 +209,12 @@ class TextGeneration:
         """
         model = self._catalogue.get(request.model)
         adapter = await self._adapter(request, model)
-        prompt = await self._encode(request.prompt)
-        room = model.base.context_window - len(prompt)
-        if room < 1:
-            raise PromptTooLong(len(prompt) + request.max_tokens, model.base.context_window)
+        room = Room(model.base.context_window, request.max_tokens)
+        prompt = await self._encode(request.prompt, room)
         generate = GenerateRequest(
             id=request.id,
             prompt=prompt,
-            max_tokens=min(request.max_tokens, room),
+            max_tokens=min(request.max_tokens, room.context_window - len(prompt)),
             sampling=self._sampling(request.sampling),
             stop_tokens=self._codec.stop_tokens,
             adapter=None if adapter is None else _reference(adapter),
@@ -238,11 +239,10 @@ class TextGeneration:
             name = model.default_adapter
         return await self._adapters.resolve(request.account_id, name, model) if name else None
 
-    async def _encode(self, prompt: Prompt) -> tuple[int, ...]:
-        length = sum(len(message.text) for message in prompt.messages)
-        if length <= SHORT_PROMPT:
-            return tuple(self._codec.encode(prompt))
-        return tuple(await asyncio.to_thread(self._codec.encode, prompt))
+    async def _encode(self, prompt: Prompt, room: Room) -> tuple[int, ...]:
+        if _is_short(prompt):
+            return tuple(self._codec.encode(prompt, room))
+        return tuple(await asyncio.to_thread(self._codec.encode, prompt, room))
 
     def _sampling(self, choice: SamplingChoice) -> Sampling:
         return Sampling(
@@ -265,6 +265,14 @@ async def fold(pieces: AsyncGenerator[Piece | Ending, None]) -> tuple[str, Endin
                 return "".join(texts), piece
             texts.append(piece.text)
     raise EngineFailed("The answer has no end")
+
+
+def _is_short(prompt: Prompt) -> bool:
+    return (
+        len(prompt.messages) <= SHORT_CONVERSATION
+        and all(message.has_only_text for message in prompt.messages)
+        and sum(len(message.text) for message in prompt.messages) <= SHORT_PROMPT
+    )
 
 
 def _reference(adapter: ReadyAdapter) -> AdapterRef:

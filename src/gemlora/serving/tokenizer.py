@@ -26,10 +26,11 @@ class Vocabulary:
     """What a loaded tokenizer file offers.
 
     `encode` leaves spelled control tokens as text and adds nothing. `controls` maps the spelling of every control
-    token to its id.
+    token to its id. No token stands for more than `longest` characters; what has no piece becomes bytes.
     """
 
     size: int
+    longest: int
     encode: Callable[[str], list[int]]
     spelling: Callable[[int], str]
     controls: Mapping[str, int]
@@ -64,6 +65,10 @@ class Tokenizer:
     def size(self) -> int:
         """Number of ids. A model may have more embeddings, which then have no text."""
         return self._vocabulary.size
+
+    def least(self, characters: int) -> int:
+        """So many tokens at least has a text of so many characters, none of them a surrogate."""
+        return -(-characters // self._vocabulary.longest)
 
     def encode(self, text: str, *, control_tokens: bool) -> list[int]:
         """The ids of `text`; control tokens that it spells become tokens only with `control_tokens`."""
@@ -122,11 +127,12 @@ def _load_pieces(path: Path) -> Vocabulary:
     try:
         processor.LoadFromFile(str(path))
         size = processor.get_piece_size()
+        longest = max(len(processor.id_to_piece(i)) for i in range(size))
         controls = [i for i in range(size) if processor.is_control(i) or processor.is_unknown(i)]
         names = [processor.id_to_piece(i) for i in controls]
     except (OSError, RuntimeError, ValueError) as error:  # ValueError: its message quotes a broken piece
         raise WeightsInvalid(f"{path} is no readable SentencePiece model: {error}") from error
-    return Vocabulary(size, processor.encode, processor.id_to_piece, dict(zip(names, controls, strict=True)))
+    return Vocabulary(size, longest, processor.encode, processor.id_to_piece, dict(zip(names, controls, strict=True)))
 
 
 def _load_json(path: Path) -> Vocabulary:
@@ -142,6 +148,7 @@ def _load_json(path: Path) -> Vocabulary:
     reader.encode_special_tokens = True
     return Vocabulary(
         size=reader.get_vocab_size(),
+        longest=max(map(len, reader.get_vocab())),
         encode=lambda text: reader.encode(text, add_special_tokens=False).ids,
         spelling=lambda token: reader.id_to_token(token) or "",
         controls={token.content: i for i, token in reader.get_added_tokens_decoder().items() if token.special},
