@@ -75,7 +75,7 @@ class AdapterNotFound(GemloraError):
     """No such adapter for this account."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"Finetune {name} not found")
+        super().__init__(f"Adapter {name} not found")
         self.name = name
 
 

@@ -127,6 +127,12 @@ def test_the_documentation_lists_exactly_these_codes() -> None:
     assert documented == gateway | {(kind.code, kind.http) for kind in ERROR_KINDS.values()}
 
 
+def test_a_name_is_not_read_as_a_template() -> None:
+    error = errors.AdapterNotFound("{name.__class__}")
+
+    assert error_kind(error).describe(error) == "Finetune {name.__class__} not found"
+
+
 def test_an_error_without_an_entry_takes_that_of_its_base() -> None:
     class Special(errors.AdapterNotFound):
         pass

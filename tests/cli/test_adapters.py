@@ -80,7 +80,7 @@ def test_errors_are_one_line_and_a_status(adapters: Callable[..., Result], tmp_p
         (("add", "poet", tmp_path / "nowhere"), "adapter_config.json is missing"),
         (("add", "cf-public-x", broken), "reserved"),
         (("add", "poet", broken, "--weights", tmp_path / "nothing.gguf"), "nothing.gguf"),
-        (("remove", "poet"), "poet not found"),
+        (("remove", "poet"), "Adapter poet not found"),
     ]:
         status, output, errors = adapters(*arguments)
         assert (status, output) == (1, "")

@@ -80,9 +80,9 @@ async def test_a_foreign_adapter_looks_like_an_unknown_one(registry: Registry, f
     name = added.id if reference == "id" else "poet"
 
     for act in (registry.adapters.find, registry.adapters.remove):
-        with pytest.raises(AdapterNotFound, match=f"Finetune {name} not found"):
+        with pytest.raises(AdapterNotFound, match=f"Adapter {name} not found"):
             await act(BOB, name)
-    with pytest.raises(AdapterNotFound, match=f"Finetune {name} not found"):
+    with pytest.raises(AdapterNotFound, match=f"Adapter {name} not found"):
         await registry.adapters.resolve(BOB, name, MODEL)
     assert await registry.adapters.list(BOB) == ()
     assert await registry.adapters.list(ALICE) == (added,)

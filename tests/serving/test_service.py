@@ -116,7 +116,7 @@ async def test_an_answer_stops_at_the_tokenizer_s_stop_tokens(service: TextGener
 async def test_unknown_models_and_adapters_are_refused(service: TextGeneration) -> None:
     with pytest.raises(ModelNotFound, match="No such model @cf/x or task"):
         await service.start(replace(REQUEST, model="@cf/x"))
-    with pytest.raises(AdapterNotFound, match="Finetune nothing not found"):
+    with pytest.raises(AdapterNotFound, match="Adapter nothing not found"):
         await service.start(replace(REQUEST, adapter="nothing"))
 
 

@@ -97,4 +97,4 @@ def _refusal(request: Request, error: Exception) -> Response:
     call = getattr(request.state, "call", None)
     if call is not None:
         return model_error(error, call)
-    return gateway_error(kind.http, kind.code, kind.description or "")
+    return gateway_error(kind.http, kind.code, kind.describe(error))

@@ -27,12 +27,16 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class ErrorKind:
-    """How an error looks on the wire. `description` None: the error's own text."""
+    """How an error looks on the wire. `description` may name the error's attributes; None: the error's own text."""
 
     code: int
     http: int
     title: str = "AiError"
     description: str | None = None
+
+    def describe(self, error: Exception) -> str:
+        """The wire's text for an error of this kind."""
+        return str(error) if self.description is None else self.description.format_map(vars(error))
 
 
 MISSING_FILES = "Finetune is missing required files (model.safetensors and config.json)"
@@ -45,7 +49,7 @@ ERROR_KINDS: dict[type[errors.GemloraError], ErrorKind] = {
     errors.ClientTooOld: ErrorKind(5019, 405, description="Request trying to use deprecated SDK version"),
     errors.PromptTooLong: ErrorKind(5021, 413),
     errors.ModelNotFound: ErrorKind(5007, 400, "No such model"),
-    errors.AdapterNotFound: ErrorKind(3037, 404),
+    errors.AdapterNotFound: ErrorKind(3037, 404, description="Finetune {name} not found"),
     errors.AdapterIncomplete: ErrorKind(3039, 400, description=MISSING_FILES),
     errors.AdapterInvalid: ErrorKind(5004, 400, "Invalid data"),
     errors.AdapterExists: ErrorKind(5004, 400, "Invalid data"),
@@ -87,7 +91,7 @@ def envelope(value: Json, headers: dict[str, str] | None = None, info: Json = No
 def model_error(error: Exception, call: Call) -> Response:
     """An error of a request that reached model code."""
     kind = error_kind(error)
-    description = kind.description or str(error)
+    description = kind.describe(error)
     if kind.code == ERROR_KINDS[errors.InvalidRequest].code:
         description = f"Error: {description}"
     message = f"AiError: {kind.title}: {description} ({call.id})"

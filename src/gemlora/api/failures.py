@@ -26,7 +26,7 @@ async def render_error(request: Request, error: Exception) -> Response:
     request.state.code = kind.code
     call = getattr(request.state, "call", None)
     if call is None:
-        return gateway_error(kind.http, kind.code, kind.description or str(error))
+        return gateway_error(kind.http, kind.code, kind.describe(error))
     response = model_error(error, call)
     if isinstance(error, RequestTimedOut):
         response.headers["connection"] = "close"  # the rest of the body may never come
