@@ -20,7 +20,7 @@ from gemlora.accounts.repository import AccountRepository
 from gemlora.accounts.service import Accounts, FirstAccess
 from gemlora.api.application import Limits, Services, create_api
 from gemlora.api.health import Lifecycle
-from gemlora.api.server import Server, bound_socket
+from gemlora.api.server import Config, Server, bound_socket
 from gemlora.engines.contract import Engine
 from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.playground.page import Playground
@@ -154,9 +154,8 @@ async def _serve(
             host, port = listener.getsockname()[:2]
             shown = LOCAL_ADDRESSES.get(host, f"[{host}]" if ":" in host else host)
             announcement = Announcement(f"http://{shown}:{port}", application.access, application.model)
-            server = Server(
-                application.api, application.lifecycle, settings.drain_seconds, lambda: announce(announcement)
-            )
+            config = Config(application.api, settings.drain_seconds, settings.header_seconds)
+            server = Server(config, application.lifecycle, lambda: announce(announcement))
             await server.serve(sockets=[listener])
 
 

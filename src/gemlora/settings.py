@@ -149,6 +149,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(16 * MIB, ge=1024, description="Largest request body.", examples=[16 * MIB])
     max_adapter_bytes: int = Field(2 * GIB, ge=1024, description="Largest adapter file.", examples=[300_000_000])
     max_adapter_rank: int = Field(256, ge=1, le=4096, description="Highest LoRA rank.", examples=[32])
+    header_seconds: float = Field(
+        10, gt=0, le=86400, description="How long a client may take to send a request's headers.", examples=[10]
+    )
     body_idle_seconds: float = Field(
         15, gt=0, le=86400, description="How long a client may pause while it sends a body.", examples=[15]
     )

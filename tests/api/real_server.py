@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tests.api.parts import RUN, TOKEN, Parts
 
-from gemlora.api.server import Server, bound_socket
+from gemlora.api.server import Config, Server, bound_socket
 
 
 class QuietServer(Server):
@@ -29,10 +29,12 @@ class RealServer:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, parts: Parts, drain_seconds: float = 1) -> AsyncIterator["RealServer"]:
+    async def running(
+        cls, parts: Parts, drain_seconds: float = 1, header_seconds: float = 10
+    ) -> AsyncIterator["RealServer"]:
         listener = bound_socket("127.0.0.1", 0)
         ready = asyncio.Event()
-        server = QuietServer(parts.api, parts.lifecycle, drain_seconds, ready.set)
+        server = QuietServer(Config(parts.api, drain_seconds, header_seconds), parts.lifecycle, ready.set)
         task = asyncio.create_task(server.serve([listener]))
         await asyncio.wait_for(ready.wait(), 5)
         try:

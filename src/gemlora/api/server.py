@@ -1,4 +1,6 @@
-"""uvicorn as this API needs it: it drains on the first signal, gives up on the second, and can drop a connection."""
+"""uvicorn as this API needs it: it drains on the first signal, gives up on the second, can drop a connection, and
+waits for no request's head for ever.
+"""
 
 import asyncio
 import logging
@@ -13,9 +15,10 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gemlora.api.envelope import error_kind, gateway_error
 from gemlora.api.health import Lifecycle, Phase
 from gemlora.api.streaming import ABORT_EXTENSION
-from gemlora.errors import SettingsInvalid
+from gemlora.errors import GemloraError, RequestTimedOut, RequestTooLarge, SettingsInvalid
 
 UNSENT_BYTES = 32 << 10
 """Bytes of an answer that wait in this process, and as many in the kernel, before the generation waits too."""
@@ -23,42 +26,20 @@ UNSENT_BYTES = 32 << 10
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep idle connections, so that they seldom send a request into one that is being closed."""
 
+HEAD_BYTES = 64 << 10
+"""Longest request line and headers together."""
+
+HEAD_END = re.compile(rb"\n\r?\n")
 UPGRADE = re.compile(rb"\r\nUpgrade:[^\r\n]*", re.IGNORECASE)
 
 LOGGER = logging.getLogger("gemlora.server")
 
 
-class Connection(HttpToolsProtocol):
-    """One client connection; requests carry a way to drop it together with what is unsent."""
+class Config(uvicorn.Config):
+    """uvicorn's settings, and how long a request's head may take."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Called when a client has connected."""
-        super().connection_made(transport)
-        self._between_requests = True
-        transport.set_write_buffer_limits(high=UNSENT_BYTES)
-
-    def data_received(self, data: bytes) -> None:
-        """Called with what the client sent."""
-        super().data_received(_without_upgrade(data) if self._between_requests else data)
-
-    def on_message_begin(self) -> None:
-        """Called by the parser before a request's first byte."""
-        super().on_message_begin()
-        self._between_requests = False
-        self.scope["extensions"] = {ABORT_EXTENSION: {"abort": self.transport.abort}}
-
-    def on_message_complete(self) -> None:
-        """Called by the parser after a request's last byte."""
-        super().on_message_complete()
-        self._between_requests = True
-
-
-class Server(uvicorn.Server):
-    """Ends with exit status 0 after a signal, running requests first, for at most `drain_seconds`."""
-
-    def __init__(self, app: ASGIApp, lifecycle: Lifecycle, drain_seconds: float, on_ready: Callable[[], None]) -> None:
-        """`on_ready` is called once, when the server listens."""
-        config = uvicorn.Config(
+    def __init__(self, app: ASGIApp, drain_seconds: float, header_seconds: float) -> None:
+        super().__init__(
             app,
             http=Connection,
             ws="none",
@@ -70,6 +51,114 @@ class Server(uvicorn.Server):
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=math.ceil(drain_seconds),
         )
+        self.header_seconds = header_seconds
+
+
+class Connection(HttpToolsProtocol):
+    """One client connection; requests carry a way to drop it together with what is unsent.
+
+    The parser gets a request's head in one piece. From its first byte on the head has `header_seconds` to come; a
+    connection without a first byte is as idle as one between two requests, and closed as late.
+    """
+
+    config: Config
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Called when a client has connected."""
+        super().connection_made(transport)
+        self._between_requests = True
+        self._head = bytearray()
+        self._head_deadline: asyncio.TimerHandle | None = None
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        transport.set_write_buffer_limits(high=UNSENT_BYTES)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called when the connection has ended."""
+        self._end_head_deadline()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Called with what the client sent."""
+        if self.transport.is_closing():
+            return
+        if self._between_requests:
+            self._head_received(data)
+        else:
+            super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """Called by the parser before a request's first byte."""
+        super().on_message_begin()
+        self._between_requests = False
+        self._begin_head_deadline()
+        self.scope["extensions"] = {ABORT_EXTENSION: {"abort": self.transport.abort}}
+
+    def on_headers_complete(self) -> None:
+        """Called by the parser after a request's head."""
+        self._end_head_deadline()
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """Called after an answer's last byte."""
+        super().on_response_complete()
+        if self._head_deadline is not None:
+            self._unset_keepalive_if_required()
+
+    def on_message_complete(self) -> None:
+        """Called by the parser after a request's last byte."""
+        super().on_message_complete()
+        self._between_requests = True
+
+    def _head_received(self, data: bytes) -> None:
+        """Collect a head, and pass it on with what follows. Empty lines before it are allowed and begin nothing."""
+        searched = max(0, len(self._head) - 2)
+        self._head += data if self._head else data.lstrip(b"\r\n")
+        if not self._head:
+            return
+        self._unset_keepalive_if_required()
+        self._begin_head_deadline()
+        end = HEAD_END.search(self._head, searched)
+        if (end.end() if end else len(self._head)) > HEAD_BYTES:
+            self._refuse(RequestTooLarge("Request is too large"))
+        elif end or not self._head[:1].isalpha():  # the parser tells at once whoever speaks TLS
+            received, self._head = bytes(self._head), bytearray()
+            super().data_received(_without_upgrade(received))
+
+    def _begin_head_deadline(self) -> None:
+        if self._head_deadline is None:
+            self._head_deadline = self.loop.call_later(self.config.header_seconds, self._head_overdue)
+
+    def _end_head_deadline(self) -> None:
+        if self._head_deadline is not None:
+            self._head_deadline.cancel()
+            self._head_deadline = None
+
+    def _head_overdue(self) -> None:
+        self._head_deadline = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._begin_head_deadline()  # a refusal would end up inside the answer to the request before
+        else:
+            self._refuse(RequestTimedOut("Request timeout"))
+
+    def _refuse(self, error: GemloraError) -> None:
+        """Answer what did not become a request, and close."""
+        kind = error_kind(error)
+        answer = gateway_error(kind.http, kind.code, kind.describe(error), {"connection": "close"})
+        head = [
+            b"HTTP/1.1 %d %s" % (kind.http, kind.title.encode()),
+            *(b": ".join(header) for header in answer.raw_headers),
+        ]
+        self._end_head_deadline()
+        self.transport.write(b"\r\n".join([*head, b"", bytes(answer.body)]))
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """Ends with exit status 0 after a signal, running requests first, for at most `drain_seconds`."""
+
+    def __init__(self, config: Config, lifecycle: Lifecycle, on_ready: Callable[[], None]) -> None:
+        """`on_ready` is called once, when the server listens."""
         super().__init__(config)
         self._lifecycle = lifecycle
         self._on_ready = on_ready
