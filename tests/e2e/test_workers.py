@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -54,15 +54,40 @@ def running_worker(kit: Path, command: list[str], **environment: str) -> Iterato
         process.wait(timeout=30)
 
 
+def is_listening(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 def wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        if is_listening(port):
             return
-        except ConnectionRefusedError:
-            time.sleep(0.05)
+        time.sleep(0.05)
     raise AssertionError("the Worker did not start")
+
+
+@pytest.mark.parametrize("command", ["npm start", "node start.mjs src/index.ts"])
+def test_the_runtime_ends_with_the_process_that_started_it(kit: Path, command: str) -> None:
+    port = free_port()
+    variables = {"PORT": str(port), "GEMLORA_API_TOKEN": API_TOKEN}
+    process = subprocess.Popen(command.split(), cwd=kit, env=os.environ | variables, start_new_session=True)
+    try:
+        wait_until_listening(process, port)
+        process.terminate()
+        process.wait(timeout=10)
+        deadline = time.monotonic() + 10
+        while is_listening(port) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not is_listening(port)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=10)
 
 
 def test_the_page_s_worker_runs_unchanged(server: RunningServer, kit: Path) -> None:

@@ -10,6 +10,7 @@ import { fileURLToPath } from "node:url";
 import * as esbuild from "esbuild";
 import workerd from "workerd";
 
+const parent = process.ppid;
 const here = dirname(fileURLToPath(import.meta.url));
 const entry = process.argv[2] ?? "src/index.ts";
 const port = process.env.PORT ?? "8787";
@@ -91,6 +92,10 @@ async function warnUnlessReady() {
 function run() {
   const options = ["--watch", `--import-path=${output}`, `--socket-addr=http=127.0.0.1:${port}`];
   const runtime = spawn(workerd.default, ["serve", ...options, "config.capnp"], { cwd: here, stdio: "inherit" });
-  for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => runtime.kill("SIGTERM"));
+  const stop = () => runtime.kill("SIGTERM");
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, stop);
+  // A signal to npm ends npm and its shell, which does not pass it on.
+  setInterval(() => process.ppid === parent || stop(), 500).unref();
+  process.on("exit", stop);
   runtime.on("exit", (code) => process.exit(code ?? 0));
 }
