@@ -16,6 +16,7 @@ public:
         const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(Number);
         if (bytes > size_) {
             memory_.reset();
+            size_ = 0; // in case that there is no memory
             memory_.reset(static_cast<std::byte*>(::operator new(bytes, std::align_val_t{64})));
             size_ = bytes;
         }

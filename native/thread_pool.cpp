@@ -1,5 +1,7 @@
 #include "thread_pool.h"
 
+#include <utility>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -22,12 +24,19 @@ void pause() {
 
 ThreadPool::ThreadPool(int threads) {
     workers_.reserve(static_cast<std::size_t>(threads - 1));
-    for (int thread = 1; thread < threads; ++thread) {
-        workers_.emplace_back([this, thread] { work(thread); });
+    try {
+        for (int thread = 1; thread < threads; ++thread) {
+            workers_.emplace_back([this, thread] { work(thread); });
+        }
+    } catch (...) { // the system has no more threads
+        stop();
+        throw;
     }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
     stop_ = true;
     ++generation_;
     generation_.notify_all();
@@ -58,6 +67,9 @@ void ThreadPool::run_call(const Job& job) {
             std::this_thread::yield();
         }
     }
+    if (failure_) {
+        std::rethrow_exception(std::exchange(failure_, nullptr));
+    }
 }
 
 void ThreadPool::work(int thread) {
@@ -73,7 +85,12 @@ void ThreadPool::work(int thread) {
 
 void ThreadPool::take_tasks(int thread) {
     for (std::int64_t task = next_++; task < job_.tasks; task = next_++) {
-        job_.call(job_.body, task, thread);
+        try {
+            job_.call(job_.body, task, thread);
+        } catch (...) {
+            const std::lock_guard lock(failure_mutex_);
+            failure_ = std::current_exception();
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
+#include <mutex>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -19,7 +21,8 @@ public:
     // Threads including the caller.
     int size() const { return static_cast<int>(workers_.size()) + 1; }
 
-    // function(task, thread) for every task in [0, tasks), in any order; returns when all are done. It must not throw.
+    // function(task, thread) for every task in [0, tasks), in any order; returns when all are done, or throws what one
+    // of them threw.
     template <class Function>
     void run(std::int64_t tasks, Function&& function) {
         using Body = std::remove_reference_t<Function>;
@@ -38,6 +41,7 @@ private:
     void work(int thread);
     void take_tasks(int thread);
     bool await_next(std::uint32_t& seen);
+    void stop();
 
     Job job_{};
     alignas(64) std::atomic<std::int64_t> next_{0};
@@ -45,6 +49,8 @@ private:
     alignas(64) std::atomic<std::uint32_t> inside_{0};     // workers that may be reading job_
     std::atomic<bool> open_{false};                        // whether job_ may be joined
     std::atomic<bool> stop_{false};
+    std::mutex failure_mutex_;
+    std::exception_ptr failure_; // of a task of this call
     std::vector<std::thread> workers_;
 };
 

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import as_strided
 
 from gemlora.errors import SettingsInvalid
 from gemlora.kernels import Matrix
@@ -87,6 +88,68 @@ def test_more_threads_than_cores_give_the_same_bits() -> None:
         out = np.empty_like(expected)
         many.linear(x, [matrix], out)
         assert out.tobytes() == expected.tobytes()
+
+
+def test_kernels_go_on_after_a_call_that_was_too_large_for_memory(native: NativeKernels) -> None:
+    matrix, x = Matrix.from_floats(np.ones((16, 64), np.float32)), np.ones((1, 64), np.float32)
+    out = np.empty((1, 16), np.float32)
+    native.linear(x, [matrix], out)
+    rows = 2**31
+    many = as_strided(np.ones(1 << 16, np.float32), (rows, 1 << 16), (0, 4))
+    wide = Matrix.from_floats(np.ones((1, 1 << 16), np.float32))
+    with pytest.raises(MemoryError):
+        native.linear(many, [wide], as_strided(np.ones(1, np.float32), (rows, 1), (0, 4)))
+    native.linear(x, [matrix], out)
+    assert (out == 64).all()
+
+
+LIMITED = """
+import resource
+import numpy as np
+from pathlib import Path
+from gemlora.kernels import SamplingBatch
+from gemlora.kernels.native import NativeKernels
+
+def leave(mebibytes):
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (mebibytes << 20), resource.RLIM_INFINITY))
+"""
+
+TOO_MANY_THREADS = """
+leave(256)
+try:
+    NativeKernels(2000)
+except RuntimeError as error:
+    print(error)
+"""
+
+TOO_LITTLE_MEMORY_FOR_A_TASK = """
+kernels, rows, logits = NativeKernels(2), 4, np.zeros((4, 1 << 21), np.float32)
+whole, none = np.arange(rows, dtype=np.uint64), np.zeros(0, np.int32)
+zeros, ones = np.zeros(rows, np.float32), np.ones(rows, np.float32)
+batch = SamplingBatch(ones, np.zeros(rows, np.int32), ones / 2, whole, whole, ones, zeros, zeros, none, none,
+                      np.zeros(rows, np.int64))
+leave(8)
+try:
+    kernels.sample(logits, batch)
+except MemoryError:
+    print("too little memory")
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+print((kernels.sample(np.zeros((4, 1 << 21), np.float32), batch) >= 0).all())
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "printed"),
+    [
+        (TOO_MANY_THREADS, "Resource temporarily unavailable"),
+        (TOO_LITTLE_MEMORY_FOR_A_TASK, "too little memory\nTrue"),
+    ],
+    ids=["threads", "memory"],
+)
+def test_running_out_of_a_resource_raises(program: str, printed: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LIMITED + program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, printed, "")
 
 
 def test_an_interpreter_with_kernels_exits_cleanly() -> None:
