@@ -30,7 +30,7 @@ std::vector<Run> consecutive_rows(const Paging& paging, std::int64_t most) {
     for (std::int64_t row = 0; row < paging.positions.size; ++row) {
         const bool continues = row > 0 && runs.back().count < most &&
                                paging.sequence_of_row[row] == paging.sequence_of_row[row - 1] &&
-                               paging.positions[row] == paging.positions[row - 1] + 1;
+                               paging.positions[row] == std::int64_t{paging.positions[row - 1]} + 1;
         if (continues) {
             ++runs.back().count;
         } else {

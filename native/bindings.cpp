@@ -70,6 +70,11 @@ bool is_contiguous(const auto& array) {
     return true;
 }
 
+// Bounds every dimension, so that sizes with padding do not overflow 64 bits.
+constexpr std::int64_t longest = std::int64_t{1} << 31;
+
+bool is_aligned(const void* data, std::size_t bytes) { return reinterpret_cast<std::uintptr_t>(data) % bytes == 0; }
+
 template <class Number>
 void check_numbers(const auto& array, std::size_t dimensions, const char* name) {
     if (array.dtype() != nb::dtype<Number>()) {
@@ -80,6 +85,14 @@ void check_numbers(const auto& array, std::size_t dimensions, const char* name) 
     }
     if (!last_is_contiguous(array)) {
         refuse(name, "contiguous in its last dimension");
+    }
+    if (!is_aligned(array.data(), sizeof(Number))) {
+        refuse(name, "aligned to its numbers");
+    }
+    for (std::size_t i = 0; i < dimensions; ++i) {
+        if (extent(array, i) > longest) {
+            refuse(name, "at most 2^31 long in every dimension");
+        }
     }
 }
 
@@ -153,8 +166,8 @@ Numbers numbers_of(const ReadOnly& array, int type, std::int64_t count, const ch
         refuse(std::string(name) + "' type", "0 (float32), 1 (bfloat16) or 2 (float16)");
     }
     const auto stored = static_cast<Stored>(type);
-    if (!is_contiguous(array)) {
-        refuse(name, "contiguous");
+    if (!is_contiguous(array) || !is_aligned(array.data(), static_cast<std::size_t>(item_size(stored)))) {
+        refuse(name, "contiguous and aligned to its numbers");
     }
     if (static_cast<std::int64_t>(array.nbytes()) != count * item_size(stored)) {
         refuse(name, std::to_string(count * item_size(stored)) + " bytes long, not " + std::to_string(array.nbytes()));
@@ -170,9 +183,9 @@ struct Matrix {
     Matrix(std::int64_t rows, std::int64_t columns, int format, nb::handle values_, nb::handle scales_,
            nb::handle minimums_, std::int64_t group, bool quantize_activations) {
         constexpr int int8_format = 3;
-        constexpr std::int64_t most = std::int64_t{1} << 31;
+        constexpr std::int64_t most = std::int64_t{1} << 28;
         if (rows < 1 || columns < 1 || rows > most || columns > most) {
-            refuse("rows and columns", "between 1 and 2^31");
+            refuse("rows and columns", "between 1 and 2^28");
         }
         packed.rows = rows;
         packed.columns = columns;
@@ -232,7 +245,7 @@ struct Adapter {
 struct Segments {
     std::vector<const Adapter*> adapters; // null: none
     std::vector<std::int64_t> ends;
-    nb::object kept;
+    nb::tuple kept;
 
     Segments(const nb::list& adapters_, nb::handle ends_) : kept(adapters_) {
         const auto span = span_of<std::int32_t>(ends_, static_cast<std::int64_t>(adapters_.size()), "ends");
@@ -259,6 +272,9 @@ Cache cache_of(nb::handle object) {
     if (array.ndim() != 5 || array.shape(1) != 2 || array.shape(3) == 0 || array.shape(3) % 16 != 0 ||
         !is_contiguous(array)) {
         refuse("cache", "a contiguous array [blocks, 2, heads, block size, size] with a block size that 16 divides");
+    }
+    if (!is_aligned(array.data(), half ? 2 : 4)) {
+        refuse("cache", "aligned to its numbers");
     }
     return {array.data(), half, extent(array, 0), extent(array, 2), extent(array, 3), extent(array, 4)};
 }
@@ -353,8 +369,8 @@ public:
         const Paging paging = paging_of(tables, sequences, positions, queries.rows);
         require_shape(out, queries, "shape of out");
         require_size(queries.size, cache.size, "size of a head");
-        if (cache.heads == 0 || queries.heads % cache.heads != 0) {
-            refuse("query heads", "a multiple of the cache's heads");
+        if (cache.heads == 0 || queries.heads == 0 || queries.heads % cache.heads != 0) {
+            refuse("query heads", "a positive multiple of the cache's heads");
         }
         if (window && *window < 1) {
             refuse("window", "at least 1");
@@ -408,8 +424,12 @@ public:
         const auto tokens = array_of<Writable>(tokens_, "tokens");
         check_numbers<std::int32_t>(tokens, 1, "tokens");
         require_size(extent(tokens, 0), logits.rows, "tokens");
+        std::vector<nb::object> kept; // a batch may make its arrays when asked
+        const auto array_named = [&](const char* name) -> nb::handle {
+            return kept.emplace_back(nb::getattr(batch, name));
+        };
         const auto per_row = [&]<class Number>(const char* name, Number) {
-            return span_of<Number>(batch.attr(name), logits.rows, name);
+            return span_of<Number>(array_named(name), logits.rows, name);
         };
         const Sampling sampling{
             per_row("temperature", float{}),
@@ -420,8 +440,8 @@ public:
             per_row("repetition_penalty", float{}),
             per_row("frequency_penalty", float{}),
             per_row("presence_penalty", float{}),
-            span_of<std::int32_t>(batch.attr("history_tokens"), "history_tokens"),
-            span_of<std::int32_t>(batch.attr("history_counts"), "history_counts"),
+            span_of<std::int32_t>(array_named("history_tokens"), "history_tokens"),
+            span_of<std::int32_t>(array_named("history_counts"), "history_counts"),
             per_row("history_ends", std::int64_t{}),
         };
         const nb::gil_scoped_release release;

@@ -203,7 +203,8 @@ private:
 };
 
 void check(const Sampling& sampling, std::int64_t rows, std::int64_t vocabulary) {
-    require(vocabulary > 0, "logits must have at least one column");
+    // More could sum to more than 2^64.
+    require(vocabulary > 0 && vocabulary < std::int64_t{1} << 24, "logits must have between 1 and 2^24 - 1 columns");
     require(sampling.history_counts.size == sampling.history_tokens.size,
             "history_tokens and history_counts must be equally long");
     require_below(sampling.history_tokens, vocabulary, "history_tokens");

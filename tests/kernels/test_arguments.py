@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import as_strided
 
 from gemlora.kernels import LoraPair, LoraWeights, Matrix, SamplingBatch, Segments
 from gemlora.kernels.native import NativeKernels
@@ -15,6 +16,12 @@ def floats(*shape: int) -> np.ndarray:
 
 def integers(*numbers: int) -> np.ndarray:
     return np.array(numbers, np.int32)
+
+
+def misaligned(array: np.ndarray) -> np.ndarray:
+    copy = np.zeros(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +46,9 @@ def read_only(array: np.ndarray) -> np.ndarray:
         (floats(3, 64), floats(3, 21), "columns of out: 21 instead of 20"),
         (floats(3, 64), read_only(floats(3, 20)), "out must be a writable array"),
         ([[1.0]], floats(3, 20), "x must be an array"),
+        (misaligned(floats(3, 64)), floats(3, 20), "x must be aligned"),
+        (floats(3, 64), misaligned(floats(3, 20)), "out must be aligned"),
+        (as_strided(floats(64), (2**31 + 1, 64), (0, 4)), floats(3, 20), "x must be at most 2\\^31 long"),
     ],
 )
 def test_linear_checks_its_arrays(native: NativeKernels, matrix: Matrix, x, out, message: str) -> None:
@@ -57,6 +67,9 @@ def test_linear_checks_its_arrays(native: NativeKernels, matrix: Matrix, x, out,
         ({"group": 24}, "group must be 16 or 32"),
         ({"rows": 0}, "rows and columns must be between"),
         ({"columns": -1}, "rows and columns must be between"),
+        ({"rows": 2**28 + 1}, "rows and columns must be between"),
+        ({"columns": 2**28 + 1}, "rows and columns must be between"),
+        ({"scales": misaligned(floats(2, 2, 16))}, "scales must be contiguous and aligned"),
         ({"format": 7}, "type must be 0"),
     ],
 )
@@ -112,8 +125,10 @@ GOOD = {
         ({"cache": CACHE[:, :1]}, "cache must be a contiguous array"),
         ({"cache": CACHE[:, :, :, :8]}, "cache must be a contiguous array"),
         ({"cache": np.zeros((4, 2, 1, 10, 8), np.float16)}, "block size that 16 divides"),
-        ({"cache": np.zeros((4, 2, 0, 16, 8), np.float16)}, "query heads must be a multiple"),
-        ({"cache": np.zeros((4, 2, 3, 16, 8), np.float16)}, "query heads must be a multiple"),
+        ({"queries": floats(2, 0, 8), "out": floats(2, 0, 8)}, "query heads must be a positive multiple"),
+        ({"cache": np.zeros((4, 2, 0, 16, 8), np.float16)}, "query heads must be a positive multiple"),
+        ({"cache": np.zeros((4, 2, 3, 16, 8), np.float16)}, "query heads must be a positive multiple"),
+        ({"cache": misaligned(CACHE)}, "cache must be aligned"),
         ({"cache": CACHE.astype(np.float64)}, "cache must be float16 or float32"),
         ({"block_tables": integers(1, 4)[None]}, "block_tables names a block that the cache does not have"),
         ({"block_tables": integers(-1, 3)[None]}, "block_tables names a block that the cache does not have"),
@@ -172,6 +187,8 @@ def test_adapt_checks_pairs_and_segments(native: NativeKernels) -> None:
         adapt(adapter(floats(4, 8), floats(3, 6)), integers(2))
     with pytest.raises(ValueError, match="a must be contiguous"):
         adapt(adapter(floats(8, 4).T, floats(4, 6)), integers(2))
+    with pytest.raises(ValueError, match="b must be contiguous and aligned"):
+        adapt(adapter(floats(4, 8), misaligned(floats(4, 6))), integers(2))
     with pytest.raises(ValueError, match="not float64"):
         adapt(adapter(np.ones((4, 8)), floats(4, 6)), integers(2))
 
@@ -208,6 +225,7 @@ def test_sample_checks_its_batch(native: NativeKernels, change: dict, message: s
         native.sample(floats(1, 8), replace(BATCH, **change))
 
 
-def test_sample_needs_a_vocabulary(native: NativeKernels) -> None:
-    with pytest.raises(ValueError, match="at least one column"):
-        native.sample(floats(1, 0), BATCH)
+@pytest.mark.parametrize("columns", [0, 2**24])
+def test_sample_needs_a_vocabulary_of_some_size(native: NativeKernels, columns: int) -> None:
+    with pytest.raises(ValueError, match="between 1 and"):
+        native.sample(as_strided(floats(1), (1, columns), (4, 4)), BATCH)

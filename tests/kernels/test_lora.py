@@ -1,4 +1,5 @@
 import gc
+import sys
 import weakref
 
 import ml_dtypes
@@ -6,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemlora.kernels import LoraPair, LoraWeights, Segments
+from gemlora.kernels import LoraPair, LoraWeights, Segments, _native
 from gemlora.kernels.native import NativeKernels
 
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16]
@@ -74,6 +75,16 @@ def test_an_adapter_of_zeros_changes_nothing(native: NativeKernels) -> None:
     segments = Segments.of([(LoraWeights("zero", {(0, "o_proj"): pair}), 5)])
     native.adapt(rng.standard_normal((5, 20), np.float32), out, segments, 0, "o_proj")
     assert out.tobytes() == base.tobytes()
+
+
+def test_native_segments_keep_their_adapters() -> None:
+    adapter = _native.Adapter()
+    adapters = [adapter]
+    segments = _native.Segments(adapters, np.ones(1, np.int32))
+    adapters.clear()
+    kept = sys.getrefcount(adapter)
+    del segments
+    assert sys.getrefcount(adapter) == kept - 1
 
 
 def test_kernels_do_not_keep_an_adapter_that_nobody_else_has() -> None:

@@ -191,6 +191,17 @@ def test_the_same_seed_and_index_give_the_same_token_in_any_row(variants) -> Non
             assert kernels.sample(logits[row : row + 1].copy(), alone)[0] == together[row]
 
 
+def test_arrays_that_a_batch_makes_when_asked_live_until_the_draw(native: NativeKernels) -> None:
+    logits = np.random.default_rng(4).standard_normal((300, 50)).astype(np.float32)
+    batch = make_batch(300, temperature=0.5, top_p=0.9, frequency_penalty=3)
+
+    class Copies:
+        def __getattr__(self, name: str) -> np.ndarray:
+            return getattr(batch, name).copy()
+
+    assert native.sample(logits.copy(), Copies()).tolist() == native.sample(logits.copy(), batch).tolist()
+
+
 def test_random_bits_are_philox() -> None:
     """The known answers that the authors publish with Random123 for a zero key, and our own for a seed."""
     assert random_bits(0, 0) == 0x6627E8D5_E169C58D
