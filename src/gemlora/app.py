@@ -64,6 +64,14 @@ class Announcement:
 
 
 @dataclass(frozen=True, slots=True)
+class Backend:
+    """An engine that has not been started, and its tokenizer to be loaded meanwhile: each takes part of a second."""
+
+    engine: Engine
+    load_tokenizer: Callable[[], Tokenizer]
+
+
+@dataclass(frozen=True, slots=True)
 class Records:
     """What a data folder holds, for the server and for the command line."""
 
@@ -90,13 +98,13 @@ async def open_application(
 ) -> AsyncIterator[Application]:
     """Connect and start everything; stop it in the reverse order at the end of the block."""
     async with AsyncExitStack() as stack:
-        engine = await asyncio.to_thread(_engine, settings, progress)
+        backend = await asyncio.to_thread(_backend, settings, progress)
+        engine = backend.engine
         stack.push_async_callback(engine.close)
-        starting = asyncio.create_task(engine.start())
+        starting = asyncio.gather(engine.start(), asyncio.to_thread(backend.load_tokenizer))
         stack.callback(starting.cancel)
         records = await stack.enter_async_context(open_records(settings))
-        await starting
-        tokenizer = await asyncio.to_thread(_tokenizer, settings, engine)
+        _, tokenizer = await starting
         model = _model(settings, Base.of(engine.facts))
         await records.adapter_rows.record_base(model.name, model.base, datetime.now(UTC))
         await records.adapters.discard_unused()
@@ -159,31 +167,40 @@ async def _serve(
             await server.serve(sockets=[listener])
 
 
-def _engine(settings: Settings, progress: Progress) -> Engine:
-    if settings.engine == "fake":
-        from gemlora.engines.fake import FAKE_FACTS, FakeEngine
+def _backend(settings: Settings, progress: Progress) -> Backend:
+    return _fake_backend(settings) if settings.engine == "fake" else _cpu_backend(settings, progress)
 
-        return FakeEngine(
-            msgspec.structs.replace(FAKE_FACTS, context_window=settings.context_window or DEFAULT_CONTEXT_WINDOW)
-        )
-    # Only here: the fake engine starts without NumPy and the readers of checkpoints.
+
+def _fake_backend(settings: Settings) -> Backend:
+    from gemlora.engines.fake import FAKE_FACTS, FakeEngine
+    from gemlora.serving.byte_vocabulary import byte_vocabulary
+
+    window = settings.context_window or DEFAULT_CONTEXT_WINDOW
+    return Backend(
+        FakeEngine(msgspec.structs.replace(FAKE_FACTS, context_window=window)), lambda: Tokenizer(byte_vocabulary())
+    )
+
+
+def _cpu_backend(settings: Settings, progress: Progress) -> Backend:
+    # Only here: the fake engine starts without the readers of checkpoints.
     from gemlora.engines.cpu.client import CpuEngine
     from gemlora.engines.cpu.options import CpuOptions
+    from gemlora.engines.cpu.weights import PackedModel
 
-    return CpuEngine(
-        CpuOptions(
-            model=str(_packed_folder(settings, progress)),
-            threads=settings.threads,
-            instruction_set=settings.instruction_set,
-            kv_cache_bytes=settings.kv_cache_bytes,
-            max_sequences=settings.max_sequences,
-            max_queue=settings.max_queue,
-            step_tokens=settings.step_tokens,
-            adapter_memory_bytes=settings.adapter_memory_bytes,
-            adapter_dtype=settings.adapter_dtype,
-            context_window=settings.context_window or DEFAULT_CONTEXT_WINDOW,
-        )
+    folder = _packed_folder(settings, progress)
+    options = CpuOptions(
+        model=str(folder),
+        threads=settings.threads,
+        instruction_set=settings.instruction_set,
+        kv_cache_bytes=settings.kv_cache_bytes,
+        max_sequences=settings.max_sequences,
+        max_queue=settings.max_queue,
+        step_tokens=settings.step_tokens,
+        adapter_memory_bytes=settings.adapter_memory_bytes,
+        adapter_dtype=settings.adapter_dtype,
+        context_window=settings.context_window or DEFAULT_CONTEXT_WINDOW,
     )
+    return Backend(CpuEngine(options), lambda: Tokenizer.load(PackedModel.open(folder).tokenizer_path))
 
 
 def _packed_folder(settings: Settings, progress: Progress) -> Path:
@@ -202,14 +219,6 @@ def _base(settings: Settings, progress: Progress) -> Base:
 
     model = PackedModel.open(_packed_folder(settings, progress))
     return Base.of(facts(model, min(settings.context_window or DEFAULT_CONTEXT_WINDOW, model.config.context)))
-
-
-def _tokenizer(settings: Settings, engine: Engine) -> Tokenizer:
-    if settings.engine == "fake":
-        from gemlora.serving.byte_vocabulary import byte_vocabulary
-
-        return Tokenizer(byte_vocabulary())
-    return Tokenizer.load(Path(engine.facts.tokenizer))
 
 
 def _model(settings: Settings, base: Base) -> Model:

@@ -92,8 +92,6 @@ class ModelFacts(Struct, frozen=True):
     layers: int
     vocabulary: int
     modules: dict[str, tuple[int, int]]
-    tokenizer: str
-    """Path of the tokenizer file that belongs to the weights."""
 
 
 class EngineStats(Struct, frozen=True):

@@ -36,7 +36,6 @@ FAKE_FACTS = ModelFacts(
         "up_proj": (128, 32),
         "down_proj": (32, 128),
     },
-    tokenizer="",
 )
 
 

@@ -173,7 +173,6 @@ def facts(model: PackedModel, context_window: int) -> ModelFacts:
         layers=len(model.config.layers),
         vocabulary=model.config.vocabulary,
         modules=model.config.modules,
-        tokenizer=str(model.tokenizer_path),
     )
 
 
