@@ -6,6 +6,7 @@ Written once by the registry after validation, read by the engines, so that no e
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,9 @@ class AdapterManifest:
         return cls(data["weights_digest"], tuple(_module(entry) for entry in data["modules"]))
 
 
-def _module(data: dict[str, object]) -> LoraModule:
-    return LoraModule(**{**data, "a": _tensor(data["a"]), "b": _tensor(data["b"])})  # type: ignore[arg-type]
+def _module(data: dict[str, Any]) -> LoraModule:
+    return LoraModule(**{**data, "a": _tensor(data["a"]), "b": _tensor(data["b"])})
 
 
-def _tensor(data: object) -> Tensor:
-    assert isinstance(data, dict)  # noqa: S101
+def _tensor(data: dict[str, Any]) -> Tensor:
     return Tensor(**{**data, "shape": tuple(data["shape"])})

@@ -86,7 +86,7 @@ class AdapterLoader:
     def _manifest(self, ref: AdapterRef) -> AdapterManifest:
         try:
             manifest = AdapterManifest.read(Path(ref.manifest))
-        except (OSError, ValueError, TypeError, KeyError, AssertionError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise AdapterInvalid(f"Adapter {ref.digest}: the manifest cannot be read: {error}") from error
         if not manifest.modules:
             raise AdapterInvalid(f"Adapter {ref.digest} changes no module")
