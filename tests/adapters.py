@@ -79,7 +79,7 @@ def register(folder: Path, weights: Path, manifest: AdapterManifest) -> AdapterR
     """Write the manifest beside the weights."""
     path = folder / "manifest.json"
     manifest.write(path)
-    return AdapterRef(manifest.weights_digest, str(path), str(weights))
+    return AdapterRef(manifest.weights_digest, str(path), str(weights), hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def safetensors_tensors(path: Path) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ from gemlora.kernels.reference import ReferenceKernels
 DEADLY = 49
 """A prompt with this token kills the process."""
 
-FACTS = ModelFacts("fake", "gemma3", "0" * 64, "none", CONTEXT, 1, VOCABULARY, {})
+FACTS = ModelFacts("fake", "gemma3", "0" * 64, "none", CONTEXT, 1, VOCABULARY, {}, 1, True)
 
 
 class Behaviour(msgspec.Struct):

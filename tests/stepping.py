@@ -201,7 +201,7 @@ def request(
         max_tokens=max_tokens,
         sampling=Sampling(**{"seed": 0, "temperature": 0.0, **sampling}),
         stop_tokens=stop,
-        adapter=AdapterRef(adapter, "", "") if adapter else None,
+        adapter=AdapterRef(adapter, "", "", "") if adapter else None,
         generated=generated,
     )
 

@@ -57,8 +57,8 @@ class FakeAdapters:
 
     def __init__(self) -> None:
         self.failure: GemloraError | None = None
-        pirate = ReadyAdapter(ADAPTER_ID, "pirate", "ab" * 32, Path("/manifest"), Path("/weights"))
-        odd = ReadyAdapter("odd-id", "Käpt’n\n", "cd" * 32, Path("/manifest"), Path("/weights"))
+        pirate = ReadyAdapter(ADAPTER_ID, "pirate", "ab" * 32, Path("/manifest"), Path("/weights"), "ef" * 32)
+        odd = ReadyAdapter("odd-id", "Käpt’n\n", "cd" * 32, Path("/manifest"), Path("/weights"), "ef" * 32)
         self.ready = {"pirate": pirate, ADAPTER_ID: pirate, "odd": odd}
 
     async def resolve(self, account_id: str, name_or_id: str, model: Model) -> ReadyAdapter:

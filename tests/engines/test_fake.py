@@ -11,7 +11,7 @@ from gemlora.engines.fake import FakeEngine
 from gemlora.errors import AdapterInvalid, EngineFailed, OutOfCapacity, RequestAborted
 
 REQUEST = GenerateRequest("id", (1, 2, 3), 10, Sampling(seed=5), stop_tokens=(257,))
-ADAPTER = AdapterRef("ab" * 32, "manifest", "weights")
+ADAPTER = AdapterRef("ab" * 32, "manifest", "weights", "cd" * 32)
 
 
 async def outputs(engine: FakeEngine, request: GenerateRequest) -> list[Output]:

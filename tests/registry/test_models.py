@@ -56,7 +56,7 @@ def test_an_unknown_model_is_not_found() -> None:
 def test_a_base_takes_its_facts_from_the_engine_and_survives_json() -> None:
     facts = ModelFacts(
         name="n", family="gemma", digest="d", quantization="int8", context_window=8, layers=2, vocabulary=9,
-        modules={"q_proj": (4, 3)},
+        modules={"q_proj": (4, 3)}, hidden=3, tied=True,
     )  # fmt: skip
 
     base = Base.of(facts)

@@ -41,12 +41,21 @@ class AdapterRef(Struct, frozen=True):
     """An immutable adapter on local disk.
 
     `digest` (64 hex digits) identifies the content. `manifest` and `weights` are paths that this server made:
-    a `storage.manifest.AdapterManifest` as JSON and the safetensors file that it describes.
+    a `storage.manifest.AdapterManifest` as JSON and the safetensors file that it describes. `manifest_digest` is the
+    SHA-256 of the manifest's bytes; that of the weights stands in the manifest.
     """
 
     digest: str
     manifest: str
     weights: str
+    manifest_digest: str
+
+
+class Probe(Struct, frozen=True):
+    """What an adapter does to the next token's logits after a fixed prompt."""
+
+    difference: float
+    """max|a - b| / max|b| of the logits a with and b without the adapter; 0 if it changes nothing there."""
 
 
 class GenerateRequest(Struct, frozen=True):
@@ -82,6 +91,7 @@ class ModelFacts(Struct, frozen=True):
     """What the engine serves, for the catalogue and for the validation of adapters.
 
     `modules` maps each linear module that an adapter may target (`q_proj`, … `down_proj`) to its (outputs, inputs).
+    `hidden` is the width of the embedding; `tied` says whether the embedding is also the output head.
     """
 
     name: str
@@ -92,6 +102,8 @@ class ModelFacts(Struct, frozen=True):
     layers: int
     vocabulary: int
     modules: dict[str, tuple[int, int]]
+    hidden: int
+    tied: bool
 
 
 class EngineStats(Struct, frozen=True):
@@ -133,6 +145,20 @@ class Engine(Protocol):
 
         Raises `AdapterInvalid` if the adapter cannot be loaded, `OutOfCapacity` if the queue is full and
         `EngineFailed` if the engine cannot finish the request.
+        """
+        ...
+
+    async def probe(self, adapter: AdapterRef) -> Probe:
+        """Load the adapter and measure what it changes, beside the requests that are running.
+
+        Raises `AdapterInvalid` if it cannot be loaded or makes the logits infinite or undefined, `OutOfCapacity` and
+        `EngineFailed`.
+        """
+        ...
+
+    async def unload(self, digest: str) -> None:
+        """Forget everything that was made of an adapter's files: its memory as soon as no request uses it, and what
+        lies on disk at once. Requests that still name it load it anew. Raises `EngineFailed`.
         """
         ...
 

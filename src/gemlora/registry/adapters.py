@@ -80,8 +80,9 @@ class Adapters:
         if files.geometry != model.base.geometry:
             manifest = await self._check_again(adapter, files, model)
         return ReadyAdapter(
-            adapter.id, adapter.name, files.digest, self._objects.path(manifest), self._objects.path(files.weights_blob)
-        )
+            adapter.id, adapter.name, files.digest, self._objects.path(manifest),
+            self._objects.path(files.weights_blob), manifest,
+        )  # fmt: skip
 
     async def remove(self, account_id: str, name_or_id: str) -> None:
         """Forget the adapter. Raises `AdapterNotFound`. Its files stay for a while, for requests in flight."""

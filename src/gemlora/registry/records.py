@@ -49,3 +49,5 @@ class ReadyAdapter:
     digest: str
     manifest_path: Path
     weights_path: Path
+    manifest_digest: str
+    """SHA-256 of the manifest's file; that of the weights is inside the manifest."""

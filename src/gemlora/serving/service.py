@@ -276,7 +276,7 @@ def _is_short(prompt: Prompt) -> bool:
 
 
 def _reference(adapter: ReadyAdapter) -> AdapterRef:
-    return AdapterRef(adapter.digest, str(adapter.manifest_path), str(adapter.weights_path))
+    return AdapterRef(adapter.digest, str(adapter.manifest_path), str(adapter.weights_path), adapter.manifest_digest)
 
 
 def _account_key(purpose: str, account_id: str) -> bytes:

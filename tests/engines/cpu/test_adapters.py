@@ -230,7 +230,7 @@ class Bench:
         self.calls += 1
 
     def acquire(self, digest: str) -> LoraWeights | None:
-        return self.pool.acquire(AdapterRef(digest, "", ""))
+        return self.pool.acquire(AdapterRef(digest, "", "", ""))
 
     def take(self, digest: str) -> LoraWeights:
         """Acquire, loading when necessary."""
@@ -287,8 +287,8 @@ def test_room_is_reserved_while_an_adapter_is_read() -> None:
     bench = Bench(red=60, blue=60)
     assert bench.acquire("red") is None
     assert bench.acquire("blue") is None
-    assert bench.pool.is_loading(AdapterRef("red", "", ""))
-    assert not bench.pool.is_loading(AdapterRef("blue", "", ""))
+    assert bench.pool.is_loading(AdapterRef("red", "", "", ""))
+    assert not bench.pool.is_loading(AdapterRef("blue", "", "", ""))
     bench.executor.run()
     assert bench.shelf.reads == ["red"]
     assert bench.pool.reserved == 60

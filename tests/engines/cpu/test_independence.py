@@ -88,7 +88,7 @@ def random_requests(random: Random, count: int, vocabulary: int) -> list[Generat
                 presence_penalty=random.choice([0, 0, -2, 0.5, 2]),
             ),
             stop_tokens=(random.randrange(vocabulary),),
-            adapter=random.choice([None, *(AdapterRef(name, "", "") for name in ADAPTERS)]),
+            adapter=random.choice([None, *(AdapterRef(name, "", "", "") for name in ADAPTERS)]),
         )
         for number in range(count)
     ]
@@ -135,7 +135,7 @@ class Stage:
         mailbox, executor, recorder = ListMailbox(), LateExecutor(), RecordingRunner(self._runner)
         scheduler = Scheduler(BlockPool(blocks), max_sequences, step_tokens)
         loader = RandomAdapters(self._config)
-        largest = max(loader.size(AdapterRef(name, "", "")) for name in ADAPTERS)
+        largest = max(loader.size(AdapterRef(name, "", "", "")) for name in ADAPTERS)
         loop = StepLoop(
             mailbox, scheduler, recorder, Sampler(self._kernels),
             AdapterPool(loader, rooms * largest, executor, lambda: None),

@@ -110,7 +110,12 @@ async def test_a_damaged_adapter_fails_its_requests_only(
     flip_last_bit(Path(adapters[0].weights), weights)
     damaged, whole, *_ = requests(adapters)
     damaged = GenerateRequest(
-        "x", (1,), 5, whole.sampling, (), AdapterRef("d" * 64, adapters[0].manifest, str(weights))
+        "x",
+        (1,),
+        5,
+        whole.sampling,
+        (),
+        AdapterRef("d" * 64, adapters[0].manifest, str(weights), adapters[0].manifest_digest),
     )
     good = asyncio.create_task(collect(engine, whole))
     with pytest.raises(AdapterInvalid, match="changed after registration"):

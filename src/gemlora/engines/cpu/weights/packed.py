@@ -173,6 +173,8 @@ def facts(model: PackedModel, context_window: int) -> ModelFacts:
         layers=len(model.config.layers),
         vocabulary=model.config.vocabulary,
         modules=model.config.modules,
+        hidden=model.config.hidden,
+        tied=model.tied,
     )
 
 
