@@ -1,4 +1,7 @@
-"""Adapters as the kernels see them: pairs of small matrices per module, and which rows use which adapter."""
+"""Adapters as the kernels see them: pairs of small matrices per module, and which rows use which adapter.
+
+Letters: K inputs and N outputs of a module, r rank, V vocabulary, E width of the embedding.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +12,25 @@ from numpy.typing import NDArray
 
 
 class LoraPair(NamedTuple):
-    """y += scale · B (A x). `a` is [r, K]; `b` is B transposed, [r, N]. Both float32, float16 or bfloat16."""
+    """y += scale · B (A x). `a` is [r, K]; `b` is B transposed, [r, N]. Both float32, float16 or bfloat16.
+
+    With DoRA's `output_scale` m [N], y = m · (y + scale · B (A x)), output by output.
+    """
 
     a: NDArray[np.generic]
     b: NDArray[np.generic]
     scale: float
+    output_scale: NDArray[np.float32] | None = None
+
+
+class EmbeddingPair(NamedTuple):
+    """e += scale · A[:, token] B for the embedding e of a token. `a` is A transposed, [V, r]; `b` is B transposed,
+    [r, E]. `output_scale` [E] as in `LoraPair`. Types as there."""
+
+    a: NDArray[np.generic]
+    b: NDArray[np.generic]
+    scale: float
+    output_scale: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -23,11 +40,15 @@ class LoraWeights:
     digest: str
     pairs: dict[tuple[int, str], LoraPair]
     """Keyed by (layer, module name)."""
+    embedding: EmbeddingPair | None = None
+    head: LoraPair | None = None
+    """On the output head; the embedding that may be the same matrix stays as it is."""
 
     @property
     def size(self) -> int:
-        """Bytes of all pairs."""
-        return sum(pair.a.nbytes + pair.b.nbytes for pair in self.pairs.values())
+        """Bytes of all arrays."""
+        pairs = [*self.pairs.values(), *(pair for pair in (self.embedding, self.head) if pair is not None)]
+        return sum(array.nbytes for a, b, _, m in pairs for array in (a, b, m) if array is not None)
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)

@@ -16,7 +16,7 @@ class Tensor:
     name: str
     dtype: str
     """`F32`, `F16` or `BF16`."""
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     offset: int
     size: int
 
@@ -33,14 +33,50 @@ class LoraModule:
     """alpha / r, or alpha / sqrt(r) for rsLoRA, patterns already applied."""
     a: Tensor
     b: Tensor
+    magnitude: Tensor | None = None
+    """[outputs], with DoRA."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingLora:
+    """LoRA on the input embedding alone: A is [rank, vocabulary], B is [hidden, rank], DoRA's magnitude [hidden]."""
+
+    rank: int
+    scale: float
+    a: Tensor
+    b: Tensor
+    magnitude: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLora:
+    """LoRA on the output head alone: A is [rank, hidden], B is [vocabulary, rank], DoRA's magnitude [vocabulary]."""
+
+    rank: int
+    scale: float
+    a: Tensor
+    b: Tensor
+    magnitude: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BaseCopy:
+    """Base weights [vocabulary, hidden] that PEFT saved beside the adapter; engines refuse them if they are changed."""
+
+    module: str
+    """`embed_tokens` or `lm_head`."""
+    tensor: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterManifest:
-    """All LoRA pairs of an adapter. `weights_digest` is the SHA-256 of the safetensors file."""
+    """All that an adapter changes. `weights_digest` is the SHA-256 of the safetensors file."""
 
     weights_digest: str
     modules: tuple[LoraModule, ...]
+    embedding: EmbeddingLora | None = None
+    head: HeadLora | None = None
+    copies: tuple[BaseCopy, ...] = ()
 
     def to_json(self) -> bytes:
         """The manifest as JSON."""
@@ -53,12 +89,33 @@ class AdapterManifest:
     @classmethod
     def read(cls, path: Path) -> "AdapterManifest":
         """Read a manifest that `write` wrote."""
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return cls(data["weights_digest"], tuple(_module(entry) for entry in data["modules"]))
+        return cls.from_json(path.read_bytes())
+
+    @classmethod
+    def from_json(cls, content: bytes) -> "AdapterManifest":
+        """What `to_json` made, now or before there were embeddings, heads and copies.
+
+        Raises `ValueError`, `TypeError` or `KeyError` for anything else.
+        """
+        data = json.loads(content)
+        embedding, head = data.get("embedding"), data.get("head")
+        return cls(
+            data["weights_digest"],
+            tuple(LoraModule(**_with_tensors(entry)) for entry in data["modules"]),
+            None if embedding is None else EmbeddingLora(**_with_tensors(embedding)),
+            None if head is None else HeadLora(**_with_tensors(head)),
+            tuple(BaseCopy(entry["module"], _tensor(entry["tensor"])) for entry in data.get("copies", ())),
+        )
 
 
-def _module(data: dict[str, Any]) -> LoraModule:
-    return LoraModule(**{**data, "a": _tensor(data["a"]), "b": _tensor(data["b"])})
+def _with_tensors(data: dict[str, Any]) -> dict[str, Any]:
+    magnitude = data.get("magnitude")
+    return {
+        **data,
+        "a": _tensor(data["a"]),
+        "b": _tensor(data["b"]),
+        "magnitude": None if magnitude is None else _tensor(magnitude),
+    }
 
 
 def _tensor(data: dict[str, Any]) -> Tensor:

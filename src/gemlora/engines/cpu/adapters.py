@@ -238,7 +238,7 @@ class _Space:
         self._memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._used = 0
 
-    def take(self, shape: tuple[int, int], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+    def take(self, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
         """The next matrix, zeroed."""
         array = np.frombuffer(self._memory, dtype, math.prod(shape), self._used).reshape(shape)
         self._used += _aligned(array.nbytes)
