@@ -33,7 +33,7 @@ from gemlora.serving.tokenizer import Tokenizer
 from gemlora.settings import Settings
 from gemlora.storage.data import DataFolder
 from gemlora.storage.database import Database
-from gemlora.storage.objects import Objects
+from gemlora.storage.local_objects import LocalObjects
 from gemlora.telemetry.logs import adopt_standard_logging, create_logger
 from gemlora.telemetry.metrics import Metrics
 
@@ -138,7 +138,7 @@ async def open_records(settings: Settings) -> AsyncIterator[Records]:
         token = settings.api_token.get_secret_value() if settings.api_token else None
         access = await accounts.prepare(settings.account_id, token)
         rows = AdapterRepository(database)
-        yield Records(access, accounts, Adapters(rows, Objects(data.objects)), rows)
+        yield Records(access, accounts, Adapters(rows, LocalObjects(data.objects)), rows)
     finally:
         await database.close()
 

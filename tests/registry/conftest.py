@@ -13,7 +13,7 @@ from gemlora.registry.adapters import Adapters
 from gemlora.registry.repository import AdapterRepository
 from gemlora.storage.data import DataFolder
 from gemlora.storage.database import Database
-from gemlora.storage.objects import Objects
+from gemlora.storage.local_objects import LocalObjects
 
 ALICE, BOB = "a" * 32, "b" * 32
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -23,7 +23,7 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 class Registry:
     adapters: Adapters
     rows: AdapterRepository
-    objects: Objects
+    objects: LocalObjects
     data: DataFolder
 
 
@@ -34,7 +34,7 @@ async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
     async with AccountRepository(database).changing() as changes:
         for account_id in (ALICE, BOB):
             await changes.make_first(Account(account_id, account_id[0], NOW))
-    objects = Objects(data.objects)
+    objects = LocalObjects(data.objects)
     rows = AdapterRepository(database)
     yield Registry(Adapters(rows, objects), rows, objects, data)
     await database.close()

@@ -20,7 +20,7 @@ from gemlora.registry.records import Adapter
 from gemlora.registry.repository import AdapterRepository
 from gemlora.storage.data import DataFolder
 from gemlora.storage.database import Database
-from gemlora.storage.objects import Objects
+from gemlora.storage.local_objects import LocalObjects
 
 ACCOUNT = "a" * 32
 WATCHED = [
@@ -31,12 +31,12 @@ Action = Callable[[Adapters], Any]
 
 
 @asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[tuple[Adapters, Objects]]:
+async def opened(path: Path) -> AsyncIterator[tuple[Adapters, LocalObjects]]:
     data = DataFolder.open(path)
     database = await Database.open(data.database)
     try:
         await Accounts(AccountRepository(database), data.first_token).prepare(ACCOUNT, "token")
-        objects = Objects(data.objects)
+        objects = LocalObjects(data.objects)
         yield Adapters(AdapterRepository(database), objects), objects
     finally:
         await database.close()
@@ -100,7 +100,7 @@ def check_all(path: Path) -> None:
     asyncio.run(check())
 
 
-def assert_whole(adapter: Adapter, objects: Objects) -> None:
+def assert_whole(adapter: Adapter, objects: LocalObjects) -> None:
     assert adapter.files is not None
     for blob in (adapter.files.config_blob, adapter.files.weights_blob, adapter.files.manifest_blob):
         assert objects.verify(blob)

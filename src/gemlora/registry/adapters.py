@@ -80,8 +80,8 @@ class Adapters:
         if files.geometry != model.base.geometry:
             manifest = await self._check_again(adapter, files, model)
         return ReadyAdapter(
-            adapter.id, adapter.name, files.digest, self._objects.path(manifest),
-            self._objects.path(files.weights_blob), manifest,
+            adapter.id, adapter.name, files.digest, self._objects.local(manifest),
+            self._objects.local(files.weights_blob), manifest,
         )  # fmt: skip
 
     async def remove(self, account_id: str, name_or_id: str) -> None:
@@ -97,8 +97,8 @@ class Adapters:
 
         def check() -> str:
             with storage_errors(f"read the files of adapter {adapter.id}"):
-                config = read_config(self._objects.path(files.config_blob).read_bytes())
-                weights = self._objects.path(files.weights_blob)
+                config = read_config(self._objects.local(files.config_blob).read_bytes())
+                weights = self._objects.local(files.weights_blob)
                 checked = fit_adapter(config, weights, model.base, model.limits, files.weights_blob)
             return self._objects.put(checked.manifest.to_json())
 
