@@ -34,6 +34,7 @@ from gemlora.settings import Settings
 from gemlora.storage.data import DataFolder
 from gemlora.storage.database import Database
 from gemlora.storage.local_objects import LocalObjects
+from gemlora.storage.objects import Objects
 from gemlora.telemetry.logs import adopt_standard_logging, create_logger
 from gemlora.telemetry.metrics import Metrics
 
@@ -132,15 +133,40 @@ async def open_application(
 async def open_records(settings: Settings) -> AsyncIterator[Records]:
     """Open the data folder, with a first account and token in it."""
     data = DataFolder.open(settings.data_dir)
-    database = await Database.open(data.database)
+    database = await _open_database(settings, data)
     try:
         accounts = Accounts(AccountRepository(database), data.first_token)
         token = settings.api_token.get_secret_value() if settings.api_token else None
         access = await accounts.prepare(settings.account_id, token)
         rows = AdapterRepository(database)
-        yield Records(access, accounts, Adapters(rows, LocalObjects(data.objects)), rows)
+        yield Records(access, accounts, Adapters(rows, _objects(settings, data)), rows)
     finally:
         await database.close()
+
+
+async def _open_database(settings: Settings, data: DataFolder) -> Database:
+    if settings.database_url is None:
+        return await Database.open(data.database)
+    return await Database.open_postgres(settings.database_url.get_secret_value())
+
+
+def _objects(settings: Settings, data: DataFolder) -> Objects:
+    if not settings.object_store:
+        return LocalObjects(data.objects)
+    # Only here: its library takes a moment to load.
+    from gemlora.storage.object_cache import ObjectCache
+    from gemlora.storage.s3_objects import S3Objects, open_bucket
+
+    bucket, _, prefix = settings.object_store.removeprefix("s3://").partition("/")
+    store = open_bucket(
+        bucket,
+        prefix,
+        settings.object_store_endpoint,
+        settings.object_store_region,
+        settings.object_store_access_key.get_secret_value() if settings.object_store_access_key else None,
+        settings.object_store_secret_key.get_secret_value() if settings.object_store_secret_key else None,
+    )
+    return S3Objects(store, ObjectCache(settings.cache_dir / "objects", settings.object_cache_bytes))
 
 
 async def find_model(settings: Settings, records: Records, progress: Progress) -> Model:

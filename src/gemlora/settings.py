@@ -35,6 +35,12 @@ def _printable_ascii(token: SecretStr) -> SecretStr:
     return token
 
 
+def _postgres_url(url: SecretStr) -> SecretStr:
+    if not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+        raise ValueError("must start with postgresql://")
+    return url
+
+
 def _with_home(text: str) -> str:
     return str(Path(text).expanduser()) if text.startswith("~") else text
 
@@ -46,6 +52,7 @@ def _xdg_folder(variable: str, default: str) -> Path:
 
 
 Folder = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(Path.expanduser)]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
 Token = Annotated[SecretStr, AfterValidator(_printable_ascii)]
 
 
@@ -67,6 +74,39 @@ class Settings(BaseSettings):
         description="Converted weights; may be deleted while no server runs.",
         examples=["/var/cache/gemlora"],
         json_schema_extra={"default": "$XDG_CACHE_HOME/gemlora, else ~/.cache/gemlora"},
+    )
+
+    database_url: DatabaseUrl | None = Field(
+        None,
+        description="PostgreSQL database for accounts, tokens and adapters. Default: an SQLite file in `data_dir`.",
+        examples=["postgresql://user:password@host/database"],
+    )
+    object_store: str = Field(
+        "",
+        pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._/-]*)?)?$",
+        description="S3-compatible bucket for adapter files. Empty: a folder in `data_dir`.",
+        examples=["s3://bucket/prefix"],
+    )
+    object_store_endpoint: str | None = Field(
+        None,
+        pattern="^https?://[^/]+/?$",
+        description="Address of an S3-compatible store other than AWS.",
+        examples=["https://storage.example.com"],
+    )
+    object_store_region: str | None = Field(
+        None, min_length=1, description="Region of the bucket. Default: `AWS_REGION`.", examples=["eu-central-1"]
+    )
+    object_store_access_key: SecretStr | None = Field(
+        None, description="Access key of the bucket. Default: `AWS_ACCESS_KEY_ID`.", examples=["access-key"]
+    )
+    object_store_secret_key: SecretStr | None = Field(
+        None, description="Secret key of the bucket. Default: `AWS_SECRET_ACCESS_KEY`.", examples=["secret-key"]
+    )
+    object_cache_bytes: int = Field(
+        16 * GIB,
+        ge=MIB,
+        description="Local copies of adapter files that lie in a bucket; least recently used leave first.",
+        examples=[GIB],
     )
 
     account_id: str | None = Field(

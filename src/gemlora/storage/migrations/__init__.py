@@ -16,7 +16,7 @@ def upgrade(connection: Connection) -> None:
         command.upgrade(alembic_config(connection), "head")
     except CommandError as error:
         raise StorageFailed(
-            "The data directory was written by a newer version of gemlora; update gemlora to use it"
+            "The database was written by a newer version of gemlora; update gemlora to use it"
         ) from error
 
 

@@ -1,0 +1,52 @@
+"""SQLite: WAL mode with `synchronous=FULL`, and a write lock that is taken when a write begins."""
+
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from gemlora.errors import StorageFailed
+
+BUSY_SECONDS = 30
+"""How long a writer waits for another one."""
+
+RETRY_SECONDS = 0.05
+
+BEGIN_WRITING = "BEGIN IMMEDIATE"
+
+
+def sqlite_engine(path: Path) -> AsyncEngine:
+    """Connections to the database file at `path`. Blocks. Raises `StorageFailed`."""
+    _use_write_ahead_log(path)
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{path}", connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True
+    )
+    event.listen(engine.sync_engine, "connect", _prepare_connection)
+    return engine
+
+
+def _use_write_ahead_log(path: Path) -> None:
+    """Switch the file to WAL, which it then keeps. SQLite does not wait for other processes here, so this does."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.Error as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise StorageFailed(f"Could not open the database {path}: {error}") from error
+            time.sleep(RETRY_SECONDS)
+
+
+def _prepare_connection(connection: Any, _record: object) -> None:
+    """Leave BEGIN to `Database`; make commits durable and references checked."""
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
