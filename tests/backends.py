@@ -97,10 +97,14 @@ def postgres_server() -> Iterator[PostgresServer]:
 async def postgres_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
     """A fresh database."""
     name = f"test_{uuid.uuid4().hex}"
-    connection = await asyncpg.connect(postgres_server.url())
-    await connection.execute(f"CREATE DATABASE {name}")
+    await _administer(postgres_server, f"CREATE DATABASE {name}")
     yield postgres_server.url(name)
-    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await _administer(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def _administer(server: PostgresServer, statement: str) -> None:
+    connection = await asyncpg.connect(server.url())
+    await connection.execute(statement)
     await connection.close()
 
 
@@ -136,8 +140,8 @@ class S3Server:
             self.process.wait()
             self.process = None
 
-    def create_bucket(self) -> str:
-        name = f"bucket-{uuid.uuid4().hex}"
+    def create_bucket(self, name: str | None = None) -> str:
+        name = name or f"bucket-{uuid.uuid4().hex}"
         httpx.put(f"{self.endpoint}/{name}").raise_for_status()
         return name
 
