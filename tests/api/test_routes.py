@@ -8,7 +8,8 @@ from fastapi.routing import APIRoute
 from tests.api.parts import ALICE, BOB, BOBS_TOKEN, MODEL, READ_ONLY_TOKEN, RUN, TOKEN, Parts
 from tests.api.real_server import RealServer
 
-from gemlora.api.authentication import Authentication
+from gemlora.accounts.records import Scope
+from gemlora.api.authentication import Access, Guard
 from gemlora.errors import StorageFailed
 
 PUBLIC = {"/livez", "/readyz", "/startupz", "/metrics"}
@@ -62,12 +63,13 @@ def test_the_walk_sees_the_routes(parts: Parts) -> None:
 
 
 def test_every_route_but_the_public_ones_has_an_authorisation(parts: Parts) -> None:
-    guards = {Authentication.token_owner, Authentication.account_owner}
     for route in api_routes(parts):
-        attached = {getattr(dependency.call, "__func__", None) for dependency in route.dependant.dependencies}
-        assert bool(attached & guards) is (route.path not in PUBLIC), route.path
-        if "{account_id}" in route.path:
-            assert Authentication.account_owner in attached, route.path
+        guards = [call for dependency in route.dependant.dependencies if isinstance(call := dependency.call, Guard)]
+        assert len(guards) == (route.path not in PUBLIC), route.path
+        for guard in guards:
+            assert guard.access is not Access.PUBLIC
+            if "{account_id}" in route.path:
+                assert guard.access is Access.ACCOUNT or guard.scope is Scope.ADMIN, route.path
 
 
 @pytest.mark.parametrize("header", [None, *BAD_HEADERS])

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Lifespan
 from structlog.typing import FilteringBoundLogger
 
-from gemlora.api.authentication import Authentication, Authenticator
+from gemlora.api.authentication import Authenticator
 from gemlora.api.binding import Binding
 from gemlora.api.body import BodyReader
 from gemlora.api.boundary import Boundary
@@ -72,7 +72,7 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
         lifespan=lifespan,
         exception_handlers={GemloraError: render_error, HTTPException: render_routing_error},
     )
-    app.include_router(router(endpoints(run, binding, models, health), Authentication(services.accounts)))
+    app.include_router(router(endpoints(run, binding, models, health), services.accounts))
     app.add_middleware(Boundary, metrics=services.metrics, log=services.log)
     return app
 

@@ -1,5 +1,7 @@
 """Who calls, from the bearer token. Attached to each route, never decided from a path; refuses when in doubt."""
 
+from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from starlette.requests import Request
@@ -13,6 +15,14 @@ PLACEHOLDER_ACCOUNT = "your-account-id"
 """What the model page's Python example says in place of an account's id; here it means the token's account."""
 
 
+class Access(Enum):
+    """Whose token a route demands."""
+
+    PUBLIC = "none"
+    TOKEN = "any valid token"  # noqa: S105
+    ACCOUNT = "a token of the account in the path"
+
+
 class Authenticator(Protocol):
     """What knows the tokens."""
 
@@ -21,24 +31,27 @@ class Authenticator(Protocol):
         ...
 
 
-class Authentication:
-    """The two ways in which a route is authorised. Each leaves the caller in `request.state.caller`."""
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What stands before one route. It leaves the caller in `request.state.caller`.
 
-    def __init__(self, accounts: Authenticator) -> None:
-        self._accounts = accounts
+    Raises `Unauthenticated`, `Forbidden`, or what says that the token could not be checked: nobody passes then.
+    """
 
-    async def token_owner(self, request: Request) -> None:
-        """Admit any valid token that may run models; the account is the token's."""
-        caller = await self._accounts.authenticate(bearer_token(request))
-        if not caller.may(Scope.RUN):
+    accounts: Authenticator
+    access: Access
+    scope: Scope | None
+
+    async def __call__(self, request: Request) -> None:
+        """Admit the caller or raise; a foreign account looks like one that does not exist."""
+        caller = await self.accounts.authenticate(bearer_token(request))
+        if self.scope is not None and not caller.may(self.scope):
             raise Forbidden(AUTHENTICATION_ERROR)
+        if self.access is Access.ACCOUNT:
+            account_id = request.path_params["account_id"]
+            if account_id not in (caller.account_id, PLACEHOLDER_ACCOUNT):
+                raise Forbidden(AUTHENTICATION_ERROR)
         request.state.caller = caller
-
-    async def account_owner(self, request: Request) -> None:
-        """Admit the tokens of the account in the path; a foreign account looks like one that does not exist."""
-        await self.token_owner(request)
-        if request.path_params["account_id"] not in (caller_of(request).account_id, PLACEHOLDER_ACCOUNT):
-            raise Forbidden(AUTHENTICATION_ERROR)
 
 
 def caller_of(request: Request) -> Caller:

@@ -1,53 +1,49 @@
 """Every route of the API with what it demands of its caller. Nothing is authorised anywhere else."""
 
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from enum import Enum
 
 from fastapi import APIRouter, Depends
+from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gemlora.api.authentication import Authentication
+from gemlora.accounts.records import Scope
+from gemlora.api.authentication import Access, Authenticator, Guard
 from gemlora.api.binding import Binding
 from gemlora.api.health import Health
 from gemlora.api.models import Models
 from gemlora.api.run import Run
+from gemlora.api.segments import SegmentRoute
 
 ACCOUNT = "/client/v4/accounts/{account_id}"
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-class Access(Enum):
-    """What a route demands."""
-
-    PUBLIC = "public"
-    TOKEN = "any valid token"  # noqa: S105
-    ACCOUNT = "a token of the account in the path"
-
-
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One line of the list of routes."""
+    """One line of the list of routes. `scope` None: every valid token will do."""
 
     methods: tuple[str, ...]
     path: str
     handler: Handler
     access: Access
+    scope: Scope | None = None
 
 
 def endpoints(run: Run, binding: Binding, models: Models, health: Health) -> tuple[Endpoint, ...]:
     """All routes, the first that matches wins."""
     get, post, probe = ("GET",), ("POST",), ("GET", "HEAD")
     return (
-        Endpoint(("GET", "POST"), f"{ACCOUNT}/ai/run/proxy", binding.proxy, Access.ACCOUNT),
-        Endpoint(post, f"{ACCOUNT}/ai/run/{{model:path}}", run.rest, Access.ACCOUNT),
-        Endpoint(get, f"{ACCOUNT}/ai/models/search", models.search, Access.ACCOUNT),
-        Endpoint(get, f"{ACCOUNT}/ai/models/schema", models.schema, Access.ACCOUNT),
-        Endpoint(post, "/run", binding.run, Access.TOKEN),
-        Endpoint(post, "/ai-gateway/run", binding.run, Access.TOKEN),
-        Endpoint(get, "/ai-api/models/search", binding.search, Access.TOKEN),
+        Endpoint(("GET", "POST"), f"{ACCOUNT}/ai/run/proxy", binding.proxy, Access.ACCOUNT, Scope.RUN),
+        Endpoint(post, f"{ACCOUNT}/ai/run/{{model:path}}", run.rest, Access.ACCOUNT, Scope.RUN),
+        Endpoint(get, f"{ACCOUNT}/ai/models/search", models.search, Access.ACCOUNT, Scope.RUN),
+        Endpoint(get, f"{ACCOUNT}/ai/models/schema", models.schema, Access.ACCOUNT, Scope.RUN),
+        Endpoint(post, "/run", binding.run, Access.TOKEN, Scope.RUN),
+        Endpoint(post, "/ai-gateway/run", binding.run, Access.TOKEN, Scope.RUN),
+        Endpoint(get, "/ai-api/models/search", binding.search, Access.TOKEN, Scope.RUN),
         Endpoint(probe, "/livez", health.live, Access.PUBLIC),
         Endpoint(probe, "/readyz", health.ready, Access.PUBLIC),
         Endpoint(probe, "/startupz", health.started, Access.PUBLIC),
@@ -55,21 +51,24 @@ def endpoints(run: Run, binding: Binding, models: Models, health: Health) -> tup
     )
 
 
-def router(routes: tuple[Endpoint, ...], authentication: Authentication) -> APIRouter:
+def router(routes: tuple[Endpoint, ...], accounts: Authenticator) -> APIRouter:
     """The routes with their authorisation attached."""
-    demands = {
-        Access.PUBLIC: [],
-        Access.TOKEN: [Depends(authentication.token_owner)],
-        Access.ACCOUNT: [Depends(authentication.account_owner)],
-    }
+    allowed: dict[str, set[str]] = defaultdict(set)
+    for route in routes:
+        allowed[route.path].update(route.methods)
     api = APIRouter(redirect_slashes=False)
     for route in routes:
+        guards = [] if route.access is Access.PUBLIC else [Depends(Guard(accounts, route.access, route.scope))]
         api.add_api_route(
             route.path,
             route.handler,
             methods=list(route.methods),
-            dependencies=demands[route.access],
+            dependencies=guards,
             response_model=None,
             operation_id=f"{route.handler.__qualname__}",
+            route_class_override=APIRoute if ":path" in route.path else SegmentRoute,
         )
+    for added in api.routes:
+        if isinstance(added, SegmentRoute):
+            added.allowed = frozenset(allowed[added.path])
     return api
