@@ -7,7 +7,8 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import aclosing
 from typing import Any, NoReturn, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -45,23 +46,36 @@ class BodyReader:
 
     async def read(self, request: Request) -> bytes:
         """Read the whole body; one that is too long is refused before more than the limit is read."""
+        body = bytearray()
+        async with aclosing(self.chunks(request, self._limit)) as chunks:
+            async for chunk in chunks:
+                body += chunk
+        return bytes(body)
+
+    async def chunks(self, request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+        """The body as it comes. Until its end, `request.state.unread` says that the client still sends.
+
+        Raises `InvalidRequest`, `RequestTooLarge` for more than `limit` bytes, `RequestTimedOut` or `RequestAborted`.
+        """
+        request.state.unread = True
         encoding = request.headers.get("content-encoding", "identity")
         if encoding.lower() not in ("", "identity"):
             raise InvalidRequest("Content-Encoding of the request body is not supported")
-        if _declared_length(request) > self._limit:
+        if _declared_length(request) > limit:
             raise RequestTooLarge("Request is too large")
-        body = bytearray()
-        chunks = request.stream()
+        received = 0
+        stream = request.stream()
         try:
-            while (chunk := await self._next(chunks)) is not None:
-                body += chunk
-                if len(body) > self._limit:
+            while (chunk := await self._next(stream)) is not None:
+                received += len(chunk)
+                if received > limit:
                     raise RequestTooLarge("Request is too large")
+                yield chunk
         except ClientDisconnect as error:
             raise RequestAborted("Request was aborted") from error
         except TimeoutError as error:
             raise RequestTimedOut("Request timeout") from error
-        return bytes(body)
+        request.state.unread = False
 
     async def _next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
         async with asyncio.timeout(self._idle_seconds):
