@@ -97,7 +97,7 @@ class AdapterManifest:
 
         Raises `ValueError`, `TypeError` or `KeyError` for anything else.
         """
-        data = json.loads(content)
+        data = _object(json.loads(content))
         embedding, head = data.get("embedding"), data.get("head")
         return cls(
             data["weights_digest"],
@@ -108,7 +108,14 @@ class AdapterManifest:
         )
 
 
-def _with_tensors(data: dict[str, Any]) -> dict[str, Any]:
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("expected an object")
+    return value
+
+
+def _with_tensors(value: Any) -> dict[str, Any]:
+    data = _object(value)
     magnitude = data.get("magnitude")
     return {
         **data,

@@ -92,6 +92,7 @@ def test_the_announced_size_is_what_the_adapter_takes(tmp_path: Path) -> None:
         (lambda m: replace(m, layer=2), "layers.2.q_proj: the served base has only 2 layers"),
         (lambda m: replace(m, layer=-1), "layers.-1.q_proj: the served base has only 2 layers"),
         (lambda m: replace(m, layer=1), "layers.1.q_proj is named twice"),
+        (lambda m: replace(m, magnitude=m.a), "changes more than this engine computes"),
         (lambda m: replace(m, scale=float("nan")), "layers.0.q_proj: the scale is not finite"),
         (lambda m: replace(m, rank=2), r"layers.0.q_proj, A: shape \(3, 24\) does not fit.*expected \(2, 24\)"),
         (lambda m: replace(m, a=replace(m.a, dtype="F64")), "layers.0.q_proj, A: dtype F64 is not one of"),

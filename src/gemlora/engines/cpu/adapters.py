@@ -88,6 +88,8 @@ class AdapterLoader:
             manifest = AdapterManifest.read(Path(ref.manifest))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise AdapterInvalid(f"Adapter {ref.digest}: the manifest cannot be read: {error}") from error
+        if manifest.embedding or manifest.head or manifest.copies or any(m.magnitude for m in manifest.modules):
+            raise AdapterInvalid(f"Adapter {ref.digest} changes more than this engine computes: plain LoRA on layers")
         if not manifest.modules:
             raise AdapterInvalid(f"Adapter {ref.digest} changes no module")
         seen: set[tuple[int, str]] = set()
