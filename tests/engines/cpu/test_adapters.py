@@ -55,7 +55,7 @@ def test_beside_an_unquantised_base_an_adapter_keeps_its_values_and_dtype(tmp_pa
     pairs = random_pairs(CONFIG.modules, 2, rank=3, seed=1, dtype=dtype)
     loaded = LOADER.load(write_adapter(tmp_path, pairs))
     assert loaded.pairs.keys() == pairs.keys()
-    for key, (a, b, scale) in loaded.pairs.items():
+    for key, (a, b, scale, _) in loaded.pairs.items():
         assert str(a.dtype) == str(b.dtype) == str(dtype).removeprefix("torch.")
         assert np.array_equal(a.astype(np.float32), pairs[key].a.float().numpy())
         assert np.array_equal(b.astype(np.float32), pairs[key].b.float().numpy().T)
