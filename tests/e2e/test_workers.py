@@ -57,7 +57,7 @@ def running_worker(kit: Path, command: list[str], **environment: str) -> Iterato
 def is_listening(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except ConnectionRefusedError:
+    except ConnectionError:  # also reset: by a listener that was closing, or by a connection that met itself
         return False
     return True
 
