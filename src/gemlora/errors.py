@@ -19,7 +19,8 @@ GemloraError
 ├── EngineFailed              the engine could not finish this one request
 ├── WeightsInvalid            a checkpoint that cannot be served
 ├── SettingsInvalid
-└── StorageFailed
+└── StorageFailed             the database or object store did not do what was asked
+    └── ChangeFailed          … for an account that wanted to change its adapters
 """
 
 
@@ -117,3 +118,7 @@ class SettingsInvalid(GemloraError):
 
 class StorageFailed(GemloraError):
     """The database or object store did not do what was asked."""
+
+
+class ChangeFailed(StorageFailed):
+    """An account's change to its adapters could not be stored; the same request may succeed later."""

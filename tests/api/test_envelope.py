@@ -48,6 +48,7 @@ TABLE: list[tuple[Exception, int, int, str, str]] = [
     (errors.RequestAborted("x"), 3008, 408, "Aborted", "Request was aborted"),
     (errors.OutOfCapacity("x"), 3040, 429, "AiError", "Capacity temporarily exceeded, please try again."),
     (errors.StorageFailed("disk"), 3040, 429, "AiError", "Capacity temporarily exceeded, please try again."),
+    (errors.ChangeFailed("disk"), 3044, 503, "AiError", "The change could not be stored, please try again."),
     (errors.EngineFailed("secret"), 3043, 500, "AiError", "Internal server error"),
     (ZeroDivisionError("secret"), 3043, 500, "AiError", "Internal server error"),
 ]
@@ -72,7 +73,7 @@ def test_each_error_has_its_rest_form(error: Exception, code: int, http: int, ti
         separators=(",", ":"),
     )
     assert response.headers["cf-ai-req-id"] == IDENTITY
-    assert ("retry-after" in response.headers) is (http == 429)
+    assert ("retry-after" in response.headers) is (http in (429, 503))
 
 
 @pytest.mark.parametrize(("error", "code", "http", "title", "description"), TABLE, ids=lambda value: repr(value)[:30])

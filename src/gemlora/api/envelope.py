@@ -58,8 +58,12 @@ ERROR_KINDS: dict[type[errors.GemloraError], ErrorKind] = {
     errors.OutOfCapacity: ErrorKind(3040, 429, description=OUT_OF_CAPACITY),
     # A registry that cannot be reached is a state that passes: clients retry a 429, and 5xx is kept for defects.
     errors.StorageFailed: ErrorKind(3040, 429, description=OUT_OF_CAPACITY),
+    errors.ChangeFailed: ErrorKind(3044, 503, description="The change could not be stored, please try again."),
     errors.GemloraError: ErrorKind(3043, 500, description="Internal server error"),
 }
+
+RETRY_LATER: dict[int, dict[str, str]] = {status: {"retry-after": "1"} for status in (429, 503)}
+"""Headers of errors that pass, by HTTP status."""
 
 AUTHENTICATION_ERROR = (10000, "Authentication error")
 NO_ROUTE = (7000, "No route for that URI")
@@ -112,10 +116,7 @@ def model_error(error: Exception, call: Call) -> Response:
             "result": {},
             "messages": [],
         }
-    headers = _identity(call)
-    if kind.http == 429:
-        headers["retry-after"] = "1"
-    return json_response(body, kind.http, headers)
+    return json_response(body, kind.http, {**_identity(call), **RETRY_LATER.get(kind.http, {})})
 
 
 def gateway_error(status: int, code: int, message: str, headers: dict[str, str] | None = None) -> Response:
@@ -126,7 +127,7 @@ def gateway_error(status: int, code: int, message: str, headers: dict[str, str] 
         "errors": [{"code": code, "message": message}],
         "messages": [],
     }
-    return json_response(body, status, headers)
+    return json_response(body, status, {**RETRY_LATER.get(status, {}), **(headers or {})})
 
 
 def json_response(body: Json, status: int, headers: dict[str, str] | None = None) -> Response:

@@ -8,10 +8,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gemlora.api.envelope import AUTHENTICATION_ERROR, NO_ROUTE, error_kind, gateway_error, model_error
-from gemlora.errors import Forbidden, GemloraError, RequestTimedOut, RequestTooLarge, Unauthenticated
+from gemlora.errors import Forbidden, GemloraError, RequestTimedOut, Unauthenticated
 
 API_PREFIX = "/client/v4/"
-LINGER_SECONDS = 2.0
+LINGER_SECONDS = 10.0
 
 
 async def render_error(request: Request, error: Exception) -> Response:
@@ -25,12 +25,11 @@ async def render_error(request: Request, error: Exception) -> Response:
     kind = error_kind(error)
     request.state.code = kind.code
     call = getattr(request.state, "call", None)
-    if call is None:
-        return gateway_error(kind.http, kind.code, kind.describe(error))
-    response = model_error(error, call)
+    response = gateway_error(kind.http, kind.code, kind.describe(error)) if call is None else model_error(error, call)
     if isinstance(error, RequestTimedOut):
         response.headers["connection"] = "close"  # the rest of the body may never come
-    return Lingering(response) if isinstance(error, RequestTooLarge) else response
+        return response
+    return Lingering(response) if getattr(request.state, "unread", False) else response
 
 
 async def render_routing_error(request: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""A streamed answer that ends with its client: a reader that is gone or stalls frees what is being generated."""
+"""Streamed answers that end with their client: a reader that is gone or stalls frees what is being produced."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -20,32 +20,30 @@ class Stalled(Exception):
     """The reader took nothing for too long."""
 
 
-class EventStream(Response):
-    """Sends events as they come. The server's write buffer is bounded: a full one stops the generation.
+class StreamedAnswer(Response):
+    """Sends chunks as they come. The server's write buffer is bounded: a full one stops their production.
 
-    A failure after the first event, or a write that makes no progress for `stall_seconds`, closes the connection
-    without the final chunk, so that no client takes the part for the whole.
+    A failure after the start, or a write that makes no progress for `stall_seconds`, closes the connection before the
+    answer is complete, so that no client takes the part for the whole.
     """
 
     def __init__(
         self,
-        first: bytes,
-        rest: AsyncGenerator[bytes, None],
+        chunks: AsyncGenerator[bytes, None],
         headers: dict[str, str],
         stall_seconds: float,
         log: FilteringBoundLogger,
     ) -> None:
-        super().__init__(headers={"cache-control": "no-cache", **headers})
+        super().__init__()
         del self.headers["content-length"]
-        self.headers["content-type"] = MEDIA_TYPE
-        self._first = first
-        self._rest = rest
+        self.headers.update(headers)
+        self._chunks = chunks
         self._stall_seconds = stall_seconds
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer; return early when the client is gone or the generation failed."""
-        async with aclosing(self._rest):
+        """Send the answer; return early when the client is gone or the production failed."""
+        async with aclosing(self._chunks):
             try:
                 await while_connected(receive, self._send_all(send))
             except RequestAborted:
@@ -60,9 +58,8 @@ class EventStream(Response):
 
     async def _send_all(self, send: Send) -> None:
         await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await self._send(send, {"type": "http.response.body", "body": self._first, "more_body": True})
-        async for event in self._rest:
-            await self._send(send, {"type": "http.response.body", "body": event, "more_body": True})
+        async for chunk in self._chunks:
+            await self._send(send, {"type": "http.response.body", "body": chunk, "more_body": True})
         await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, message: dict[str, object]) -> None:
@@ -71,3 +68,30 @@ class EventStream(Response):
                 await send(message)
         except TimeoutError:
             raise Stalled from None
+
+
+class EventStream(StreamedAnswer):
+    """Server-sent events, of which the first is there already: what failed before it was an ordinary error."""
+
+    def __init__(
+        self,
+        first: bytes,
+        rest: AsyncGenerator[bytes, None],
+        headers: dict[str, str],
+        stall_seconds: float,
+        log: FilteringBoundLogger,
+    ) -> None:
+        headers = {"cache-control": "no-cache", **headers, "content-type": MEDIA_TYPE}
+        super().__init__(_chain(first, rest), headers, stall_seconds, log)
+        self._rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See `StreamedAnswer`."""
+        async with aclosing(self._rest):
+            await super().__call__(scope, receive, send)
+
+
+async def _chain(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    yield first
+    async for event in rest:
+        yield event

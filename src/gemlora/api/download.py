@@ -1,0 +1,69 @@
+"""An answer that is a file on disk: whole, in order, never a part of it."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import BinaryIO
+
+from starlette.types import Receive, Scope, Send
+from structlog.typing import FilteringBoundLogger
+
+from gemlora.api.streaming import StreamedAnswer
+from gemlora.errors import StorageFailed
+from gemlora.storage.files import storage_errors
+
+CHUNK = 256 << 10
+
+
+class Download(StreamedAnswer):
+    """Sends a file that is open, and closes it. The file may be deleted meanwhile."""
+
+    def __init__(
+        self, file: BinaryIO, size: int, name: str, media_type: str, stall_seconds: float, log: FilteringBoundLogger
+    ) -> None:
+        headers = {
+            "content-type": media_type,
+            "content-length": str(size),
+            "content-disposition": f'attachment; filename="{name}"',
+            "x-content-type-options": "nosniff",
+            "accept-ranges": "none",
+        }
+        super().__init__(_chunks(file, size), headers, stall_seconds, log)
+        self._file = file
+
+    @classmethod
+    async def of(
+        cls, path: Path, name: str, media_type: str, stall_seconds: float, log: FilteringBoundLogger
+    ) -> "Download":
+        """The file at `path`, which the client sees as `name`. Raises `StorageFailed` if it cannot be opened."""
+        file, size = await asyncio.to_thread(_open, path)
+        return cls(file, size, name, media_type, stall_seconds, log)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See `StreamedAnswer`."""
+        with self._file:
+            await super().__call__(scope, receive, send)
+
+
+def _open(path: Path) -> tuple[BinaryIO, int]:
+    with storage_errors("open a file for a download"):
+        file = path.open("rb", buffering=0)
+        return file, os.fstat(file.fileno()).st_size
+
+
+async def _chunks(file: BinaryIO, size: int) -> AsyncGenerator[bytes, None]:
+    offset = 0
+    while offset < size:
+        # With its own offset: a read that is still under way when the file is closed moves no other file's position.
+        chunk = await asyncio.to_thread(_read, file.fileno(), min(CHUNK, size - offset), offset)
+        offset += len(chunk)
+        yield chunk
+
+
+def _read(descriptor: int, size: int, offset: int) -> bytes:
+    with storage_errors("read a file for a download"):
+        chunk = os.pread(descriptor, size, offset)
+    if not chunk:
+        raise StorageFailed("A file became shorter during its download")
+    return chunk
