@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.stepping import ADAPTER_SIZE, CONTEXT, VOCABULARY, EmptyLoader, PagedRunner
+from tests.stepping import ADAPTER_SIZE, CONTEXT, PROBE_PROMPT, VOCABULARY, EmptyLoader, PagedRunner
 
 from gemlora.engines.contract import ModelFacts
 from gemlora.engines.cpu.adapters import AdapterPool
@@ -72,7 +72,7 @@ def build(options: CpuOptions, mailbox: SocketMailbox) -> tuple[ModelFacts, Step
     )
     loop = StepLoop(
         mailbox, scheduler, MortalRunner(blocks, behaviour.step_seconds), Sampler(ReferenceKernels()), adapters,
-        context_window=min(CONTEXT, scheduler.capacity), vocabulary=VOCABULARY,
+        context_window=min(CONTEXT, scheduler.capacity), vocabulary=VOCABULARY, probe_prompt=PROBE_PROMPT,
     )  # fmt: skip
     return FACTS, loop
 

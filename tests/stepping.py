@@ -30,8 +30,11 @@ NOT_FINITE = 47
 """Makes the logits NaN."""
 RAISING = 48
 """Makes the forward pass raise."""
+IMPOSSIBLE = -1000.0
+"""The logit of the others."""
 ADAPTER_SIZE = 100
 BROKEN = "broken"
+PROBE_PROMPT = (2, 9, 16, 23)
 
 
 def logits_of(tokens: NDArray[np.int32], adapter: LoraWeights | None) -> NDArray[np.float32]:
@@ -40,7 +43,7 @@ def logits_of(tokens: NDArray[np.int32], adapter: LoraWeights | None) -> NDArray
     if NOT_FINITE in tokens:
         return np.full(VOCABULARY, np.nan, np.float32)
     values = np.frombuffer(b"".join(hashlib.sha256(digest + bytes([i])).digest() for i in range(2)), np.uint8)
-    logits = np.full(VOCABULARY, -np.inf, np.float32)
+    logits = np.full(VOCABULARY, IMPOSSIBLE, np.float32)
     logits[:DRAWN] = values[:DRAWN] / np.float32(32)
     return logits
 
@@ -93,6 +96,9 @@ class ListMailbox:
 class EmptyLoader:
     """Adapters without pairs; their digests alone change the logits of `PagedRunner`."""
 
+    def __init__(self) -> None:
+        self.discarded: list[str] = []
+
     def size(self, ref: AdapterRef) -> int:
         return ADAPTER_SIZE
 
@@ -100,6 +106,9 @@ class EmptyLoader:
         if ref.digest == BROKEN:
             raise AdapterInvalid("this adapter is broken")
         return LoraWeights(ref.digest, {})
+
+    def discard(self, digest: str) -> None:
+        self.discarded.append(digest)
 
 
 class LateExecutor(Executor):
@@ -137,7 +146,8 @@ class Bench:
         self.mailbox = ListMailbox()
         self.executor = LateExecutor()
         self.scheduler = Scheduler(self.pool, max_sequences, step_tokens)
-        self.adapters = AdapterPool(EmptyLoader(), adapters * ADAPTER_SIZE, self.executor, lambda: None)
+        self.loader = EmptyLoader()
+        self.adapters = AdapterPool(self.loader, adapters * ADAPTER_SIZE, self.executor, lambda: None)
         self.loop = StepLoop(
             self.mailbox,
             self.scheduler,
@@ -146,6 +156,7 @@ class Bench:
             self.adapters,
             context_window=min(context, self.scheduler.capacity),
             vocabulary=VOCABULARY,
+            probe_prompt=PROBE_PROMPT,
         )
 
     def submit(self, *requests: GenerateRequest) -> None:

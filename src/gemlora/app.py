@@ -223,6 +223,8 @@ def _cpu_backend(settings: Settings, progress: Progress) -> Backend:
         max_queue=settings.max_queue,
         step_tokens=settings.step_tokens,
         adapter_memory_bytes=settings.adapter_memory_bytes,
+        adapter_cache=str(settings.cache_dir / "adapters"),
+        adapter_cache_bytes=settings.adapter_cache_bytes,
         adapter_dtype=settings.adapter_dtype,
         context_window=settings.context_window or DEFAULT_CONTEXT_WINDOW,
     )

@@ -180,6 +180,12 @@ class Settings(BaseSettings):
         description="`auto`: bfloat16 beside a quantised base, else the adapter's own.",
         examples=["auto"],
     )
+    adapter_cache_bytes: int = Field(
+        16 * GIB,
+        ge=0,
+        description="Adapters kept in the kernels' layout in the cache folder, least recently used leave first.",
+        examples=[16 * GIB],
+    )
     default_adapter: str = Field(
         "",
         description="Adapter used when a request names none and is not raw. Empty: none.",

@@ -51,6 +51,13 @@ class AdapterRef(Struct, frozen=True):
     manifest_digest: str
 
 
+class Probe(Struct, frozen=True):
+    """What an adapter does to the next token's logits after a fixed prompt."""
+
+    difference: float
+    """max|a - b| / max|b| of the logits a with and b without the adapter; 0 if it changes nothing there."""
+
+
 class GenerateRequest(Struct, frozen=True):
     """One request to continue `prompt`.
 
@@ -138,6 +145,20 @@ class Engine(Protocol):
 
         Raises `AdapterInvalid` if the adapter cannot be loaded, `OutOfCapacity` if the queue is full and
         `EngineFailed` if the engine cannot finish the request.
+        """
+        ...
+
+    async def probe(self, adapter: AdapterRef) -> Probe:
+        """Load the adapter and measure what it changes, beside the requests that are running.
+
+        Raises `AdapterInvalid` if it cannot be loaded or makes the logits infinite or undefined, `OutOfCapacity` and
+        `EngineFailed`.
+        """
+        ...
+
+    async def unload(self, digest: str) -> None:
+        """Forget everything that was made of an adapter's files: its memory as soon as no request uses it, and what
+        lies on disk at once. Requests that still name it load it anew. Raises `EngineFailed`.
         """
         ...
 

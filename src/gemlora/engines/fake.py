@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import itertools
 from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -15,8 +16,10 @@ from gemlora.engines.contract import (
     GenerateRequest,
     ModelFacts,
     Output,
+    Probe,
 )
 from gemlora.errors import AdapterInvalid, GemloraError, OutOfCapacity, RequestAborted
+from gemlora.storage.manifest import AdapterManifest
 
 ALPHABET = tuple(b"etaoin shrdlu cmfwyp, ")
 
@@ -70,6 +73,8 @@ class FakeEngine:
         self._closed = asyncio.Event()
         self.live = 0
         self.requests: list[GenerateRequest] = []
+        self.probed: list[str] = []
+        self.unloaded: list[str] = []
 
     @property
     def facts(self) -> ModelFacts:
@@ -92,7 +97,7 @@ class FakeEngine:
         self._failure = (error, after_tokens)
 
     def break_adapter(self, digest: str) -> None:
-        """Let every request with that adapter fail."""
+        """Let every request and every probe with that adapter fail."""
         self._broken_adapters.add(digest)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Output, None]:
@@ -112,6 +117,25 @@ class FakeEngine:
                 yield output
         finally:
             self.live -= 1
+
+    async def probe(self, adapter: AdapterRef) -> Probe:
+        """Read the manifest; every adapter that has one changes the fake's tokens."""
+        if self._closed.is_set():
+            raise RequestAborted("The engine was stopped")
+        self.probed.append(adapter.digest)
+        self._check(adapter)
+        try:
+            content = await asyncio.to_thread(Path(adapter.manifest).read_bytes)
+            AdapterManifest.read(Path(adapter.manifest))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise AdapterInvalid(f"Adapter {adapter.digest}: the manifest cannot be read: {error}") from error
+        if hashlib.sha256(content).hexdigest() != adapter.manifest_digest:
+            raise AdapterInvalid(f"Adapter {adapter.digest}: the manifest was changed after registration")
+        return Probe(1.0)
+
+    async def unload(self, digest: str) -> None:
+        """Nothing was made of its files."""
+        self.unloaded.append(digest)
 
     def _check(self, adapter: AdapterRef) -> None:
         if adapter.digest in self._broken_adapters:

@@ -42,6 +42,8 @@ def new_engine(behaviour: dict[str, Any], **options: Any) -> CpuEngine:
         "max_queue": 100,
         "step_tokens": 64,
         "adapter_memory_bytes": 4,
+        "adapter_cache": "",
+        "adapter_cache_bytes": 0,
     }
     model = msgspec.json.encode(behaviour).decode()
     return CpuEngine(CpuOptions(model=model, **{**defaults, **options}), FAKE_WORKER)
@@ -235,7 +237,7 @@ async def test_two_hundred_cancelled_requests_leave_nothing_behind(start: Starte
     assert worker.num_fds() == files
     assert psutil.Process().num_fds() == own_files
     assert worker.memory_info().rss < memory + (1 << 20)
-    assert not engine._streams
+    assert not engine._jobs
 
 
 async def test_a_full_queue_refuses_until_there_is_room(start: Starter) -> None:

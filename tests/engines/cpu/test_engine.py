@@ -135,7 +135,7 @@ def test_cancelling_frees_everything_within_one_step(state: str) -> None:
     bench.step()
     assert len(bench.loop._sequences) == others
     assert bench.pool.free == 10 - sum(len(s.blocks) for s in bench.scheduler.running)
-    assert not bench.adapters._users
+    assert not bench.adapters.users
     if not others:
         assert bench.pool.free == 10
         assert not bench.scheduler.running + bench.scheduler.waiting
@@ -213,7 +213,7 @@ def test_a_request_that_waits_for_room_for_its_adapter_is_not_starved() -> None:
         bench.step(3)
     assert bench.finish_reason("second")
     bench.run()
-    assert not bench.adapters._users
+    assert not bench.adapters.users
 
 
 def test_an_adapter_larger_than_all_memory_for_adapters_is_refused() -> None:

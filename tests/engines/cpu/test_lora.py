@@ -14,7 +14,7 @@ from tests.adapters import Pair, peft_model, random_pairs, registered, save_peft
 from tests.checkpoints import Checkpoint
 from tests.forward import Blocks, Trace, relative_errors, run, step
 
-from gemlora.engines.cpu.adapters import AdapterLoader
+from gemlora.engines.cpu.adapters import AdapterLoader, PackedFiles
 from gemlora.engines.cpu.batch import Chunk
 from gemlora.engines.cpu.runner import Runner
 from gemlora.kernels import Kernels, LoraWeights
@@ -47,8 +47,8 @@ def runner(case: Checkpoint, kernels: Kernels) -> Runner:
     return Runner(case.weights, kernels, context=checkpoints.CONTEXT, kv_cache_bytes=1 << 24)
 
 
-def loader(case: Checkpoint) -> AdapterLoader:
-    return AdapterLoader(case.weights.config, "auto", quantized=False)
+def loader(case: Checkpoint, folder: Path) -> AdapterLoader:
+    return AdapterLoader(case.weights, "auto", PackedFiles(folder / "packed", 1 << 30))
 
 
 def peft_case(
@@ -58,7 +58,7 @@ def peft_case(
     config = LoraConfig(**{"r": 8, "lora_alpha": 16, "target_modules": ALL, **settings})
     model = peft_model(case.oracle, config, seed, dtype)
     ref = registered(save_peft(model, folder, dtype), case.weights.config)
-    return checkpoints.trace(model, TOKENS), loader(case).load(ref)
+    return checkpoints.trace(model, TOKENS), loader(case, folder).load(ref)
 
 
 def assert_close(actual: Trace, expected: Trace) -> None:
@@ -138,7 +138,7 @@ def test_a_zero_adapter_is_the_base_bit_for_bit(
     config = case.weights.config
     pairs = random_pairs(config.modules, len(config.layers), rank=4, seed=1)
     zero = {key: Pair(pair.a, torch.zeros_like(pair.b), 2.0) for key, pair in pairs.items()}
-    adapter = loader(case).load(write_adapter(tmp_path, zero))
+    adapter = loader(case, tmp_path).load(write_adapter(tmp_path, zero))
     assert_identical(run(runner(case, native), TOKENS, adapter=adapter), run(runner(case, native), TOKENS))
 
 
@@ -148,7 +148,7 @@ def test_a_used_adapter_leaves_no_memory_behind(
     case = checkpoint("gemma2")
     config = case.weights.config
     ref = write_adapter(tmp_path, random_pairs(config.modules, len(config.layers), rank=4, seed=1))
-    adapter = loader(case).load(ref)
+    adapter = loader(case, tmp_path).load(ref)
     matrices = [weakref.ref(matrix) for pair in adapter.pairs.values() for matrix in (pair.a, pair.b)]
     run(runner(case, native), TOKENS, adapter=adapter)
     del adapter

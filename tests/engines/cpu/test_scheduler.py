@@ -137,7 +137,7 @@ class Company(RuleBasedStateMachine):
         self.bench.run()
         assert self.bench.pool.free == self.bench.pool.total
         assert not self.bench.loop._sequences
-        assert not self.bench.adapters._users
+        assert not self.bench.adapters.users
         for id, one in self.requests.items():
             if len(one.prompt) >= self.bench.scheduler.capacity:
                 assert self.bench.failure(id).failure == "request"

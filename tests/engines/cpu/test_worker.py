@@ -40,6 +40,7 @@ def new_engine(folder: Path, **options: Any) -> CpuEngine:
     defaults = {
         "threads": 1, "kv_cache_bytes": 8 << 20, "max_sequences": 8, "max_queue": 100,
         "step_tokens": 64, "adapter_memory_bytes": 1 << 24, "context_window": 512,
+        "adapter_cache": str(folder.parent.parent / "adapters"), "adapter_cache_bytes": 1 << 30,
     }  # fmt: skip
     return CpuEngine(CpuOptions(model=str(folder), **{**defaults, **options}))
 

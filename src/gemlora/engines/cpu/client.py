@@ -14,23 +14,27 @@ from itertools import count
 from msgspec import MsgspecError
 from msgspec.structs import replace
 
-from gemlora.engines.contract import EngineStats, GenerateRequest, ModelFacts, Output
+from gemlora.engines.contract import AdapterRef, EngineStats, GenerateRequest, ModelFacts, Output, Probe
 from gemlora.engines.cpu.frames import (
     Cancel,
+    Command,
     Counted,
     Delivered,
     Event,
     Failed,
+    ProbeAdapter,
+    Probed,
     Ready,
     Start,
     Started,
-    Submit,
+    UnloadAdapter,
+    Unloaded,
     command_reader,
     encode,
 )
+from gemlora.engines.cpu.jobs import Inquiry, Stream
 from gemlora.engines.cpu.options import CpuOptions
 from gemlora.engines.cpu.process import WorkerProcess
-from gemlora.engines.cpu.stream import Stream
 from gemlora.errors import EngineFailed, GemloraError, InvalidRequest, OutOfCapacity, PromptTooLong, RequestAborted
 
 WORKER = (sys.executable, "-P", "-m", "gemlora.engines.cpu.worker")
@@ -60,7 +64,7 @@ class CpuEngine:
         self._restarts = 0
         self._delay = FIRST_DELAY
         self._numbers = count()
-        self._streams: dict[str, Stream] = {}
+        self._jobs: dict[str, Stream | Inquiry] = {}
         self._worker: WorkerProcess | None = None
         self._supervisor: asyncio.Task[None] | None = None
 
@@ -97,6 +101,20 @@ class CpuEngine:
         finally:
             self._abandon(stream)
 
+    async def probe(self, adapter: AdapterRef) -> Probe:
+        """Measure what an adapter changes; it queues like a request."""
+        self._check_room()
+        id = f"probe/{next(self._numbers)}"
+        match await self._ask(id, ProbeAdapter(id, adapter)):
+            case Probed(_, difference):
+                return Probe(difference)
+        raise EngineFailed("The engine's process gave no answer to a probe.")
+
+    async def unload(self, digest: str) -> None:
+        """Forget an adapter; how many requests there are does not matter."""
+        id = f"unload/{next(self._numbers)}"
+        await self._ask(id, UnloadAdapter(id, digest))
+
     async def close(self) -> None:
         """Stop the worker; unfinished requests fail with `RequestAborted`."""
         if self._supervisor is None:
@@ -109,37 +127,52 @@ class CpuEngine:
             await self._worker.stop(STOP_PATIENCE)
 
     def _open(self, request: GenerateRequest) -> Stream:
-        if self._supervisor is None:
-            raise EngineFailed("The engine is not running.")
         if len(request.prompt) >= self.facts.context_window:
             raise PromptTooLong(len(request.prompt) + request.max_tokens, self.facts.context_window)
-        _check_readable(request)
-        if len(self._streams) >= self._options.max_sequences + self._options.max_queue:
-            raise OutOfCapacity(f"{len(self._streams)} requests are running or waiting; try again later.")
+        self._check_room()
         stream = Stream(replace(request, id=f"{request.id}/{next(self._numbers)}"))
-        self._streams[stream.id] = stream
-        self._submit()
+        self._accept(stream)
         return stream
 
-    def _abandon(self, stream: Stream) -> None:
-        """The consumer is gone; if the request has not ended, the worker shall forget it."""
-        if self._streams.pop(stream.id, None) is None:
+    async def _ask(self, id: str, command: Command) -> Event:
+        inquiry = Inquiry(id, command)
+        self._accept(inquiry)
+        try:
+            return await inquiry.result()
+        finally:
+            self._abandon(inquiry)
+
+    def _check_room(self) -> None:
+        if len(self._jobs) >= self._options.max_sequences + self._options.max_queue:
+            raise OutOfCapacity(f"{len(self._jobs)} requests are running or waiting; try again later.")
+
+    def _accept(self, job: Stream | Inquiry) -> None:
+        """Raises `EngineFailed` or, for what the worker could not read, `InvalidRequest`."""
+        if self._supervisor is None:
+            raise EngineFailed("The engine is not running.")
+        _check_readable(job.command)
+        self._jobs[job.id] = job
+        self._submit()
+
+    def _abandon(self, job: Stream | Inquiry) -> None:
+        """The consumer is gone; if the job has not ended, the worker shall forget it."""
+        if self._jobs.pop(job.id, None) is None:
             return
-        if stream.sent and self._worker is not None:
-            self._worker.send(Cancel(stream.id))
+        if job.sent and self._worker is not None:
+            self._worker.send(Cancel(job.id))
         self._submit()
 
     def _submit(self) -> None:
         """Send the worker what it does not have yet; of the suspects one at a time, in case it dies of that."""
         if self._worker is None:
             return
-        trial = any(stream.sent and stream.suspect for stream in self._streams.values())
-        for stream in self._streams.values():
-            if stream.sent or (trial and stream.suspect):
+        trial = any(job.sent and job.suspect for job in self._jobs.values())
+        for job in self._jobs.values():
+            if job.sent or (trial and job.suspect):
                 continue
-            trial = trial or stream.suspect
-            stream.sent = True
-            self._worker.send(Submit(stream.request))
+            trial = trial or job.suspect
+            job.sent = True
+            self._worker.send(job.command)
 
     async def _supervise(self, worker: WorkerProcess) -> None:
         """Listen to the worker and replace it whenever it dies, until cancelled."""
@@ -168,29 +201,34 @@ class CpuEngine:
         match event:
             case Counted(stats):
                 self._stats = stats
-            case Started(id) if stream := self._streams.get(id):
-                stream.started = True
-            case Delivered(id, tokens, finish_reason) if stream := self._streams.get(id):
+            case Started(id) if job := self._jobs.get(id):
+                job.started = True
+            case Delivered(id, tokens, finish_reason) if isinstance(job := self._jobs.get(id), Stream):
                 self._delay = FIRST_DELAY
-                was_suspect = stream.suspect
-                stream.deliver(tokens, finish_reason)
+                was_suspect = job.suspect
+                job.deliver(tokens, finish_reason)
                 if finish_reason is not None:
-                    del self._streams[id]
+                    del self._jobs[id]
                 if was_suspect:
                     self._submit()
-            case Failed(id) if stream := self._streams.pop(id, None):
-                stream.fail(event.error)
+            case Probed(id) | Unloaded(id) if isinstance(job := self._jobs.get(id), Inquiry):
+                self._delay = FIRST_DELAY
+                del self._jobs[id]
+                job.answer(event)
+                self._submit()
+            case Failed(id) if job := self._jobs.pop(id, None):
+                job.fail(event.error)
                 self._submit()
 
     def _mourn(self) -> None:
-        """Note the death with all requests, and give up those that may have caused it too often."""
-        sent = [stream for stream in self._streams.values() if stream.sent]
-        suspects = [stream for stream in sent if stream.started] or sent
-        for stream in sent:
-            stream.bereave(suspected=stream in suspects)
-            if stream.hopeless:
-                del self._streams[stream.id]
-                stream.fail(EngineFailed("The engine's process died repeatedly while computing this request."))
+        """Note the death with all jobs, and give up those that may have caused it too often."""
+        sent = [job for job in self._jobs.values() if job.sent]
+        suspects = [job for job in sent if job.started] or sent
+        for job in sent:
+            job.bereave(suspected=job in suspects)
+            if job.hopeless:
+                del self._jobs[job.id]
+                job.fail(EngineFailed("The engine's process died repeatedly while computing this request."))
 
     async def _replace(self) -> WorkerProcess:
         """Start another worker, however often that takes."""
@@ -227,14 +265,14 @@ class CpuEngine:
             raise
 
     def _fail_all(self, error: GemloraError) -> None:
-        for stream in self._streams.values():
-            stream.fail(error)
-        self._streams.clear()
+        for job in self._jobs.values():
+            job.fail(error)
+        self._jobs.clear()
 
 
-def _check_readable(request: GenerateRequest) -> None:
+def _check_readable(command: Command) -> None:
     """Raises `InvalidRequest` for what the worker could not read: it would die of it, again and again."""
     try:
-        command_reader().feed(encode([Submit(request)]))
+        command_reader().feed(encode([command]))
     except (OverflowError, TypeError, ValueError, MsgspecError) as error:
         raise InvalidRequest(f"The request cannot be sent to the engine: {error}") from error

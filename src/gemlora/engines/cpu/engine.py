@@ -7,72 +7,41 @@ does not depend on its neighbours and storing keys and values twice changes noth
 import logging
 import time
 from collections.abc import Sequence as Several
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import count
-from typing import Protocol
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from gemlora.engines.contract import AdapterRef, EngineStats, FinishReason, GenerateRequest
+from gemlora.engines.contract import EngineStats, FinishReason, GenerateRequest, Sampling
 from gemlora.engines.cpu.batch import Batch, Chunk
-from gemlora.engines.cpu.frames import Cancel, Command, Counted, Delivered, Event, Failed, Shutdown, Started, Submit
+from gemlora.engines.cpu.frames import (
+    Cancel,
+    Counted,
+    Delivered,
+    Event,
+    Failed,
+    ProbeAdapter,
+    Probed,
+    Shutdown,
+    Started,
+    Submit,
+    UnloadAdapter,
+    Unloaded,
+)
+from gemlora.engines.cpu.interfaces import Adapters, Mailbox, Runner
+from gemlora.engines.cpu.probing import Probing, with_changed_tokens
 from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
 from gemlora.engines.cpu.sequence import Sequence
 from gemlora.errors import EngineFailed, GemloraError, InvalidRequest, PromptTooLong
-from gemlora.kernels import LoraWeights
 
 logger = logging.getLogger(__name__)
 
 Drawn = tuple[Sequence, int | None]
-"""A sequence and its next token; None if its logits were not finite."""
-
-
-class Mailbox(Protocol):
-    """Where commands come from and events go to."""
-
-    def receive(self, wait: bool) -> list[Command]:
-        """All commands that have come; with `wait`, sleep until there is one or the mailbox is woken."""
-        ...
-
-    def send(self, events: list[Event]) -> None:
-        """Hand over what happened."""
-        ...
-
-
-class Runner(Protocol):
-    """What computes the logits."""
-
-    def forward(self, batch: Batch) -> NDArray[np.float32]:
-        """The logits [R, V] of the batch's logit rows; valid until the next call."""
-        ...
-
-
-class Adapters(Protocol):
-    """The pool of resident adapters; `adapters.AdapterPool` explains."""
-
-    @property
-    def digests(self) -> tuple[str, ...]:
-        """The resident adapters."""
-        ...
-
-    @property
-    def reserved(self) -> int:
-        """Bytes in use."""
-        ...
-
-    def acquire(self, ref: AdapterRef) -> LoraWeights | None:
-        """The adapter, kept until `release`; None while it is read or waits for room."""
-        ...
-
-    def is_loading(self, ref: AdapterRef) -> bool:
-        """Whether it is being read."""
-        ...
-
-    def release(self, weights: LoraWeights) -> None:
-        """Give back what `acquire` returned."""
-        ...
+"""A sequence and its next token; None if its logits were not finite or are a probe's."""
 
 
 @dataclass(slots=True)
@@ -98,6 +67,7 @@ class StepLoop:
         *,
         context_window: int,
         vocabulary: int,
+        probe_prompt: tuple[int, ...],
     ) -> None:
         """`context_window` is the longest sequence in tokens; the scheduler's capacity must not be less."""
         self._mailbox = mailbox
@@ -107,8 +77,10 @@ class StepLoop:
         self._adapters = adapters
         self._context_window = context_window
         self._vocabulary = vocabulary
+        self._probe_prompt = probe_prompt
         self._arrivals = count()
         self._sequences: dict[str, Sequence] = {}
+        self._unloading: dict[str, Future[None]] = {}
         self._events: list[Event] = []
         self._idle = True
         self._counters = Counters()
@@ -125,6 +97,7 @@ class StepLoop:
         if not self._receive():
             return False
         started = time.monotonic()
+        self._confirm_unloads()
         self._acquire_adapters()
         chunks = self._scheduler.next_chunks()
         self._announce(chunks)
@@ -138,15 +111,20 @@ class StepLoop:
         for command in self._mailbox.receive(wait=self._idle):
             match command:
                 case Submit(request):
-                    self._submit(request)
+                    self._submit(Sequence.start(request, next(self._arrivals)))
+                case ProbeAdapter(id, adapter):
+                    request = GenerateRequest(id, self._probe_prompt, 1, Sampling(seed=0), (), adapter)
+                    self._submit(Sequence.start(request, next(self._arrivals), Probing()))
+                case UnloadAdapter(id, digest):
+                    self._unloading[id] = self._adapters.unload(digest)
                 case Cancel(id) if id in self._sequences:
                     self._forget(self._sequences[id])
                 case Shutdown():
                     return False
         return True
 
-    def _submit(self, request: GenerateRequest) -> None:
-        sequence = Sequence.start(request, next(self._arrivals))
+    def _submit(self, sequence: Sequence) -> None:
+        request = sequence.request
         try:
             self._check(request)
             self._scheduler.add(sequence)
@@ -182,6 +160,18 @@ class StepLoop:
                 continue
             if sequence.adapter is None and not self._adapters.is_loading(ref):
                 break
+            if sequence.adapter is not None and sequence.probing and sequence.adapter.embedding:
+                sequence.tokens = [*with_changed_tokens(sequence.tokens, sequence.adapter.embedding)]
+        self._adapters.settle()
+
+    def _confirm_unloads(self) -> None:
+        for id, future in [entry for entry in self._unloading.items() if entry[1].done()]:
+            del self._unloading[id]
+            if (error := future.exception()) is None:
+                self._events.append(Unloaded(id))
+            else:
+                logger.error("the files of an adapter could not be deleted", exc_info=error)
+                self._events.append(Failed.of(id, EngineFailed("The files of the adapter could not be deleted.")))
 
     def _announce(self, chunks: Several[Chunk]) -> None:
         """Name the sequences that start now, so that the client knows whose fault it may be if the process dies."""
@@ -205,16 +195,31 @@ class StepLoop:
     def _forward(self, chunks: Several[Chunk]) -> list[Drawn]:
         batch = Batch.of(chunks)
         complete = [chunk.sequence for chunk in batch.chunks if chunk.completes]
-        logits = self._runner.forward(batch)
-        tokens = self._sampler.sample(logits, complete) if complete else []
+        drawn = self._draw(self._runner.forward(batch), complete)
         for chunk in chunks:
             chunk.sequence.computed += chunk.length
-        self._counters.prompt_tokens += len(batch.tokens) - len(tokens)
-        self._counters.output_tokens += len(tokens)
-        return list(zip(complete, tokens, strict=True))
+        outputs = sum(sequence.probing is None for sequence in complete)
+        self._counters.prompt_tokens += len(batch.tokens) - outputs
+        self._counters.output_tokens += outputs
+        return drawn
+
+    def _draw(self, logits: NDArray[np.float32], complete: Several[Sequence]) -> list[Drawn]:
+        """The next tokens after logits [R, V]; those of probes are kept instead."""
+        rows, sampled, probes = [], [], []
+        for row, sequence in enumerate(complete):
+            if sequence.probing is None:
+                rows.append(row)
+                sampled.append(sequence)
+            else:
+                probes.append(sequence)
+                sequence.probing.keep(logits[row], adapted=sequence.adapter is not None)
+        tokens = self._sampler.sample(logits[rows] if probes else logits, sampled) if sampled else []
+        return [*zip(sampled, tokens, strict=True), *((sequence, None) for sequence in probes)]
 
     def _deliver(self, sequence: Sequence, token: int | None) -> None:
-        if token is None:
+        if sequence.probing is not None:
+            self._continue_probe(sequence, sequence.probing)
+        elif token is None:
             self._fail(sequence, EngineFailed("The model's output for this request is not finite."))
         elif token in sequence.request.stop_tokens:
             self._finish(sequence, FinishReason.STOP)
@@ -224,6 +229,19 @@ class StepLoop:
                 self._finish(sequence, FinishReason.LENGTH, token)
             else:
                 self._events.append(Delivered(sequence.request.id, (token,)))
+
+    def _continue_probe(self, sequence: Sequence, probing: Probing) -> None:
+        """Compute the same tokens without the adapter, or conclude if that was done."""
+        self._forget(sequence)
+        request = sequence.request
+        if sequence.adapter is not None:
+            plain = replace(request, prompt=tuple(sequence.tokens), adapter=None)
+            self._submit(Sequence.start(plain, sequence.arrival, probing))
+            return
+        try:
+            self._events.append(Probed(request.id, probing.difference))
+        except GemloraError as error:
+            self._events.append(Failed.of(request.id, error))
 
     def _is_full(self, sequence: Sequence) -> bool:
         return (

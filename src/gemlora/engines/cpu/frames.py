@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 import msgspec
 from msgspec import Struct
 
-from gemlora.engines.contract import EngineStats, FinishReason, GenerateRequest, ModelFacts
+from gemlora.engines.contract import AdapterRef, EngineStats, FinishReason, GenerateRequest, ModelFacts
 from gemlora.engines.cpu.options import CpuOptions
 from gemlora.errors import AdapterInvalid, EngineFailed, GemloraError, InvalidRequest, SettingsInvalid, WeightsInvalid
 
@@ -42,11 +42,25 @@ class Cancel(Struct, frozen=True, tag="cancel"):
     id: str
 
 
+class ProbeAdapter(Struct, frozen=True, tag="probe"):
+    """Measure what an adapter changes. The id is like that of a request."""
+
+    id: str
+    adapter: AdapterRef
+
+
+class UnloadAdapter(Struct, frozen=True, tag="unload"):
+    """Forget what was made of an adapter's files."""
+
+    id: str
+    digest: str
+
+
 class Shutdown(Struct, frozen=True, tag="shutdown"):
     """Exit. The worker also reads the end of the stream as this."""
 
 
-Command = Start | Submit | Cancel | Shutdown
+Command = Start | Submit | Cancel | ProbeAdapter | UnloadAdapter | Shutdown
 
 
 class Ready(Struct, frozen=True, tag="ready"):
@@ -67,6 +81,19 @@ class Delivered(Struct, frozen=True, tag="delivered"):
     id: str
     tokens: tuple[int, ...]
     finish_reason: FinishReason | None = None
+
+
+class Probed(Struct, frozen=True, tag="probed"):
+    """A probe has ended; `difference` is that of `contract.Probe`."""
+
+    id: str
+    difference: float
+
+
+class Unloaded(Struct, frozen=True, tag="unloaded"):
+    """An adapter is forgotten."""
+
+    id: str
 
 
 class Failed(Struct, frozen=True, tag="failed"):
@@ -94,7 +121,7 @@ class Counted(Struct, frozen=True, tag="counted"):
     stats: EngineStats
 
 
-Event = Ready | Started | Delivered | Failed | Counted
+Event = Ready | Started | Delivered | Probed | Unloaded | Failed | Counted
 
 Frame = TypeVar("Frame")
 

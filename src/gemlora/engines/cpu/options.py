@@ -17,6 +17,9 @@ class CpuOptions(Struct, frozen=True, kw_only=True):
     max_queue: int
     step_tokens: int
     adapter_memory_bytes: int
+    adapter_cache: str
+    """Folder of packed adapters."""
+    adapter_cache_bytes: int
     adapter_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     context_window: int | None = None
     """Longest prompt plus output; None is the model's own."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from gemlora.engines.contract import GenerateRequest, Sampling
 from gemlora.engines.cpu.history import TokenHistory
+from gemlora.engines.cpu.probing import Probing
 from gemlora.kernels import LoraWeights
 
 
@@ -13,7 +14,7 @@ class Sequence:
 
     `tokens` is the prompt and everything generated so far; the first `computed` of them have their keys and values
     in `blocks`. Preemption frees the blocks and sets `computed` to 0: the same tokens are computed again later.
-    `history` exists only for requests with penalties.
+    `history` exists only for requests with penalties. With `probing` no token is drawn, the logits are kept there.
     """
 
     request: GenerateRequest
@@ -23,12 +24,13 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     computed: int = 0
     history: TokenHistory | None = None
+    probing: Probing | None = None
 
     @classmethod
-    def start(cls, request: GenerateRequest, arrival: int) -> "Sequence":
+    def start(cls, request: GenerateRequest, arrival: int, probing: Probing | None = None) -> "Sequence":
         """A sequence that has not computed anything yet."""
         history = TokenHistory(request.prompt, request.generated) if _penalises(request.sampling) else None
-        return cls(request, arrival, [*request.prompt, *request.generated], history=history)
+        return cls(request, arrival, [*request.prompt, *request.generated], history=history, probing=probing)
 
     @property
     def generated(self) -> int:

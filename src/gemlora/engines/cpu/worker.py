@@ -13,12 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gemlora.engines.contract import ModelFacts
-from gemlora.engines.cpu.adapters import AdapterLoader, AdapterPool
+from gemlora.engines.cpu.adapters import AdapterLoader, AdapterPool, PackedFiles
 from gemlora.engines.cpu.blocks import BlockPool
 from gemlora.engines.cpu.engine import StepLoop
 from gemlora.engines.cpu.frames import Command, Failed, Ready, Start
 from gemlora.engines.cpu.mailbox import SocketMailbox
 from gemlora.engines.cpu.options import CpuOptions
+from gemlora.engines.cpu.probing import probe_prompt
 from gemlora.engines.cpu.runner import Runner
 from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
@@ -27,7 +28,7 @@ from gemlora.errors import EngineFailed, GemloraError, SettingsInvalid
 from gemlora.kernels.native import NativeKernels
 
 ADAPTER_READERS = 1
-"""Threads that read adapters; more would take the cores from the step loop."""
+"""Threads that read adapters: more would take the cores from the step loop, and the pool wants no more."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,9 @@ def build(options: CpuOptions, mailbox: SocketMailbox) -> tuple[ModelFacts, Step
     if not window:
         raise SettingsInvalid(f"kv_cache_bytes: {options.kv_cache_bytes} bytes hold no block of this model's cache")
     adapters = AdapterPool(
-        AdapterLoader(config, options.adapter_dtype, model.quantize != "none"),
+        AdapterLoader(
+            model, options.adapter_dtype, PackedFiles(Path(options.adapter_cache), options.adapter_cache_bytes)
+        ),
         options.adapter_memory_bytes,
         ThreadPoolExecutor(ADAPTER_READERS),
         mailbox.wake,
@@ -55,6 +58,7 @@ def build(options: CpuOptions, mailbox: SocketMailbox) -> tuple[ModelFacts, Step
     loop = StepLoop(
         mailbox, scheduler, runner, Sampler(kernels), adapters,
         context_window=window, vocabulary=config.vocabulary,
+        probe_prompt=probe_prompt(config.vocabulary, model.tokens.bos),
     )  # fmt: skip
     return facts(model, window), loop
 

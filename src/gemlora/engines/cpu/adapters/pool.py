@@ -1,0 +1,168 @@
+"""The adapters that are resident in memory.
+
+They are read by a worker thread while the step loop goes on; the pool itself belongs to the step loop's thread.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+from gemlora.engines.contract import AdapterRef
+from gemlora.errors import AdapterInvalid
+from gemlora.kernels import LoraWeights
+
+REMEMBERED_SIZES = 1024
+"""Adapters whose size is known without reading their manifest again, while they wait for room."""
+
+
+class Loader(Protocol):
+    """Where the pool gets adapters from."""
+
+    def size(self, ref: AdapterRef) -> int:
+        """Bytes that the adapter will take in memory. Raises `AdapterInvalid`."""
+        ...
+
+    def load(self, ref: AdapterRef) -> LoraWeights:
+        """Read the adapter; called from a worker thread. Raises `AdapterInvalid`."""
+        ...
+
+    def discard(self, digest: str) -> None:
+        """Delete what was made of the adapter's files; called from a worker thread."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Slot:
+    """Room for one adapter. `unloaded`: it is to be freed with its last user."""
+
+    size: int
+    future: Future[LoraWeights]
+    users: int = 0
+    unloaded: bool = False
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the adapter is there."""
+        return self.future.done() and self.future.exception() is None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it will never be."""
+        return self.future.done() and self.future.exception() is not None
+
+
+class AdapterPool:
+    """Resident adapters within a budget of bytes; those in use stay, of the others the least recently used leave.
+
+    Room is reserved before an adapter is read, so the budget holds while reading too. Whatever it remembers is bounded
+    by the budget, not by the number of adapters. Not thread-safe: only `on_loaded` is called from other threads,
+    whenever it is worth asking again.
+    """
+
+    def __init__(self, loader: Loader, capacity: int, executor: Executor, on_loaded: Callable[[], None]) -> None:
+        """`executor` has one thread, so that an adapter is not deleted while it is being packed."""
+        self._loader = loader
+        self._capacity = capacity
+        self._executor = executor
+        self._on_loaded = on_loaded
+        self._size = lru_cache(REMEMBERED_SIZES)(loader.size)
+        self._slots: OrderedDict[str, _Slot] = OrderedDict()
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """The resident adapters, least recently used first."""
+        return tuple(digest for digest, slot in self._slots.items() if slot.loaded)
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of all adapters that are resident or being read."""
+        return sum(slot.size for slot in self._slots.values())
+
+    @property
+    def users(self) -> int:
+        """How often `acquire` gave an adapter that was not released yet."""
+        return sum(slot.users for slot in self._slots.values())
+
+    def acquire(self, ref: AdapterRef) -> LoraWeights | None:
+        """The adapter, which then stays until `release`; or None while it is being read or waits for room.
+
+        Raises `AdapterInvalid` if it could not be read or can never fit.
+        """
+        slot = self._slots.get(ref.digest)
+        if slot is None:
+            self._load(ref)
+            return None
+        if not slot.future.done():
+            return None
+        if slot.failed:
+            del self._slots[ref.digest]
+        weights = slot.future.result()
+        slot.users += 1
+        self._slots.move_to_end(ref.digest)
+        return weights
+
+    def is_loading(self, ref: AdapterRef) -> bool:
+        """Whether the adapter is being read; if not, one that `acquire` does not return waits for room."""
+        slot = self._slots.get(ref.digest)
+        return slot is not None and not slot.future.done()
+
+    def release(self, weights: LoraWeights) -> None:
+        """Give back what `acquire` returned; once for each time."""
+        slot = self._slots[weights.digest]
+        slot.users -= 1
+        if slot.unloaded and not slot.users:
+            del self._slots[weights.digest]
+
+    def settle(self) -> None:
+        """Drop adapters that could not be read and those that were unloaded while they were being read.
+
+        To be called when everybody who waits has asked again, so that nobody misses the reason.
+        """
+        for digest, slot in list(self._slots.items()):
+            if slot.failed or (slot.loaded and slot.unloaded and not slot.users):
+                del self._slots[digest]
+
+    def unload(self, digest: str) -> Future[None]:
+        """Free the adapter's memory when nobody uses it; the future ends when its files are deleted.
+
+        Who asks for it later gets it read again.
+        """
+        if (slot := self._slots.get(digest)) is not None:
+            slot.unloaded = True
+        self.settle()
+        future = self._executor.submit(self._loader.discard, digest)
+        future.add_done_callback(lambda _: self._on_loaded())
+        return future
+
+    def _load(self, ref: AdapterRef) -> None:
+        """Start reading, if there is room."""
+        size = self._size(ref)
+        if size > self._capacity:
+            raise AdapterInvalid(
+                f"Adapter {ref.digest} takes {size} bytes; adapter_memory_bytes allows {self._capacity} for all"
+            )
+        if self._make_room(size):
+            future = self._executor.submit(self._loader.load, ref)
+            self._slots[ref.digest] = _Slot(size, future)
+            future.add_done_callback(lambda _: self._on_loaded())
+
+    def _make_room(self, size: int) -> bool:
+        """Evict idle adapters until `size` more bytes fit; evict none if that cannot succeed."""
+        excess = self.reserved + size - self._capacity
+        leaving: list[str] = []
+        for digest in self._idle():
+            if excess <= 0:
+                break
+            leaving.append(digest)
+            excess -= self._slots[digest].size
+        if excess > 0:
+            return False
+        for digest in leaving:
+            del self._slots[digest]
+        return True
+
+    def _idle(self) -> Iterator[str]:
+        return (digest for digest, slot in self._slots.items() if slot.future.done() and not slot.users)

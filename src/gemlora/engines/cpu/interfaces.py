@@ -1,0 +1,66 @@
+"""What the step loop works with, as it sees them."""
+
+from concurrent.futures import Future
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemlora.engines.contract import AdapterRef
+from gemlora.engines.cpu.batch import Batch
+from gemlora.engines.cpu.frames import Command, Event
+from gemlora.kernels import LoraWeights
+
+
+class Mailbox(Protocol):
+    """Where commands come from and events go to."""
+
+    def receive(self, wait: bool) -> list[Command]:
+        """All commands that have come; with `wait`, sleep until there is one or the mailbox is woken."""
+        ...
+
+    def send(self, events: list[Event]) -> None:
+        """Hand over what happened."""
+        ...
+
+
+class Runner(Protocol):
+    """What computes the logits."""
+
+    def forward(self, batch: Batch) -> NDArray[np.float32]:
+        """The logits [R, V] of the batch's logit rows; valid until the next call."""
+        ...
+
+
+class Adapters(Protocol):
+    """The pool of resident adapters; `adapters.pool.AdapterPool` explains."""
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """The resident adapters."""
+        ...
+
+    @property
+    def reserved(self) -> int:
+        """Bytes in use."""
+        ...
+
+    def acquire(self, ref: AdapterRef) -> LoraWeights | None:
+        """The adapter, kept until `release`; None while it is read or waits for room."""
+        ...
+
+    def is_loading(self, ref: AdapterRef) -> bool:
+        """Whether it is being read."""
+        ...
+
+    def release(self, weights: LoraWeights) -> None:
+        """Give back what `acquire` returned."""
+        ...
+
+    def settle(self) -> None:
+        """Drop what nobody took; to be called when all that wait have been asked for."""
+        ...
+
+    def unload(self, digest: str) -> Future[None]:
+        """Forget an adapter; done when its files are deleted."""
+        ...
