@@ -25,6 +25,7 @@ from gemlora.engines.contract import Engine
 from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.playground.page import Playground
 from gemlora.registry.adapters import Adapters
+from gemlora.registry.holdings import AdapterHoldings
 from gemlora.registry.models import AdapterLimits, Base, Catalogue, Model, served_model
 from gemlora.registry.repository import AdapterRepository
 from gemlora.serving.codec import GemmaCodec
@@ -135,11 +136,12 @@ async def open_records(settings: Settings) -> AsyncIterator[Records]:
     data = DataFolder.open(settings.data_dir)
     database = await _open_database(settings, data)
     try:
-        accounts = Accounts(AccountRepository(database), data.first_token)
+        rows = AdapterRepository(database)
+        adapters = Adapters(rows, _objects(settings, data))
+        accounts = Accounts(AccountRepository(database), data.first_token, AdapterHoldings(adapters))
         token = settings.api_token.get_secret_value() if settings.api_token else None
         access = await accounts.prepare(settings.account_id, token)
-        rows = AdapterRepository(database)
-        yield Records(access, accounts, Adapters(rows, _objects(settings, data)), rows)
+        yield Records(access, accounts, adapters, rows)
     finally:
         await database.close()
 

@@ -8,6 +8,8 @@ GemloraError
 │   └── PromptTooLong         the prompt leaves no room in the context window
 ├── Unauthenticated           no token, or one that is unknown, revoked or expired
 ├── Forbidden                 a valid token, but not for this account or action
+├── AccountNotFound
+├── TokenNotFound
 ├── ModelNotFound
 ├── AdapterNotFound           unknown, foreign and deleted adapters look the same
 ├── AdapterIncomplete         registered, but files are missing
@@ -20,7 +22,7 @@ GemloraError
 ├── WeightsInvalid            a checkpoint that cannot be served
 ├── SettingsInvalid
 └── StorageFailed             the database or object store did not do what was asked
-    └── ChangeFailed          … for an account that wanted to change its adapters
+    └── ChangeFailed          … for a client that wanted to change something
 """
 
 
@@ -62,6 +64,20 @@ class Unauthenticated(GemloraError):
 
 class Forbidden(GemloraError):
     """The token is valid but does not allow this account or action."""
+
+
+class AccountNotFound(GemloraError):
+    """No such account."""
+
+    def __init__(self, account_id: str) -> None:
+        super().__init__(f"Account {account_id} not found")
+
+
+class TokenNotFound(GemloraError):
+    """The account has no such token."""
+
+    def __init__(self, token_id: str) -> None:
+        super().__init__(f"Token {token_id} not found")
 
 
 class ModelNotFound(GemloraError):
@@ -121,4 +137,4 @@ class StorageFailed(GemloraError):
 
 
 class ChangeFailed(StorageFailed):
-    """An account's change to its adapters could not be stored; the same request may succeed later."""
+    """A change that a client asked for could not be stored; the same request may succeed later."""

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from gemlora.accounts.records import Scope
+from gemlora.accounts.records import Account, NewToken, Scope
 from gemlora.accounts.repository import AccountRepository
 from gemlora.accounts.service import Accounts, FirstAccess, token_digest
-from gemlora.errors import Unauthenticated
+from gemlora.errors import AccountNotFound, InvalidRequest, StorageFailed, TokenNotFound, Unauthenticated
 from gemlora.storage.data import DataFolder
 from gemlora.storage.database import Database
 from gemlora.storage.tables import tokens
@@ -33,9 +33,45 @@ async def database(data: DataFolder) -> AsyncIterator[Database]:
     await database.close()
 
 
+class FakeHoldings:
+    """Remembers what was asked; `kept` must not go, `failure` is raised instead of removing."""
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+        self.kept: set[str] = set()
+        self.failure: Exception | None = None
+
+    async def check(self, account_id: str) -> None:
+        if account_id in self.kept:
+            raise InvalidRequest("it has something that stays")
+
+    async def remove(self, account_id: str) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.removed.append(account_id)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
 @pytest.fixture
-def accounts(database: Database, data: DataFolder) -> Accounts:
-    return Accounts(AccountRepository(database), data.first_token, lambda: NOW)
+def holdings() -> FakeHoldings:
+    return FakeHoldings()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def accounts(database: Database, data: DataFolder, holdings: FakeHoldings, clock: Clock) -> Accounts:
+    return Accounts(AccountRepository(database), data.first_token, holdings, clock)
 
 
 async def change_token(database: Database, token: str, **values: object) -> None:
@@ -190,3 +226,188 @@ async def test_a_token_allows_only_its_scopes(accounts: Accounts, database: Data
 
     assert caller.may(Scope.RUN)
     assert not caller.may(Scope.ADMIN)
+
+
+async def new_token(accounts: Accounts, account_id: str, **options: object) -> NewToken:
+    return await accounts.create_token(account_id, "key", frozenset({Scope.RUN}), **options)
+
+
+async def test_accounts_are_listed_oldest_first_in_pages(accounts: Accounts, clock: Clock) -> None:
+    created = []
+    for number in range(5):
+        clock.now += timedelta(seconds=1)
+        created.append(await accounts.create(f"tenant {number}"))
+
+    assert await accounts.count() == 5
+    assert await accounts.list(0, 10) == tuple(created)
+    assert await accounts.list(3, 10) == tuple(created[3:])
+    assert await accounts.list(1, 2) == tuple(created[1:3])
+    assert await accounts.find(created[2].id) == created[2]
+
+
+async def test_names_need_not_be_unique(accounts: Accounts) -> None:
+    assert (await accounts.create("same")).id != (await accounts.create("same")).id
+
+
+@pytest.mark.parametrize("account_id", ["", "f" * 32, "F" * 32, "\0", "x" * 100_000, "%", "f" * 31 + "\n"])
+async def test_accounts_that_nobody_has_are_not_found(accounts: Accounts, account_id: str) -> None:
+    for asked in (accounts.find(account_id), accounts.delete(account_id), accounts.list_tokens(account_id),
+                  new_token(accounts, account_id), accounts.revoke_token(account_id, "x")):  # fmt: skip
+        with pytest.raises(AccountNotFound):
+            await asked
+
+
+async def test_a_created_token_is_known_by_its_hash_alone(accounts: Accounts, data: DataFolder) -> None:
+    account = await accounts.create("tenant")
+
+    new = await accounts.create_token(account.id, "key", frozenset({Scope.RUN, Scope.FINETUNES_READ}))
+
+    caller = await accounts.authenticate(new.value)
+    assert (caller.account, caller.token) == (account, new.record)
+    assert new.value not in repr(new)
+    files = [path for path in data.path.rglob("*") if path.is_file()]
+    assert not [path for path in files if new.value.encode() in path.read_bytes()]
+
+
+async def test_a_created_token_ends_when_it_expires(accounts: Accounts, clock: Clock) -> None:
+    account = await accounts.create("tenant")
+    new = await new_token(accounts, account.id, expires_at=NOW + timedelta(days=1))
+
+    clock.now = NOW + timedelta(days=1, microseconds=-1)
+    assert not await is_refused(accounts, new.value)
+    clock.now = NOW + timedelta(days=1)
+    assert await is_refused(accounts, new.value)
+    assert await accounts.list_tokens(account.id) == (new.record,)
+
+
+async def test_a_token_that_has_expired_already_is_refused(accounts: Accounts) -> None:
+    account = await accounts.create("tenant")
+
+    with pytest.raises(InvalidRequest, match="future"):
+        await new_token(accounts, account.id, expires_at=NOW)
+    with pytest.raises(InvalidRequest, match="scopes"):
+        await accounts.create_token(account.id, "key", frozenset())
+    assert await accounts.list_tokens(account.id) == ()
+
+
+async def test_a_revoked_token_stays_revoked(accounts: Accounts, clock: Clock) -> None:
+    account = await accounts.create("tenant")
+    new, kept = await new_token(accounts, account.id), await new_token(accounts, account.id)
+
+    await accounts.revoke_token(account.id, new.record.id)
+    clock.now += timedelta(days=1)
+    await accounts.revoke_token(account.id, new.record.id)
+
+    assert await is_refused(accounts, new.value)
+    assert await accounts.list_tokens(account.id) == (kept.record,)
+
+
+async def test_a_token_is_unknown_under_another_account(accounts: Accounts) -> None:
+    account, other = await accounts.create("tenant"), await accounts.create("other")
+    new = await new_token(accounts, account.id)
+
+    for account_id, token_id in [(other.id, new.record.id), (account.id, "x"), (account.id, "\0"), (account.id, "")]:
+        with pytest.raises(TokenNotFound):
+            await accounts.revoke_token(account_id, token_id)
+
+    assert not await is_refused(accounts, new.value)
+
+
+async def test_a_preset_token_is_not_revoked_while_the_setting_names_it(accounts: Accounts) -> None:
+    await accounts.prepare(ACCOUNT, "preset")
+    [preset] = await accounts.list_tokens(ACCOUNT)
+
+    with pytest.raises(InvalidRequest, match="api_token"):
+        await accounts.revoke_token(ACCOUNT, preset.id)
+    assert not await is_refused(accounts, "preset")
+
+    await accounts.prepare(ACCOUNT)
+    await accounts.revoke_token(ACCOUNT, preset.id)
+    assert await is_refused(accounts, "preset")
+
+
+async def test_the_first_token_is_replaced_at_the_next_start_once_it_is_revoked(accounts: Accounts) -> None:
+    before = await accounts.prepare()
+    [first] = await accounts.list_tokens(before.account_id)
+
+    await accounts.revoke_token(before.account_id, first.id)
+
+    after = await accounts.prepare()
+    assert after.account_id == before.account_id
+    assert after.token not in (None, before.token)
+    assert await is_refused(accounts, before.token)
+
+
+async def test_a_deleted_account_takes_everything_along(accounts: Accounts, holdings: FakeHoldings) -> None:
+    await accounts.prepare(ACCOUNT, "preset")
+    account, other = await accounts.create("tenant"), await accounts.create("other")
+    new, kept = await new_token(accounts, account.id), await new_token(accounts, other.id)
+
+    await accounts.delete(account.id)
+
+    assert holdings.removed == [account.id]
+    assert await is_refused(accounts, new.value)
+    assert not await is_refused(accounts, kept.value)
+    assert [one.id for one in await accounts.list(0, 9)] == [ACCOUNT, other.id]
+
+
+async def test_deleting_goes_on_after_a_failure_with_no_token_valid(accounts: Accounts, holdings: FakeHoldings) -> None:
+    account = await accounts.create("tenant")
+    new = await new_token(accounts, account.id)
+    holdings.failure = StorageFailed("disk full")
+
+    with pytest.raises(StorageFailed):
+        await accounts.delete(account.id)
+    assert await is_refused(accounts, new.value)
+    assert await accounts.find(account.id) == account
+
+    holdings.failure = None
+    await accounts.delete(account.id)
+    assert await accounts.count() == 0
+
+
+async def test_an_account_that_may_not_go_loses_nothing(accounts: Accounts, holdings: FakeHoldings) -> None:
+    account = await accounts.create("tenant")
+    new = await new_token(accounts, account.id)
+    holdings.kept = {account.id}
+
+    with pytest.raises(InvalidRequest, match="stays"):
+        await accounts.delete(account.id)
+
+    assert holdings.removed == []
+    assert not await is_refused(accounts, new.value)
+
+
+async def test_neither_the_first_nor_the_preset_account_is_deleted(accounts: Accounts, database: Database) -> None:
+    await accounts.prepare(ACCOUNT, "preset")
+    async with AccountRepository(database).changing() as changes:  # as another server with another preset does
+        await changes.make_first(Account(OTHER, "first", NOW))
+
+    for account_id in (ACCOUNT, OTHER):
+        with pytest.raises(InvalidRequest, match="first account"):
+            await accounts.delete(account_id)
+
+    assert not await is_refused(accounts, "preset")
+
+
+async def test_a_lent_token_is_gone_after_its_command(accounts: Accounts, clock: Clock) -> None:
+    account = await accounts.create("tenant")
+
+    async with accounts.lent_token(account.id) as token:
+        caller = await accounts.authenticate(token)
+        assert caller.account_id == account.id
+        assert caller.may(Scope.ADMIN)
+
+    assert await is_refused(accounts, token)
+    assert await accounts.list_tokens(account.id) == ()
+
+
+async def test_what_a_killed_command_left_expires_and_is_deleted(accounts: Accounts, clock: Clock) -> None:
+    account = await accounts.create("tenant")
+    killed = accounts.lent_token(account.id)
+    left = await killed.__aenter__()
+
+    clock.now += timedelta(hours=1)
+    assert await is_refused(accounts, left)
+    async with accounts.lent_token(account.id):
+        assert len(await accounts.list_tokens(account.id)) == 1

@@ -1,6 +1,6 @@
 """What an account and a token are."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -38,6 +38,14 @@ class Token:
     def is_valid(self, now: datetime) -> bool:
         """Whether the token opens anything at that time."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """A token that was just created, with its plain text, which nobody can be told again."""
+
+    record: Token
+    value: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

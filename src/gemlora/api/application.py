@@ -10,7 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import Lifespan
 from structlog.typing import FilteringBoundLogger
 
-from gemlora.api.authentication import Authenticator
+from gemlora.accounts.service import Accounts
+from gemlora.api.accounts import AccountRoutes
 from gemlora.api.binding import Binding
 from gemlora.api.body import BodyReader
 from gemlora.api.boundary import Boundary
@@ -41,7 +42,7 @@ class Limits:
 class Services:
     """Everything that the API calls."""
 
-    accounts: Authenticator
+    accounts: Accounts
     catalogue: Catalogue
     generation: TextGeneration
     lifecycle: Lifecycle
@@ -63,6 +64,7 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
         services.log,
     )
     models = Models(services.catalogue, schemas)
+    accounts = AccountRoutes(services.accounts, bodies, services.log)
     binding = Binding(run, models, services.catalogue)
     health = Health(services.lifecycle, services.metrics)
     app = FastAPI(
@@ -72,7 +74,7 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
         lifespan=lifespan,
         exception_handlers={GemloraError: render_error, HTTPException: render_routing_error},
     )
-    app.include_router(router(endpoints(run, binding, models, health), services.accounts))
+    app.include_router(router(endpoints(run, binding, models, accounts, health), services.accounts))
     app.add_middleware(Boundary, metrics=services.metrics, log=services.log)
     return app
 

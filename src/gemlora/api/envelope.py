@@ -49,6 +49,8 @@ ERROR_KINDS: dict[type[errors.GemloraError], ErrorKind] = {
     errors.ClientTooOld: ErrorKind(5019, 405, description="Request trying to use deprecated SDK version"),
     errors.PromptTooLong: ErrorKind(5021, 413),
     errors.ModelNotFound: ErrorKind(5007, 400, "No such model"),
+    errors.AccountNotFound: ErrorKind(7003, 404),
+    errors.TokenNotFound: ErrorKind(7003, 404),
     errors.AdapterNotFound: ErrorKind(3037, 404, description="Finetune {name} not found"),
     errors.AdapterIncomplete: ErrorKind(3039, 400, description=MISSING_FILES),
     errors.AdapterInvalid: ErrorKind(5004, 400, "Invalid data"),

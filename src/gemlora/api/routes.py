@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gemlora.accounts.records import Scope
+from gemlora.api.accounts import AccountRoutes
 from gemlora.api.authentication import Access, Authenticator, Guard
 from gemlora.api.binding import Binding
 from gemlora.api.health import Health
@@ -17,7 +18,8 @@ from gemlora.api.models import Models
 from gemlora.api.run import Run
 from gemlora.api.segments import SegmentRoute
 
-ACCOUNT = "/client/v4/accounts/{account_id}"
+ACCOUNTS = "/client/v4/accounts"
+ACCOUNT = f"{ACCOUNTS}/{{account_id}}"
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -33,14 +35,24 @@ class Endpoint:
     scope: Scope | None = None
 
 
-def endpoints(run: Run, binding: Binding, models: Models, health: Health) -> tuple[Endpoint, ...]:
+def endpoints(
+    run: Run, binding: Binding, models: Models, accounts: AccountRoutes, health: Health
+) -> tuple[Endpoint, ...]:
     """All routes, the first that matches wins."""
-    get, post, probe = ("GET",), ("POST",), ("GET", "HEAD")
+    get, post, delete, probe = ("GET",), ("POST",), ("DELETE",), ("GET", "HEAD")
     return (
         Endpoint(("GET", "POST"), f"{ACCOUNT}/ai/run/proxy", binding.proxy, Access.ACCOUNT, Scope.RUN),
         Endpoint(post, f"{ACCOUNT}/ai/run/{{model:path}}", run.rest, Access.ACCOUNT, Scope.RUN),
         Endpoint(get, f"{ACCOUNT}/ai/models/search", models.search, Access.ACCOUNT, Scope.RUN),
         Endpoint(get, f"{ACCOUNT}/ai/models/schema", models.schema, Access.ACCOUNT, Scope.RUN),
+        Endpoint(get, ACCOUNTS, accounts.list, Access.OPERATOR, Scope.ADMIN),
+        Endpoint(post, ACCOUNTS, accounts.create, Access.OPERATOR, Scope.ADMIN),
+        Endpoint(get, ACCOUNT, accounts.show, Access.OPERATOR, Scope.ADMIN),
+        Endpoint(delete, ACCOUNT, accounts.delete, Access.OPERATOR, Scope.ADMIN),
+        Endpoint(get, f"{ACCOUNT}/tokens", accounts.list_tokens, Access.OPERATOR, Scope.ADMIN),
+        Endpoint(post, f"{ACCOUNT}/tokens", accounts.create_token, Access.OPERATOR, Scope.ADMIN),
+        Endpoint(get, f"{ACCOUNT}/tokens/verify", accounts.verify, Access.ACCOUNT),
+        Endpoint(delete, f"{ACCOUNT}/tokens/{{token_id}}", accounts.revoke_token, Access.OPERATOR, Scope.ADMIN),
         Endpoint(post, "/run", binding.run, Access.TOKEN, Scope.RUN),
         Endpoint(post, "/ai-gateway/run", binding.run, Access.TOKEN, Scope.RUN),
         Endpoint(get, "/ai-api/models/search", binding.search, Access.TOKEN, Scope.RUN),
