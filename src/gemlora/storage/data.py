@@ -4,7 +4,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemlora.storage.files import OWNER_ONLY_FILE, OWNER_ONLY_FOLDER, create_folder, storage_errors
+from gemlora.storage.files import OWNER_ONLY_FILE, OWNER_ONLY_FOLDER, create_folder, storage_errors, sync_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class DataFolder:
                 folder.path.chmod(OWNER_ONLY_FOLDER)
             folder.database.touch(mode=OWNER_ONLY_FILE)
             create_folder(folder.objects)
+            # What is there already may come from a process that was killed before it made the entries durable.
+            sync_folder(folder.path)
         return folder
 
     @property

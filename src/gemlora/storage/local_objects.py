@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from gemlora.errors import StorageFailed
-from gemlora.storage.files import create_folder, storage_errors, sync_folder
+from gemlora.storage.files import OWNER_ONLY_FOLDER, storage_errors, sync_folder
 from gemlora.storage.objects import Incoming, check_digest, digest_of, discard_old, incoming_file, put
 
 
@@ -14,6 +14,8 @@ class LocalObjects:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._durable: set[Path] = set()
+        """Folders of blobs whose own entries this process has made durable."""
 
     def receive(self) -> AbstractContextManager[Incoming]:
         """See `Objects.receive`."""
@@ -54,9 +56,16 @@ class LocalObjects:
             incoming.flush()
             if digest_of(incoming.path) != incoming.digest:
                 raise StorageFailed("A blob read back differs from what was written")
-            create_folder(target.parent)
+            self._create_folder(target.parent)
             incoming.path.replace(target)
             sync_folder(target.parent)
+
+    def _create_folder(self, folder: Path) -> None:
+        # One that is there already may come from a process that was killed before it made the entry durable.
+        if folder not in self._durable or not folder.is_dir():
+            folder.mkdir(mode=OWNER_ONLY_FOLDER, exist_ok=True)
+            sync_folder(folder.parent)
+            self._durable.add(folder)
 
     def _path(self, digest: str) -> Path:
         return self._folder / check_digest(digest)[:2] / digest
