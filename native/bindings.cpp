@@ -223,21 +223,44 @@ private:
     }
 };
 
-// One adapter: its pairs by layer and module.
+// One adapter: its pairs by layer and module, and those of the embedding and the head.
 struct Adapter {
     std::map<std::pair<int, std::string>, LowRank, std::less<>> pairs;
+    std::optional<LowRank> embedding, head;
     std::vector<ReadOnly> kept;
 
-    void add(int layer, const std::string& module, nb::handle a_, int a_type, nb::handle b_, int b_type, float scale) {
+    void add(int layer, const std::string& module, nb::handle a, int a_type, nb::handle b, int b_type, float scale,
+             nb::handle output_scale) {
+        pairs[{layer, module}] = low_rank(a, a_type, b, b_type, scale, output_scale, false);
+    }
+
+    void set_embedding(nb::handle a, int a_type, nb::handle b, int b_type, float scale, nb::handle output_scale) {
+        embedding = low_rank(a, a_type, b, b_type, scale, output_scale, true);
+    }
+
+    void set_head(nb::handle a, int a_type, nb::handle b, int b_type, float scale, nb::handle output_scale) {
+        head = low_rank(a, a_type, b, b_type, scale, output_scale, false);
+    }
+
+private:
+    // `transposed`: a is [inputs, rank].
+    LowRank low_rank(nb::handle a_, int a_type, nb::handle b_, int b_type, float scale, nb::handle output_scale,
+                     bool transposed) {
         const auto a = array_of<ReadOnly>(a_, "a"), b = array_of<ReadOnly>(b_, "b");
-        if (a.ndim() != 2 || b.ndim() != 2 || a.shape(0) != b.shape(0)) {
-            refuse("a and b", "[rank, inputs] and [rank, outputs]");
+        const std::size_t rank_of_a = transposed ? 1 : 0;
+        if (a.ndim() != 2 || b.ndim() != 2 || a.shape(rank_of_a) != b.shape(0)) {
+            refuse("a and b", transposed ? "[inputs, rank] and [rank, outputs]" : "[rank, inputs] and [rank, outputs]");
         }
-        const std::int64_t rank = extent(a, 0), inputs = extent(a, 1), outputs = extent(b, 1);
-        pairs[{layer, module}] = {numbers_of(a, a_type, rank * inputs, "a"), numbers_of(b, b_type, rank * outputs, "b"),
-                                  rank, inputs, outputs, scale};
+        const std::int64_t rank = extent(b, 0), inputs = extent(a, 1 - rank_of_a), outputs = extent(b, 1);
+        LowRank change{numbers_of(a, a_type, rank * inputs, "a"), numbers_of(b, b_type, rank * outputs, "b"),
+                       rank, inputs, outputs, scale, nullptr};
         kept.push_back(a);
         kept.push_back(b);
+        if (!output_scale.is_none()) {
+            change.output_scale = span_of<float>(output_scale, outputs, "output_scale").data;
+            kept.push_back(array_of<ReadOnly>(output_scale, "output_scale"));
+        }
+        return change;
     }
 };
 
@@ -395,28 +418,25 @@ public:
     }
 
     void adapt(nb::handle x_, nb::handle out_, const Segments& segments, int layer, std::string_view module) {
-        const auto x = rows_of<const float>(x_, "x");
-        const auto out = rows_of<float>(out_, "out");
-        require_size(out.rows, x.rows, "rows of out");
-        if (!segments.ends.empty() && segments.ends.back() > x.rows) {
-            refuse("segments", "within the rows of x");
-        }
         const std::pair<int, std::string> key{layer, module};
-        std::vector<LowRankRows> changes;
-        for (std::size_t i = 0; i < segments.ends.size(); ++i) {
-            const std::int64_t start = i > 0 ? segments.ends[i - 1] : 0;
-            const Adapter* const adapter = segments.adapters[i];
-            if (adapter == nullptr || segments.ends[i] == start) {
-                continue;
-            }
-            if (const auto found = adapter->pairs.find(key); found != adapter->pairs.end()) {
-                require_size(found->second.inputs, x.columns, "inputs of a");
-                require_size(found->second.outputs, out.columns, "outputs of b");
-                changes.push_back({&found->second, start, segments.ends[i] - start});
-            }
-        }
+        adapt_rows(x_, out_, segments, [&](const Adapter& adapter) -> const LowRank* {
+            const auto found = adapter.pairs.find(key);
+            return found == adapter.pairs.end() ? nullptr : &found->second;
+        });
+    }
+
+    void adapt_head(nb::handle x, nb::handle out, const Segments& segments) {
+        adapt_rows(x, out, segments,
+                   [](const Adapter& adapter) { return adapter.head ? &*adapter.head : nullptr; });
+    }
+
+    void adapt_embedding(nb::handle tokens_, float scale, nb::handle out_, const Segments& segments) {
+        const auto out = rows_of<float>(out_, "out");
+        const auto tokens = span_of<std::int32_t>(tokens_, out.rows, "tokens");
+        const std::vector<LowRankRows> changes = changes_of(
+            segments, out, [](const Adapter& adapter) { return adapter.embedding ? &*adapter.embedding : nullptr; });
         const nb::gil_scoped_release release;
-        kernels_.adapt(x, out, changes);
+        kernels_.adapt_embedding(tokens, scale, out, changes);
     }
 
     void sample(nb::handle logits_, nb::handle batch, nb::handle tokens_) {
@@ -449,6 +469,40 @@ public:
     }
 
 private:
+    // change_of(adapter) is the adapter's change or null.
+    template <class Function>
+    static std::vector<LowRankRows> changes_of(const Segments& segments, const Rows<float>& out, Function&& change_of) {
+        if (!segments.ends.empty() && segments.ends.back() > out.rows) {
+            refuse("segments", "within the rows of out");
+        }
+        std::vector<LowRankRows> changes;
+        for (std::size_t i = 0; i < segments.ends.size(); ++i) {
+            const std::int64_t start = i > 0 ? segments.ends[i - 1] : 0;
+            const Adapter* const adapter = segments.adapters[i];
+            if (adapter == nullptr || segments.ends[i] == start) {
+                continue;
+            }
+            if (const LowRank* const change = change_of(*adapter)) {
+                require_size(change->outputs, out.columns, "outputs of b");
+                changes.push_back({change, start, segments.ends[i] - start});
+            }
+        }
+        return changes;
+    }
+
+    template <class Function>
+    void adapt_rows(nb::handle x_, nb::handle out_, const Segments& segments, Function&& change_of) {
+        const auto x = rows_of<const float>(x_, "x");
+        const auto out = rows_of<float>(out_, "out");
+        require_size(out.rows, x.rows, "rows of out");
+        const std::vector<LowRankRows> changes = changes_of(segments, out, change_of);
+        for (const LowRankRows& rows : changes) {
+            require_size(rows.change->inputs, x.columns, "inputs of a");
+        }
+        const nb::gil_scoped_release release;
+        kernels_.adapt(x, out, changes);
+    }
+
     static const KernelTable& find(const std::string& name) {
         const KernelTables available = available_tables();
         for (int i = 0; i < available.count; ++i) {
@@ -474,7 +528,11 @@ NB_MODULE(_native, module) {
     nb::class_<Adapter>(module, "Adapter")
         .def(nb::init<>())
         .def("add", &Adapter::add, nb::arg("layer"), nb::arg("module"), nb::arg("a"), nb::arg("a_type"), nb::arg("b"),
-             nb::arg("b_type"), nb::arg("scale"));
+             nb::arg("b_type"), nb::arg("scale"), nb::arg("output_scale").none())
+        .def("set_embedding", &Adapter::set_embedding, nb::arg("a"), nb::arg("a_type"), nb::arg("b"),
+             nb::arg("b_type"), nb::arg("scale"), nb::arg("output_scale").none())
+        .def("set_head", &Adapter::set_head, nb::arg("a"), nb::arg("a_type"), nb::arg("b"), nb::arg("b_type"),
+             nb::arg("scale"), nb::arg("output_scale").none());
     nb::class_<Segments>(module, "Segments")
         .def(nb::init<const nb::list&, nb::handle>(), nb::arg("adapters"), nb::arg("ends"));
     nb::class_<Library>(module, "Library")
@@ -493,5 +551,8 @@ NB_MODULE(_native, module) {
         .def("softcap", &Library::softcap, nb::arg("x"), nb::arg("cap"))
         .def("adapt", &Library::adapt, nb::arg("x"), nb::arg("out"), nb::arg("segments"), nb::arg("layer"),
              nb::arg("module"))
+        .def("adapt_head", &Library::adapt_head, nb::arg("x"), nb::arg("out"), nb::arg("segments"))
+        .def("adapt_embedding", &Library::adapt_embedding, nb::arg("tokens"), nb::arg("scale"), nb::arg("out"),
+             nb::arg("segments"))
         .def("sample", &Library::sample, nb::arg("logits"), nb::arg("batch"), nb::arg("tokens"));
 }

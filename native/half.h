@@ -25,6 +25,15 @@ inline float widen(Half number) {
     return std::bit_cast<float>(sign | ((magnitude << 13) + 0x38000000));
 }
 
+inline float number_at(const Numbers& numbers, std::int64_t index) {
+    switch (numbers.type) {
+    case Stored::bfloat16: return widen(static_cast<const Bfloat*>(numbers.data)[index]);
+    case Stored::float16: return widen(static_cast<const Half*>(numbers.data)[index]);
+    case Stored::float32: break;
+    }
+    return static_cast<const float*>(numbers.data)[index];
+}
+
 // Rounds to nearest, ties to even.
 inline Half narrow(float number) {
     const std::uint32_t bits = std::bit_cast<std::uint32_t>(number);

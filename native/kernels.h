@@ -39,6 +39,8 @@ public:
     void gelu_gate(const Rows<const float>& gate_up, const Rows<float>& out);
     void softcap(const Rows<float>& x, float cap);
     void adapt(const Rows<const float>& x, const Rows<float>& out, const std::vector<LowRankRows>& changes);
+    void adapt_embedding(Span<std::int32_t> tokens, float scale, const Rows<float>& out,
+                         const std::vector<LowRankRows>& changes);
     void sample(const Rows<float>& logits, const Sampling& sampling, std::int32_t* tokens);
 
 private:
@@ -54,6 +56,9 @@ private:
             }
         });
     }
+
+    template <class Function>
+    void raise(const Rows<float>& out, const std::vector<LowRankRows>& changes, Function&& lower);
 
     Scratch& thread_scratch(int thread) { return thread_scratch_[static_cast<std::size_t>(thread)]; }
 

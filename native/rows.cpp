@@ -6,15 +6,6 @@
 namespace gemlora {
 namespace {
 
-float number_at(const Numbers& numbers, std::int64_t index) {
-    switch (numbers.type) {
-    case Stored::bfloat16: return widen(static_cast<const Bfloat*>(numbers.data)[index]);
-    case Stored::float16: return widen(static_cast<const Half*>(numbers.data)[index]);
-    case Stored::float32: break;
-    }
-    return static_cast<const float*>(numbers.data)[index];
-}
-
 // One weight of a packed matrix.
 float weight_at(const PackedMatrix& matrix, std::int64_t row, std::int64_t column) {
     const std::int64_t panel = row / panel_size, lane = row % panel_size, inputs = matrix.inputs();

@@ -88,11 +88,12 @@ struct Paging {
     Span<std::int32_t> positions;            // [T]
 };
 
-// One adapter's change of one module: a [rank, inputs], b [rank, outputs].
+// One adapter's change of one matrix: a [rank, inputs], or [inputs, rank] for an embedding, and b [rank, outputs].
 struct LowRank {
     Numbers a, b;
     std::int64_t rank, inputs, outputs;
     float scale;
+    const float* output_scale; // [outputs] or null
 };
 
 // Rows first … first + count − 1 use `change`.

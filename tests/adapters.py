@@ -18,7 +18,7 @@ from gemlora.engines.contract import AdapterRef
 from gemlora.engines.cpu.config import GemmaConfig
 from gemlora.registry.models import AdapterLimits, Base
 from gemlora.registry.validation import check_adapter, read_config
-from gemlora.storage.manifest import AdapterManifest, LoraModule, Tensor
+from gemlora.storage.manifest import AdapterManifest, BaseCopy, EmbeddingLora, HeadLora, LoraModule, Tensor
 
 STRENGTH = 0.5
 """What an adapter adds to a module's output is about half as large as the output."""
@@ -100,20 +100,36 @@ def peft_model(base: PreTrainedModel, config: LoraConfig, seed: int, dtype: torc
     with warnings.catch_warnings():
         # PEFT asks transformers by the old name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        # Merging is what tied weights make complicated.
+        warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
         model = get_peft_model(deepcopy(base), config).eval()
     with torch.no_grad():
         for layer in [module for module in model.modules() if isinstance(module, LoraLayer)]:
-            a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-            a.normal_(0, a.shape[1] ** -0.5, generator=generator)
+            a, b, magnitude = parts_of(layer)
+            inputs = b.shape[0] if a is layer.lora_embedding_A.get("default") else a.shape[1]
+            a.normal_(0, inputs**-0.5, generator=generator)
             b.normal_(0, STRENGTH / layer.scaling["default"] * a.shape[0] ** -0.5, generator=generator)
-            for matrix in (a, b):
-                matrix.copy_(matrix.to(dtype).float())
+            if magnitude is not None:
+                magnitude *= torch.empty_like(magnitude).uniform_(0.7, 1.3, generator=generator)
+            for part in (a, b, magnitude):
+                if part is not None:
+                    part.copy_(part.to(dtype).float())
     return model
+
+
+def parts_of(layer: LoraLayer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """A, B and DoRA's magnitude of a module that PEFT changes."""
+    magnitude = layer.lora_magnitude_vector["default"].weight if layer.lora_magnitude_vector else None
+    if layer.lora_embedding_A:
+        return layer.lora_embedding_A["default"], layer.lora_embedding_B["default"], magnitude
+    return layer.lora_A["default"].weight, layer.lora_B["default"].weight, magnitude
 
 
 def save_peft(model: PeftModel, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     """Write the folder that PEFT users upload, its tensors in `dtype`."""
-    model.save_pretrained(str(folder))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True`", UserWarning)
+        model.save_pretrained(str(folder))
     weights = folder / "adapter_model.safetensors"
     save_file({name: tensor.to(dtype) for name, tensor in load_file(weights).items()}, weights)
     return folder
@@ -127,3 +143,33 @@ def registered(folder: Path, config: GemmaConfig) -> AdapterRef:
     weights = folder / "adapter_model.safetensors"
     settings = read_config((folder / "adapter_config.json").read_bytes())
     return register(folder, weights, check_adapter(settings, weights, base, AdapterLimits()).manifest)
+
+
+def described(model: PeftModel, folder: Path) -> AdapterRef:
+    """A PEFT folder with the manifest that says what `model` computes, whatever the registry accepts."""
+    weights = folder / "adapter_model.safetensors"
+    placed = safetensors_tensors(weights)
+    modules, embedding, head = [], None, None
+    for name, layer in model.named_modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        kind = "lora_embedding_{}" if layer.lora_embedding_A else "lora_{}.weight"
+        parts = {
+            "rank": layer.r["default"],
+            "scale": layer.scaling["default"],
+            "a": placed[f"{name}.{kind.format('A')}"],
+            "b": placed[f"{name}.{kind.format('B')}"],
+            "magnitude": placed.get(f"{name}.lora_magnitude_vector"),
+        }
+        if name.endswith("embed_tokens"):
+            embedding = EmbeddingLora(**parts)
+        elif name.endswith("lm_head"):
+            head = HeadLora(**parts)
+        else:
+            layers = name.split(".")
+            modules.append(LoraModule(int(layers[layers.index("layers") + 1]), layers[-1], **parts))
+    copies = tuple(
+        BaseCopy(name.split(".")[-3], tensor) for name, tensor in placed.items() if name.endswith(".base_layer.weight")
+    )
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return register(folder, weights, AdapterManifest(digest, tuple(modules), embedding, head, copies))

@@ -99,11 +99,18 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedModel]] = {
     "gemma3_mqa": gemma3_mqa,
 }
 
+UNTIED: dict[str, Callable[[], PreTrainedModel]] = {
+    "gemma1_untied": lambda: gemma1(tie_word_embeddings=False),
+    "gemma2_untied": lambda: gemma2(tie_word_embeddings=False),
+    "gemma3_untied": lambda: gemma3(tie_word_embeddings=False),
+}
+"""With a head of their own; no Gemma is published so, but the file formats allow it."""
+
 
 def random_model(architecture: str, seed: int = 0) -> PreTrainedModel:
     """A float32 model in which no weight is trivial: norms differ from 1, and activations keep a size of about 1."""
     generator = torch.Generator().manual_seed(seed)
-    model = ARCHITECTURES[architecture]().eval()
+    model = {**ARCHITECTURES, **UNTIED}[architecture]().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:

@@ -1,5 +1,5 @@
-// y += scale · B (A x) for the rows of one adapter. A's sums run over vectors of inputs and B's over the rank, in
-// order, for each row by itself.
+// y = m · (y + scale · B (A x)) for the rows of one adapter, m being 1 without DoRA. A's sums run over vectors of inputs
+// and B's over the rank, in order, for each row by itself.
 #pragma once
 
 #include "functions.h"
@@ -48,11 +48,12 @@ void down_tile(const Weight* a, std::int64_t inputs, const Rows<const float>& x,
     }
 }
 
-// out[rows, 16 · vectors columns] += low_rank · B
+// out[rows, 16 · vectors columns] += low_rank · B, and then scaled output by output.
 template <class Isa, class Weight, int rows, int vectors>
-void up_tile(const Weight* b, std::int64_t outputs, std::int64_t rank, const float* low_rank, const Rows<float>& out,
-             std::int64_t column, std::int64_t count) {
+void up_tile(const LowRank& change, const float* low_rank, const Rows<float>& out, std::int64_t column,
+             std::int64_t count) {
     using Vector = typename Isa::Vector;
+    const auto* const b = static_cast<const Weight*>(change.b.data) + column;
     Vector sums[rows][vectors];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
@@ -61,15 +62,15 @@ void up_tile(const Weight* b, std::int64_t outputs, std::int64_t rank, const flo
             sums[r][v] = Vector::zero();
         }
     }
-    for (std::int64_t i = 0; i < rank; ++i) {
+    for (std::int64_t i = 0; i < change.rank; ++i) {
         Vector weights[vectors];
 #pragma GCC unroll 16
         for (int v = 0; v < vectors; ++v) {
-            weights[v] = load<Vector>(b + i * outputs + column + v * 16, vectors == 1 ? count : 16);
+            weights[v] = load<Vector>(b + i * change.outputs + v * 16, vectors == 1 ? count : 16);
         }
 #pragma GCC unroll 16
         for (int r = 0; r < rows; ++r) {
-            const Vector factor = Vector::broadcast(low_rank[r * rank + i]);
+            const Vector factor = Vector::broadcast(low_rank[r * change.rank + i]);
 #pragma GCC unroll 16
             for (int v = 0; v < vectors; ++v) {
                 sums[r][v] = fma(weights[v], factor, sums[r][v]);
@@ -82,14 +83,19 @@ void up_tile(const Weight* b, std::int64_t outputs, std::int64_t rank, const flo
         for (int v = 0; v < vectors; ++v) {
             float* const to = out.row(r) + column + v * 16;
             const std::int64_t lanes = vectors == 1 ? count : 16;
-            store(load<Vector>(static_cast<const float*>(to), lanes) + sums[r][v], to, lanes);
+            const Vector changed = load<Vector>(static_cast<const float*>(to), lanes) + sums[r][v];
+            if (change.output_scale == nullptr) {
+                store(changed, to, lanes);
+            } else {
+                store(changed * load<Vector>(change.output_scale + column + v * 16, lanes), to, lanes);
+            }
         }
     }
 }
 
-// The first `rows` rows of x and out; `low_rank` holds rows · rank floats.
+// The first `rows` rows of x.
 template <class Isa, int rows>
-void adapt_rows(const LowRank& change, const Rows<const float>& x, const Rows<float>& out, float* low_rank) {
+void lower_rows(const LowRank& change, const Rows<const float>& x, float* low_rank) {
     with_type(change.a.type, [&](auto type) {
         using Weight = std::remove_cvref_t<decltype(*type)>;
         const auto* const a = static_cast<const Weight*>(change.a.data);
@@ -103,32 +109,52 @@ void adapt_rows(const LowRank& change, const Rows<const float>& x, const Rows<fl
                                             change.rank);
         }
     });
+}
+
+// The first `rows` rows of out.
+template <class Isa, int rows>
+void raise_rows(const LowRank& change, const float* low_rank, const Rows<float>& out, std::int64_t begin,
+                std::int64_t end) {
     with_type(change.b.type, [&](auto type) {
         using Weight = std::remove_cvref_t<decltype(*type)>;
-        const auto* const b = static_cast<const Weight*>(change.b.data);
-        std::int64_t column = 0;
-        for (; column + 64 <= change.outputs; column += 64) {
-            up_tile<Isa, Weight, rows, 4>(b, change.outputs, change.rank, low_rank, out, column, 64);
+        std::int64_t column = begin;
+        for (; column + 64 <= end; column += 64) {
+            up_tile<Isa, Weight, rows, 4>(change, low_rank, out, column, 64);
         }
-        for (; column < change.outputs; column += 16) {
-            const std::int64_t left = change.outputs - column;
-            up_tile<Isa, Weight, rows, 1>(b, change.outputs, change.rank, low_rank, out, column,
-                                          left < 16 ? left : 16);
+        for (; column < end; column += 16) {
+            up_tile<Isa, Weight, rows, 1>(change, low_rank, out, column, end - column < 16 ? end - column : 16);
         }
     });
 }
 
-// `low_rank` holds rank · lora_rows floats.
-template <class Isa>
-void adapt(const LowRank& change, const Rows<const float>& x, const Rows<float>& out, float* low_rank) {
-    for (std::int64_t row = 0; row < x.rows; row += Isa::lora_rows) {
-        const std::int64_t left = x.rows - row;
-        with_constant<Isa::lora_rows>(left < Isa::lora_rows ? left : Isa::lora_rows, [&](auto rows) {
-            constexpr int count = decltype(rows)::value;
-            adapt_rows<Isa, count>(change, {x.row(row), count, x.columns, x.stride},
-                                   {out.row(row), count, out.columns, out.stride}, low_rank);
-        });
+// body(first row, Constant<n>) for each run of n rows that the registers hold.
+template <class Isa, class Function>
+void for_each_run(std::int64_t rows, Function&& body) {
+    for (std::int64_t row = 0; row < rows; row += Isa::lora_rows) {
+        const std::int64_t left = rows - row;
+        with_constant<Isa::lora_rows>(left < Isa::lora_rows ? left : Isa::lora_rows,
+                                      [&](auto count) { body(row, count); });
     }
+}
+
+// low_rank[rows, rank] = scale · A x
+template <class Isa>
+void lower(const LowRank& change, const Rows<const float>& x, float* low_rank) {
+    for_each_run<Isa>(x.rows, [&](std::int64_t row, auto count) {
+        constexpr int rows = decltype(count)::value;
+        lower_rows<Isa, rows>(change, {x.row(row), rows, x.columns, x.stride}, low_rank + row * change.rank);
+    });
+}
+
+// out[rows, begin … end] = m · (out + B low_rank)
+template <class Isa>
+void raise(const LowRank& change, const float* low_rank, const Rows<float>& out, std::int64_t begin,
+           std::int64_t end) {
+    for_each_run<Isa>(out.rows, [&](std::int64_t row, auto count) {
+        constexpr int rows = decltype(count)::value;
+        raise_rows<Isa, rows>(change, low_rank + row * change.rank, {out.row(row), rows, out.columns, out.stride},
+                              begin, end);
+    });
 }
 
 } // namespace gemlora::simd

@@ -15,7 +15,6 @@ struct KernelTable {
     std::int64_t float_rows, integer_rows, integer_words;
     // Panels to give to one thread at a time are a multiple of this.
     std::int64_t most_panels;
-    std::int64_t lora_rows;
 
     void (*gather_inputs)(const Rows<const float>& x, const FloatInputs& to, std::int64_t block);
     void (*quantise_inputs)(const Rows<const float>& x, const IntegerInputs& to, std::int64_t block);
@@ -30,7 +29,9 @@ struct KernelTable {
     void (*softcap_row)(float* x, std::int64_t size, float cap);
     void (*store_cached)(const float* numbers, const Cache& cache, std::int64_t offset, std::int64_t step);
     void (*attend)(const AttentionInputs& inputs, const AttentionTask& task, float* scratch);
-    void (*adapt)(const LowRank& change, const Rows<const float>& x, const Rows<float>& out, float* low_rank);
+    void (*lower)(const LowRank& change, const Rows<const float>& x, float* low_rank);
+    void (*raise)(const LowRank& change, const float* low_rank, const Rows<float>& out, std::int64_t begin,
+                  std::int64_t end);
     float (*largest_logit)(const float* logits, std::int64_t size);
     std::int64_t (*next_at_least)(const float* numbers, std::int64_t start, std::int64_t size, float floor);
     void (*likelihoods)(float* logits, std::int64_t size, float most, float temperature);

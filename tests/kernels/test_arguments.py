@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
 
-from gemlora.kernels import LoraPair, LoraWeights, Matrix, SamplingBatch, Segments
+from gemlora.kernels import EmbeddingPair, LoraPair, LoraWeights, Matrix, SamplingBatch, Segments
 from gemlora.kernels.native import NativeKernels
 
 
@@ -191,6 +191,41 @@ def test_adapt_checks_pairs_and_segments(native: NativeKernels) -> None:
         adapt(adapter(floats(4, 8), misaligned(floats(4, 6))), integers(2))
     with pytest.raises(ValueError, match="not float64"):
         adapt(adapter(np.ones((4, 8)), floats(4, 6)), integers(2))
+    scaled = LoraWeights("x", {(0, "q_proj"): LoraPair(floats(4, 8), floats(4, 6), 1.0, floats(5))})
+    with pytest.raises(ValueError, match="output_scale must be 6 long"):
+        adapt(scaled, integers(2))
+
+
+def test_adapt_head_checks_its_pair(native: NativeKernels) -> None:
+    def adapt(a: np.ndarray, b: np.ndarray) -> None:
+        weights = LoraWeights("x", {}, head=LoraPair(a, b, 1.0))
+        native.adapt_head(floats(2, 8), floats(2, 6), Segments((weights,), integers(2)))
+
+    adapt(floats(4, 8), floats(4, 6))
+    with pytest.raises(ValueError, match="inputs of a: 9 instead of 8"):
+        adapt(floats(4, 9), floats(4, 6))
+    with pytest.raises(ValueError, match="outputs of b: 7 instead of 6"):
+        adapt(floats(4, 8), floats(4, 7))
+
+
+def test_adapt_embedding_checks_its_pair_and_tokens(native: NativeKernels) -> None:
+    def adapt(a: np.ndarray, b: np.ndarray, tokens: np.ndarray, out: np.ndarray | None = None) -> None:
+        weights = LoraWeights("x", {}, embedding=EmbeddingPair(a, b, 1.0))
+        segments = Segments((None, weights), integers(1, 2))
+        native.adapt_embedding(tokens, 1.0, floats(2, 6) if out is None else out, segments)
+
+    adapt(floats(8, 4), floats(4, 6), integers(9, 7))
+    with pytest.raises(ValueError, match=r"\[inputs, rank\] and \[rank, outputs\]"):
+        adapt(floats(4, 8), floats(4, 6), integers(0, 0))
+    with pytest.raises(ValueError, match="outputs of b: 7 instead of 6"):
+        adapt(floats(8, 4), floats(4, 7), integers(0, 0))
+    for token in (8, -1):
+        with pytest.raises(ValueError, match=rf"tokens\[0\] is {token}, must be in 0 … 7"):
+            adapt(floats(8, 4), floats(4, 6), integers(0, token))
+    with pytest.raises(ValueError, match="tokens must be 1 long"):
+        adapt(floats(8, 4), floats(4, 6), integers(0, 0), floats(1, 6))
+    with pytest.raises(ValueError, match="within the rows of out"):
+        adapt(floats(8, 4), floats(4, 6), integers(0), floats(1, 6))
 
 
 BATCH = SamplingBatch(

@@ -7,16 +7,27 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemlora.kernels import LoraPair, LoraWeights, Segments, _native
+from gemlora.kernels import EmbeddingPair, LoraPair, LoraWeights, Segments, _native
 from gemlora.kernels.native import NativeKernels
 
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16]
 
 
-def make_adapter(rng, rank: int, inputs: int, outputs: int, dtype: type = np.float32) -> LoraWeights:
+def make_pair(rng, rank: int, inputs: int, outputs: int, dtype: type = np.float32, dora: bool = False) -> LoraPair:
     a = rng.standard_normal((rank, inputs)).astype(dtype)
     b = rng.standard_normal((rank, outputs)).astype(dtype)
-    return LoraWeights("digest", {(2, "q_proj"): LoraPair(a, b, 0.5)})
+    return LoraPair(a, b, 0.5, rng.uniform(0.5, 2, outputs).astype(np.float32) if dora else None)
+
+
+def make_adapter(
+    rng, rank: int, inputs: int, outputs: int, dtype: type = np.float32, dora: bool = False
+) -> LoraWeights:
+    return LoraWeights("digest", {(2, "q_proj"): make_pair(rng, rank, inputs, outputs, dtype, dora)})
+
+
+def make_embedding(rng, rank: int, vocabulary: int, width: int, dtype: type, dora: bool) -> LoraWeights:
+    pair = make_pair(rng, rank, vocabulary, width, dtype, dora)
+    return LoraWeights("digest", {}, embedding=EmbeddingPair(np.ascontiguousarray(pair.a.T), *pair[1:]))
 
 
 @settings(max_examples=50)
@@ -30,7 +41,7 @@ def test_adapt_equals_the_reference_and_has_the_same_bits_in_all_variants(agree,
     rng = np.random.default_rng(seed)
     segments = Segments.of(
         [
-            (None if rank is None else make_adapter(rng, rank, inputs, outputs, DTYPES[rank % 3]), rows)
+            (None if rank is None else make_adapter(rng, rank, inputs, outputs, DTYPES[rank % 3], rank % 2 == 0), rows)
             for rank, rows in runs
         ]
     )
@@ -43,9 +54,60 @@ def test_adapt_equals_the_reference_and_has_the_same_bits_in_all_variants(agree,
             assert out[start:end].tobytes() == base[start:end].tobytes()
 
 
+@settings(max_examples=50)
+@given(
+    width=st.integers(1, 150),
+    runs=st.lists(st.tuples(st.none() | st.integers(1, 20), st.integers(1, 40)), min_size=1, max_size=6),
+    seed=st.integers(0, 1000),
+)
+def test_adapt_embedding_equals_the_reference_and_has_the_same_bits_in_all_variants(agree, width, runs, seed) -> None:
+    rng = np.random.default_rng(seed)
+    segments = Segments.of(
+        [
+            (None if rank is None else make_embedding(rng, rank, 30, width, DTYPES[rank % 3], rank % 2 == 0), rows)
+            for rank, rows in runs
+        ]
+    )
+    tokens = rng.integers(0, 30, segments.ends[-1]).astype(np.int32)
+    base = rng.standard_normal((len(tokens), width), np.float32)
+    out = agree(base.copy, lambda k, out: k.adapt_embedding(tokens, 7.5, out, segments), 1e-5)
+    for adapter, rows in zip(segments.adapters, np.split(np.arange(len(tokens)), segments.ends[:-1]), strict=True):
+        if adapter is None:
+            assert out[rows].tobytes() == base[rows].tobytes()
+
+
+def test_the_head_of_a_large_vocabulary_is_cut_into_pieces(agree, variants: list[NativeKernels]) -> None:
+    rng = np.random.default_rng(4)
+    vocabulary = 2 * 32768 + 100
+    adapters = [LoraWeights(str(i), {}, head=make_pair(rng, 3, 40, vocabulary, dora=i > 0)) for i in range(2)]
+    x, base = rng.standard_normal((22, 40), np.float32), rng.standard_normal((22, vocabulary), np.float32)
+    segments = Segments.of([(adapters[0], 18), (None, 1), (LoraWeights("no head", {}), 1), (adapters[1], 2)])
+    out = agree(base.copy, lambda k, out: k.adapt_head(x, out, segments), 1e-5)
+    assert out[18:20].tobytes() == base[18:20].tobytes()
+    alone = base[21:].copy()
+    variants[-1].adapt_head(x[21:], alone, Segments.of([(adapters[1], 1)]))
+    assert alone.tobytes() == out[21:].tobytes()
+
+
+def test_dora_multiplies_the_base_and_the_change(native: NativeKernels) -> None:
+    pair = LoraPair(np.ones((1, 2), np.float32), np.ones((1, 3), np.float32), 0.5, np.array([1, 2, -1], np.float32))
+    out = np.full((1, 3), 10, np.float32)
+    native.adapt_head(np.array([[4, 6]], np.float32), out, Segments.of([(LoraWeights("x", {}, head=pair), 1)]))
+    assert out.tolist() == [[15, 30, -15]]
+
+
+def test_segments_of_some_rows() -> None:
+    one, two = LoraWeights("one", {}), LoraWeights("two", {})
+    segments = Segments.of([(one, 3), (None, 2), (two, 1)])
+    some = segments.of_rows(np.array([0, 2, 4, 5], np.int32))
+    assert some.adapters == (one, None, two)
+    assert some.ends.tolist() == [2, 3, 4]
+    assert segments.of_rows(np.zeros(0, np.int32)).adapters == ()
+
+
 def test_a_row_has_the_same_bits_in_any_company(variants: list[NativeKernels]) -> None:
     rng = np.random.default_rng(0)
-    adapter, other = make_adapter(rng, 9, 70, 90), make_adapter(rng, 4, 70, 90)
+    adapter, other = make_adapter(rng, 9, 70, 90, dora=True), make_adapter(rng, 4, 70, 90)
     x, base = rng.standard_normal((50, 70), np.float32), rng.standard_normal((50, 90), np.float32)
     whole = base.copy()
     variants[0].adapt(x, whole, Segments.of([(adapter, 50)]), 2, "q_proj")

@@ -84,8 +84,17 @@ class Kernels(Protocol):
     def adapt(self, x: Float32, out: Float32, segments: Segments, layer: int, module: str) -> None:
         """out[T, N] += scale · B (A x) for the rows of each segment whose adapter changes this module.
 
-        Rows without an adapter, and adapters without this module, are left untouched bit for bit.
+        With DoRA the sum is then multiplied by the adapter's output scale. Rows without an adapter, and adapters
+        without this module, are left untouched bit for bit.
         """
+        ...
+
+    def adapt_head(self, x: Float32, out: Float32, segments: Segments) -> None:
+        """As `adapt`, for the output head: x[R, E] is what the head reads, out[R, V] its logits."""
+        ...
+
+    def adapt_embedding(self, tokens: Int32, scale: float, out: Float32, segments: Segments) -> None:
+        """As `adapt`, for what `embed` wrote with the same tokens [T] and scale: out[T, E] += scale · B A[:, token]."""
         ...
 
     def sample(self, logits: Float32, batch: SamplingBatch) -> Int32:

@@ -3,7 +3,7 @@
 Letters: K inputs and N outputs of a module, r rank, V vocabulary, E width of the embedding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,6 +57,18 @@ class Segments:
 
     adapters: tuple[LoraWeights | None, ...]
     ends: NDArray[np.int32]
+
+    def runs(self) -> Iterator[tuple[slice, LoraWeights]]:
+        """The rows of each run that has an adapter."""
+        start = 0
+        for adapter, end in zip(self.adapters, self.ends.tolist(), strict=True):
+            if adapter is not None:
+                yield slice(start, end), adapter
+            start = end
+
+    def of_rows(self, rows: NDArray[np.int32]) -> "Segments":
+        """The runs of some of the rows, in their order."""
+        return Segments.of([(self.adapters[run], 1) for run in np.searchsorted(self.ends, rows, side="right")])
 
     @classmethod
     def of(cls, runs: Sequence[tuple[LoraWeights | None, int]]) -> "Segments":

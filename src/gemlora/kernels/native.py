@@ -90,6 +90,14 @@ class NativeKernels:
         """See `Kernels.adapt`."""
         self._library.adapt(x, out, self._rows_of(segments), layer, module)
 
+    def adapt_head(self, x: Float32, out: Float32, segments: Segments) -> None:
+        """See `Kernels.adapt_head`."""
+        self._library.adapt_head(x, out, self._rows_of(segments))
+
+    def adapt_embedding(self, tokens: Int32, scale: float, out: Float32, segments: Segments) -> None:
+        """See `Kernels.adapt_embedding`."""
+        self._library.adapt_embedding(tokens, scale, out, self._rows_of(segments))
+
     def sample(self, logits: Float32, batch: SamplingBatch) -> Int32:
         """See `Kernels.sample`."""
         tokens = np.empty(len(logits), np.int32)
@@ -111,7 +119,13 @@ class NativeKernels:
         if known is None:
             known = _native.Adapter()
             for (layer, module), pair in adapter.pairs.items():
-                known.add(layer, module, *_stored(pair.a), *_stored(pair.b), pair.scale)
+                known.add(layer, module, *_stored(pair.a), *_stored(pair.b), pair.scale, pair.output_scale)
+            if (embedding := adapter.embedding) is not None:
+                known.set_embedding(
+                    *_stored(embedding.a), *_stored(embedding.b), embedding.scale, embedding.output_scale
+                )
+            if (head := adapter.head) is not None:
+                known.set_head(*_stored(head.a), *_stored(head.b), head.scale, head.output_scale)
             self._adapters[adapter] = known
         return known
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemlora.kernels.interface import Float32, Int32
-from gemlora.kernels.lora import Segments
+from gemlora.kernels.lora import EmbeddingPair, LoraPair, Segments
 from gemlora.kernels.matrix import BLOCK, Format, Matrix, padded
 from gemlora.kernels.reference_sampling import sample_row
 from gemlora.kernels.sampling import SamplingBatch
@@ -95,17 +95,32 @@ class ReferenceKernels:
 
     def adapt(self, x: Float32, out: Float32, segments: Segments, layer: int, module: str) -> None:
         """See `Kernels.adapt`."""
-        start = 0
-        for adapter, end in zip(segments.adapters, segments.ends, strict=True):
-            pair = None if adapter is None else adapter.pairs.get((layer, module))
-            if pair is not None:
-                low_rank = x[start:end] @ pair.a.astype(np.float32).T
-                out[start:end] += (low_rank * np.float32(pair.scale)) @ pair.b.astype(np.float32)
-            start = int(end)
+        for rows, adapter in segments.runs():
+            if (pair := adapter.pairs.get((layer, module))) is not None:
+                _add_low_rank(x[rows] @ pair.a.astype(np.float32).T, pair, out[rows])
+
+    def adapt_head(self, x: Float32, out: Float32, segments: Segments) -> None:
+        """See `Kernels.adapt_head`."""
+        for rows, adapter in segments.runs():
+            if (pair := adapter.head) is not None:
+                _add_low_rank(x[rows] @ pair.a.astype(np.float32).T, pair, out[rows])
+
+    def adapt_embedding(self, tokens: Int32, scale: float, out: Float32, segments: Segments) -> None:
+        """See `Kernels.adapt_embedding`."""
+        for rows, adapter in segments.runs():
+            if (pair := adapter.embedding) is not None:
+                _add_low_rank(pair.a[tokens[rows]].astype(np.float32) * np.float32(scale), pair, out[rows])
 
     def sample(self, logits: Float32, batch: SamplingBatch) -> Int32:
         """See `Kernels.sample`."""
         return np.asarray([sample_row(logits[row], batch, row) for row in range(len(logits))], np.int32)
+
+
+def _add_low_rank(low_rank: Float32, pair: LoraPair | EmbeddingPair, out: Float32) -> None:
+    """out[T, N] = m · (out + scale · low_rank[T, r] · Bᵀ)"""
+    out += (low_rank * np.float32(pair.scale)) @ pair.b.astype(np.float32)
+    if pair.output_scale is not None:
+        out *= pair.output_scale
 
 
 def integer_product(x: Float32, matrix: Matrix) -> Float32:

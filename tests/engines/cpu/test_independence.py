@@ -18,12 +18,12 @@ from gemlora.engines.cpu.batch import Batch
 from gemlora.engines.cpu.blocks import BlockPool
 from gemlora.engines.cpu.config import GemmaConfig
 from gemlora.engines.cpu.engine import StepLoop
-from gemlora.engines.cpu.frames import Cancel, Delivered, Submit
+from gemlora.engines.cpu.frames import Cancel, Delivered, ProbeAdapter, Probed, Submit, UnloadAdapter
 from gemlora.engines.cpu.runner import Runner
 from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
 from gemlora.engines.cpu.weights import PackedModel
-from gemlora.kernels import Kernels, LoraPair, LoraWeights
+from gemlora.kernels import EmbeddingPair, Kernels, LoraPair, LoraWeights
 from gemlora.kernels.interface import Float32
 from gemlora.kernels.native import NativeKernels, instruction_sets
 
@@ -36,13 +36,19 @@ LONGEST_PROMPT = 80
 MOST_TOKENS = 24
 CONTEXT = LONGEST_PROMPT + MOST_TOKENS
 ADAPTERS = ("one", "two", "three", "four")
+PROBE_PROMPT = (2, 30, 70, 110, 150, 190)
 
 Model = tuple[PackedModel, list[GenerateRequest]]
 Outputs = dict[str, tuple[list[bytes], list[int]]]
+Guest = Submit | ProbeAdapter | UnloadAdapter | Cancel
+
+
+PROBES = [ProbeAdapter(f"probe {name}", AdapterRef(name, "", "", "")) for name in ADAPTERS]
+UNLOADS = 10
 
 
 class RandomAdapters:
-    """Adapters that change a random half of the modules with random ranks, the same for the same digest."""
+    """Adapters that change a random half of all matrices with random ranks, some with DoRA; the same for a digest."""
 
     def __init__(self, config: GemmaConfig) -> None:
         self._config = config
@@ -53,18 +59,35 @@ class RandomAdapters:
     def load(self, ref: AdapterRef) -> LoraWeights:
         random = np.random.default_rng(list(ref.digest.encode()))
         dtype = random.choice(np.array([np.float32, np.float16, ml_dtypes.bfloat16]))
-        pairs = {
-            (layer, name): LoraPair(
-                (random.standard_normal((rank, inputs)) * inputs**-0.5).astype(dtype),
+        vocabulary, hidden = self._config.vocabulary, self._config.hidden
+
+        def pair(outputs: int, inputs: int, fan_in: int) -> LoraPair:
+            rank = int(random.integers(1, 10))
+            return LoraPair(
+                (random.standard_normal((rank, inputs)) * fan_in**-0.5).astype(dtype),
                 (random.standard_normal((rank, outputs)) * 0.3).astype(dtype),
                 float(random.uniform(0.5, 2)),
+                random.uniform(0.7, 1.3, outputs).astype(np.float32) if random.random() < 0.5 else None,
             )
+
+        pairs = {
+            (layer, name): pair(outputs, inputs, inputs)
             for layer in range(len(self._config.layers))
             for name, (outputs, inputs) in self._config.modules.items()
             if random.random() < 0.5
-            for rank in [int(random.integers(1, 10))]
         }
-        return LoraWeights(ref.digest, pairs)
+        a, *others = pair(hidden, vocabulary, hidden)
+        embedding = EmbeddingPair(np.ascontiguousarray(a.T), *others)
+        head = pair(vocabulary, hidden, hidden)
+        return LoraWeights(
+            ref.digest,
+            pairs,
+            embedding if random.random() < 0.5 else None,
+            head if random.random() < 0.5 else None,
+        )
+
+    def discard(self, digest: str) -> None:
+        pass
 
 
 def random_requests(random: Random, count: int, vocabulary: int) -> list[GenerateRequest]:
@@ -116,10 +139,13 @@ class Stage:
         self._config = model.config
         self._kernels = kernels
         self._runner = Runner(model, kernels, context=CONTEXT, kv_cache_bytes=8 << 20)
+        self._loader = RandomAdapters(self._config)
+        self._largest = max(self._loader.size(AdapterRef(name, "", "", "")) for name in ADAPTERS)
+        self.differences: dict[str, set[float]] = defaultdict(set)
 
     def run(
         self,
-        arrivals: Iterator[list[Submit | Cancel]],
+        arrivals: Iterator[list[Guest]],
         *,
         blocks: int,
         max_sequences: int,
@@ -134,12 +160,10 @@ class Stage:
         assert blocks <= self._runner.blocks
         mailbox, executor, recorder = ListMailbox(), LateExecutor(), RecordingRunner(self._runner)
         scheduler = Scheduler(BlockPool(blocks), max_sequences, step_tokens)
-        loader = RandomAdapters(self._config)
-        largest = max(loader.size(AdapterRef(name, "", "", "")) for name in ADAPTERS)
         loop = StepLoop(
             mailbox, scheduler, recorder, Sampler(self._kernels),
-            AdapterPool(loader, rooms * largest, executor, lambda: None),
-            context_window=CONTEXT, vocabulary=self._config.vocabulary,
+            AdapterPool(self._loader, rooms * self._largest, executor, lambda: None),
+            context_window=CONTEXT, vocabulary=self._config.vocabulary, probe_prompt=PROBE_PROMPT,
         )  # fmt: skip
         for commands in arrivals:
             mailbox.commands += commands
@@ -151,23 +175,32 @@ class Stage:
         for event in mailbox.events:
             if isinstance(event, Delivered):
                 tokens[event.id] += event.tokens
+            elif isinstance(event, Probed):
+                self.differences[event.id].add(event.difference)
         return {id: (recorder.hashes[id], tokens[id]) for id in tokens}, scheduler
 
     def alone(self, requests: Sequence[GenerateRequest]) -> Outputs:
         """Each request by itself, its prompt in one chunk."""
         outputs: Outputs = {}
         for request in requests:
-            result, _ = self.run(iter([[Submit(request)]]), blocks=8, max_sequences=1, step_tokens=CONTEXT, rooms=4)
-            outputs |= result
+            outputs |= self._alone(Submit(request))
+        for probe in PROBES:
+            self._alone(probe)
         return outputs
 
+    def _alone(self, guest: Guest) -> Outputs:
+        return self.run(iter([[guest]]), blocks=8, max_sequences=1, step_tokens=CONTEXT, rooms=4)[0]
+
     def company(self, requests: Sequence[GenerateRequest], random: Random) -> tuple[Outputs, Scheduler]:
-        """All requests in random order with random arrivals and sizes, and visitors that come and go."""
+        """All requests and probes in random order with random arrivals and sizes; visitors that come and go, and
+        adapters that are unloaded."""
         visitors = random_requests(random, VISITORS, self._config.vocabulary)
-        guests = [Submit(request) for request in requests]
+        guests: list[Guest] = [Submit(request) for request in requests]
         guests += [
             Submit(GenerateRequest(f"visitor {v.id}", v.prompt, 100, v.sampling, (), v.adapter)) for v in visitors
         ]
+        guests += PROBES
+        guests += [UnloadAdapter(f"unload {number}", random.choice(ADAPTERS)) for number in range(UNLOADS)]
         random.shuffle(guests)
         return self.run(
             _arrivals(guests, random),
@@ -186,7 +219,7 @@ def _step(loop: StepLoop, executor: LateExecutor, scheduler: Scheduler, preempti
         scheduler.preempt(preemption.choice(scheduler.running))
 
 
-def _arrivals(guests: list[Submit], random: Random) -> Iterator[list[Submit | Cancel]]:
+def _arrivals(guests: list[Guest], random: Random) -> Iterator[list[Guest]]:
     """Some guests at a time; a visitor leaves a few steps after it came."""
     leaving: list[tuple[int, str]] = []
     step = 0
@@ -194,7 +227,8 @@ def _arrivals(guests: list[Submit], random: Random) -> Iterator[list[Submit | Ca
         step += 1
         count = random.choice([0, 0, 0, 1, 1, 2, 6])
         coming, guests = guests[:count], guests[count:]
-        leaving += [(step + random.randint(1, 25), g.request.id) for g in coming if g.request.id.startswith("visitor")]
+        visitors = [g.request.id for g in coming if isinstance(g, Submit) and g.request.id.startswith("visitor")]
+        leaving += [(step + random.randint(1, 25), id) for id in visitors]
         gone = [Cancel(id) for when, id in leaving if when <= step]
         leaving = [entry for entry in leaving if entry[0] > step]
         yield [*coming, *gone]
@@ -210,7 +244,9 @@ def model(request: pytest.FixtureRequest, checkpoint: Callable[..., Any]) -> Mod
 def test_logits_and_tokens_are_the_same_alone_and_in_every_company(model: Model) -> None:
     packed, requests = model
     variants = list(product([1, 2], instruction_sets()))
-    alone = Stage(packed, NativeKernels(1)).alone(requests)
+    reference = Stage(packed, NativeKernels(1))
+    alone = reference.alone(requests)
+    assert all(len(reference.differences[probe.id]) == 1 for probe in PROBES)
     assert len(alone) == len(requests)
     assert len({tuple(tokens) for _, tokens in alone.values()}) > len(requests) * 0.9
     preempted = 0
@@ -219,5 +255,6 @@ def test_logits_and_tokens_are_the_same_alone_and_in_every_company(model: Model)
         outputs, scheduler = stage.company(requests, Random(seed))
         different = [id for id, result in alone.items() if outputs[id] != result]
         assert not different, (seed, threads, instruction_set)
+        assert stage.differences == reference.differences
         preempted += scheduler.preemptions
     assert preempted > 10 * COMPANIES

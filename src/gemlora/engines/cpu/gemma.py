@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gemlora.engines.cpu.batch import Batch
 from gemlora.engines.cpu.config import GemmaConfig, LayerConfig, Rope
-from gemlora.kernels import Kernels, Matrix
+from gemlora.kernels import Kernels, Matrix, Segments
 
 Float32 = NDArray[np.float32]
 
@@ -175,7 +175,9 @@ class Gemma:
         Returns the logits [R, V] of the batch's logit rows, valid until the next call; the caller may overwrite them.
         """
         step = self._activations(len(batch.tokens))
-        self._kernels.embed(self._embedding, batch.tokens, self.config.embedding_scale, step.hidden)
+        scale = self.config.embedding_scale
+        self._kernels.embed(self._embedding, batch.tokens, scale, step.hidden)
+        self._kernels.adapt_embedding(batch.tokens, scale, step.hidden, batch.segments)
         if observe:
             observe(0, step.hidden)
         for layer, cache in zip(self._layers, caches, strict=True):
@@ -183,7 +185,7 @@ class Gemma:
             self._feed_forward(layer, batch, step)
             if observe:
                 observe(layer.index + 1, step.hidden)
-        return self._output(step.hidden[batch.logit_rows])
+        return self._output(step.hidden[batch.logit_rows], batch.segments.of_rows(batch.logit_rows))
 
     def _attention(self, layer: Layer, batch: Batch, cache: LayerCache, step: Activations) -> None:
         """Add the attention of the normed stream to the stream."""
@@ -233,8 +235,8 @@ class Gemma:
             self._kernels.rms_norm(step.branch, post_norm, self.config.norm_epsilon, step.branch)
         self._kernels.add(step.hidden, step.branch)
 
-    def _output(self, hidden: Float32) -> Float32:
-        """Logits [R, V] of the rows hidden[R, E], which this overwrites."""
+    def _output(self, hidden: Float32, segments: Segments) -> Float32:
+        """Logits [R, V] of the rows hidden[R, E], which this overwrites; `segments` are those of the R rows."""
         rows = len(hidden)
         if rows > len(self._logits):
             self._logits = np.empty((rows, self.config.vocabulary), np.float32)
@@ -242,6 +244,7 @@ class Gemma:
         if rows:
             self._kernels.rms_norm(hidden, self._final_norm, self.config.norm_epsilon, hidden)
             self._kernels.linear(hidden, (self._head,), logits)
+            self._kernels.adapt_head(hidden, logits, segments)
             if self.config.logit_softcap is not None:
                 self._kernels.softcap(logits, self.config.logit_softcap)
         return logits

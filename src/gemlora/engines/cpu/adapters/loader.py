@@ -13,7 +13,6 @@ from gemlora.engines.cpu.adapters.layout import LAYOUT, AdapterDtype, AdapterLay
 from gemlora.engines.cpu.adapters.originals import open_weights, read_manifest
 from gemlora.engines.cpu.adapters.packed_files import PackedFiles
 from gemlora.engines.cpu.adapters.packing import pack
-from gemlora.errors import AdapterInvalid
 from gemlora.kernels import LoraWeights
 from gemlora.storage.manifest import AdapterManifest
 
@@ -54,8 +53,6 @@ class AdapterLoader:
 
     def _plan(self, ref: AdapterRef) -> tuple[AdapterManifest, AdapterLayout]:
         manifest = read_manifest(ref)
-        if manifest.embedding or manifest.head or any(module.magnitude for module in manifest.modules):
-            raise AdapterInvalid(f"Adapter {ref.digest} changes more than this engine computes: plain LoRA on layers")
         return manifest, adapter_layout(manifest, self.base, self.dtype)
 
     def _key(self, ref: AdapterRef) -> str:
