@@ -16,7 +16,7 @@ from gemlora.errors import StorageFailed
 LOG = Parts(FakeEngine()).services.log
 
 
-async def sent(download: Download, gone: bool = False) -> list[Any]:
+async def sent(download: Download, gone: bool = False, method: str = "GET") -> list[Any]:
     """The messages that a client gets."""
     messages: list[Message] = []
 
@@ -28,12 +28,12 @@ async def sent(download: Download, gone: bool = False) -> list[Any]:
     async def send(message: Message) -> None:
         messages.append(message)
 
-    await download({"type": "http", "extensions": {}}, receive, send)
+    await download({"type": "http", "method": method, "extensions": {}}, receive, send)
     return messages
 
 
 async def opened(path: Path, stall_seconds: float = 1) -> Download:
-    return await Download.of(path, "adapter_model.safetensors", "application/octet-stream", stall_seconds, LOG)
+    return await Download.of(path, "adapter_model.safetensors", "application/octet-stream", '"e"', stall_seconds, LOG)
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK, 2 * CHUNK + 5])
@@ -50,6 +50,19 @@ async def test_a_file_is_sent_whole_in_pieces_also_when_it_is_deleted_meanwhile(
     assert b"".join(message["body"] for message in rest) == content
     assert max(len(message["body"]) for message in rest) <= CHUNK
     assert [message["more_body"] for message in rest] == [True] * (len(rest) - 1) + [False]
+
+
+async def test_a_question_for_the_headers_reads_nothing_and_closes_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(2 * CHUNK))
+    download = await opened(path)
+
+    start, end = await sent(download, method="HEAD")
+
+    assert dict(start["headers"])[b"content-length"] == str(2 * CHUNK).encode()
+    assert dict(start["headers"])[b"etag"] == b'"e"'
+    assert (end["body"], end["more_body"]) == (b"", False)
+    assert download._file.closed
 
 
 async def test_a_file_that_is_not_there_is_an_error_before_the_answer(tmp_path: Path) -> None:

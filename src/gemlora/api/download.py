@@ -9,7 +9,7 @@ from typing import BinaryIO
 from starlette.types import Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
-from gemlora.api.streaming import StreamedAnswer
+from gemlora.api.streaming import BULK_EXTENSION, StreamedAnswer
 from gemlora.errors import StorageFailed
 from gemlora.storage.files import storage_errors
 
@@ -17,15 +17,23 @@ CHUNK = 256 << 10
 
 
 class Download(StreamedAnswer):
-    """Sends a file that is open, and closes it. The file may be deleted meanwhile."""
+    """Sends a file that is open, and closes it. The file may be deleted meanwhile. `HEAD` gets the headers alone."""
 
     def __init__(
-        self, file: BinaryIO, size: int, name: str, media_type: str, stall_seconds: float, log: FilteringBoundLogger
+        self,
+        file: BinaryIO,
+        size: int,
+        name: str,
+        media_type: str,
+        etag: str,
+        stall_seconds: float,
+        log: FilteringBoundLogger,
     ) -> None:
         headers = {
             "content-type": media_type,
             "content-length": str(size),
             "content-disposition": f'attachment; filename="{name}"',
+            "etag": etag,
             "x-content-type-options": "nosniff",
             "accept-ranges": "none",
         }
@@ -34,15 +42,22 @@ class Download(StreamedAnswer):
 
     @classmethod
     async def of(
-        cls, path: Path, name: str, media_type: str, stall_seconds: float, log: FilteringBoundLogger
+        cls, path: Path, name: str, media_type: str, etag: str, stall_seconds: float, log: FilteringBoundLogger
     ) -> "Download":
         """The file at `path`, which the client sees as `name`. Raises `StorageFailed` if it cannot be opened."""
         file, size = await asyncio.to_thread(_open, path)
-        return cls(file, size, name, media_type, stall_seconds, log)
+        return cls(file, size, name, media_type, etag, stall_seconds, log)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See `StreamedAnswer`."""
         with self._file:
+            if scope["method"] == "HEAD":
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                return
+            extensions = scope.get("extensions", {})
+            if BULK_EXTENSION in extensions:
+                extensions[BULK_EXTENSION]["begin"]()
             await super().__call__(scope, receive, send)
 
 

@@ -15,6 +15,9 @@ from gemlora.errors import GemloraError, RequestAborted
 ABORT_EXTENSION = "gemlora.abort"
 """ASGI extension of `api/server.py`; its `abort` drops the connection with everything that is unsent."""
 
+BULK_EXTENSION = "gemlora.bulk"
+"""ASGI extension of `api/server.py`; its `begin` lets more of this one answer wait unsent, so that it flows faster."""
+
 
 class Stalled(Exception):
     """The reader took nothing for too long."""
