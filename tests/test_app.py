@@ -22,6 +22,8 @@ from gemlora.api.authentication import Guard
 from gemlora.app import open_application
 from gemlora.engines.cpu.weights.progress import silent
 from gemlora.settings import Settings
+from gemlora.storage.data import DataFolder
+from gemlora.storage.servers import RunningServer, find_server
 from gemlora.telemetry.logs import create_logger
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
@@ -100,6 +102,18 @@ def test_a_signal_lets_running_answers_finish_and_refuses_new_connections(tmp_pa
         assert results[0].status_code == 200
         assert len(results[0].json()["result"]["response"]) == 24
         assert server.process.wait(5) == 0
+
+
+def test_servers_on_one_data_folder_are_found_while_they_run(tmp_path: Path) -> None:
+    folder = DataFolder(tmp_path).servers
+    with slow_server(tmp_path, 0) as first, slow_server(tmp_path, 0) as second:
+        assert find_server(folder) == RunningServer(second.url, second.process.pid)
+        second.process.kill()
+        second.process.wait(5)
+        assert find_server(folder) == RunningServer(first.url, first.process.pid)
+        first.stop()
+        assert first.process.wait(5) == 0
+        assert find_server(folder) is None
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:

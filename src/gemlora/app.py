@@ -36,6 +36,7 @@ from gemlora.storage.data import DataFolder
 from gemlora.storage.database import Database
 from gemlora.storage.local_objects import LocalObjects
 from gemlora.storage.objects import Objects
+from gemlora.storage.servers import notice
 from gemlora.telemetry.logs import adopt_standard_logging, create_logger
 from gemlora.telemetry.metrics import Metrics
 
@@ -191,8 +192,13 @@ async def _serve(
             shown = LOCAL_ADDRESSES.get(host, f"[{host}]" if ":" in host else host)
             announcement = Announcement(f"http://{shown}:{port}", application.access, application.model)
             config = Config(application.api, settings.drain_seconds, settings.header_seconds)
-            server = Server(config, application.lifecycle, lambda: announce(announcement))
-            await server.serve(sockets=[listener])
+            with notice(DataFolder(settings.data_dir.absolute()).servers) as publish:
+
+                def listening() -> None:
+                    publish(announcement.url)
+                    announce(announcement)
+
+                await Server(config, application.lifecycle, listening).serve(sockets=[listener])
 
 
 def _backend(settings: Settings, progress: Progress) -> Backend:

@@ -1,4 +1,4 @@
-"""The data folder: where its database, blobs and first token lie."""
+"""The data folder: where its database, blobs, first token and running servers are found."""
 
 import stat
 from dataclasses import dataclass
@@ -44,3 +44,8 @@ class DataFolder:
     def first_token(self) -> Path:
         """The first account's token in plain text, from which `serve` prints it."""
         return self.path / "first-token"
+
+    @property
+    def servers(self) -> Path:
+        """A file of every server that runs on this folder."""
+        return self.path / "servers"
