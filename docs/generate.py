@@ -11,7 +11,7 @@ import typer
 from gemlora.cli import COMMANDS, app, load_command
 from gemlora.cli.options import choices, default_text
 from gemlora.registry.models import MODULES
-from gemlora.registry.peft_config import REFUSED_KEYS
+from gemlora.registry.unsupported import REFUSED_KEYS
 from gemlora.settings import Settings, flag
 
 FOLDER = Path(__file__).parent

@@ -5,19 +5,22 @@ or known to have no effect on inference; a key that is neither is refused by nam
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gemlora.errors import AdapterInvalid
 from gemlora.registry.patterns import Matcher, PatternInvalid, is_plain, suffix_matcher, whole_matcher
 from gemlora.registry.strict_json import JsonInvalid, parse_object, shown
+from gemlora.registry.unsupported import REFUSED_KEYS, SUBCONFIGS, is_other_family, why_initialisation, why_kind
 
 DEFAULT_RANK = 8
 DEFAULT_ALPHA = 8
 DEFAULT_TARGETS = ("q_proj", "v_proj")
 """What PEFT takes for Gemma when `target_modules` is null."""
 MAX_NUMBER = 1 << 31
+MAX_NAMES = 16384
+"""Of modules, in one list."""
 MAX_PATTERNS = 1024
 MAX_EXPRESSIONS = 64
 """Of the patterns, how many may be more than plain names."""
@@ -25,35 +28,14 @@ MAX_EXPRESSIONS = 64
 _UNDERSTOOD = {
     "peft_type", "task_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules",
     "exclude_modules", "layers_to_transform", "layers_pattern", "init_lora_weights", "bias", "model_type",
-    "base_model_name_or_path",
+    "base_model_name_or_path", "auto_mapping",
 }  # fmt: skip
 
 _WITHOUT_EFFECT = {
-    "auto_mapping", "peft_version", "revision", "inference_mode", "lora_dropout", "megatron_core", "loftq_config",
+    "peft_version", "revision", "inference_mode", "lora_dropout", "megatron_core", "loftq_config",
     "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "ensure_weight_tying", "runtime_config",
 }  # fmt: skip
 """Keys about training, or that matter only together with a key that is refused."""
-
-REFUSED_KEYS = {
-    "use_dora": "DoRA is not supported; merge it or train plain LoRA",
-    "modules_to_save": "whole replaced modules are not supported; train without them",
-    "lora_bias": "biases beside B are not supported; train without lora_bias",
-    "fan_in_fan_out": "Gemma's linear modules are not transposed",
-    "layer_replication": "replicated layers need another base model",
-    "megatron_config": "Megatron's parallel layers are not supported",
-    "trainable_token_indices": "trained tokens are not supported; train without them",
-    "alora_invocation_tokens": "activated LoRA (aLoRA) is not supported; train plain LoRA",
-    "target_parameters": "Gemma's weights are all modules; use target_modules",
-    "use_qalora": "QA-LoRA pools its inputs, which is not supported; train plain LoRA",
-    "kasa_config": "KaSA changes the base weights; train plain LoRA",
-    "use_bdlora": "block-diagonal LoRA is not supported; train plain LoRA",
-    "velora_config": "VeLoRA is not supported; train plain LoRA",
-    "monteclora_config": "MonteCLoRA is not supported; train plain LoRA",
-    "arrow_config": "Arrow routing is not supported; upload its adapters one by one",
-}
-
-_HARMLESS_INITIALISATIONS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
-_BASE_CHANGING = "changed the base weights at training; convert it with PEFT's path_initial_model_for_weight_conversion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +50,20 @@ class LoraConfig:
     rslora: bool
     ranks: tuple[tuple[Matcher, int], ...]
     alphas: tuple[tuple[Matcher, float], ...]
-    targets: tuple[str, ...] | Matcher | None
+    targets: frozenset[str] | Matcher | None
     """Names, a pattern, or None for all linear modules."""
-    excluded: tuple[str, ...] | Matcher
+    excluded: frozenset[str] | Matcher
     layers: frozenset[int] | None
     """Layers that `layers_to_transform` selects; None is all."""
     base_name: str | None
 
     def covers(self, name: str, layer: int) -> bool:
         """Whether PEFT puts a LoRA pair on this module."""
-        if _listed(name, self.excluded) if isinstance(self.excluded, tuple) else self.excluded(name):
+        if _listed(name, self.excluded) if isinstance(self.excluded, frozenset) else self.excluded(name):
             return False
         if self.targets is None:
             return True
-        if not isinstance(self.targets, tuple):
+        if not isinstance(self.targets, frozenset):
             return self.targets(name)
         if name in self.targets:
             return True
@@ -117,7 +99,7 @@ def read_config(content: bytes) -> LoraConfig:
         ranks=tuple((m, _rank(value, key)) for m, key, value in _patterns(config, "rank_pattern")),
         alphas=tuple((m, _alpha(value, key)) for m, key, value in _patterns(config, "alpha_pattern")),
         targets=_targets(config),
-        excluded=_names_or_pattern(config, "exclude_modules") or (),
+        excluded=_names_or_pattern(config, "exclude_modules") or frozenset(),
         layers=_layers(config),
         base_name=_base_name(config),
     )
@@ -126,7 +108,8 @@ def read_config(content: bytes) -> LoraConfig:
 def _check_kind(config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise _invalid("peft_type", f'is {shown(kind)}; expected "LORA", other kinds are not supported')
+        why = f"; {why_kind(kind)}" if isinstance(kind, str) else ""
+        raise _invalid("peft_type", f'is {shown(kind)}; expected "LORA"{why}')
     task = config.get("task_type")
     if task not in (None, "CAUSAL_LM"):
         raise _invalid("task_type", f'is {shown(task)}; expected "CAUSAL_LM"')
@@ -134,25 +117,35 @@ def _check_kind(config: Mapping[str, Any]) -> None:
     if family is not None and not (isinstance(family, str) and family.startswith("gemma")):
         raise _invalid("model_type", f"is {shown(family)}; expected a Gemma model")
     initialisation = config.get("init_lora_weights")
-    if not any(initialisation is known or initialisation == known for known in _HARMLESS_INITIALISATIONS):
-        raise _invalid("init_lora_weights", f"{shown(initialisation)} {_BASE_CHANGING}")
+    if refusal := why_initialisation(initialisation):
+        raise _invalid("init_lora_weights", f"{shown(initialisation)} {refusal}")
 
 
 def _check_variants(config: Mapping[str, Any]) -> None:
     for key, value in config.items():
-        if key in _UNDERSTOOD or key in _WITHOUT_EFFECT or value is None or value is False or value in ("", [], {}):
+        if key in _UNDERSTOOD or key in _WITHOUT_EFFECT or _is_off(key, value):
             continue
         if key in REFUSED_KEYS:
             raise _invalid(key, REFUSED_KEYS[key])
-        raise _invalid(shown(key), f"is not known here and active ({shown(value)}); it would be ignored")
+        raise _invalid(
+            shown(key), f"is not known here and active ({shown(value)}), so it would be ignored; remove it if it may be"
+        )
     if config.get("bias", "none") != "none":
-        raise _invalid("bias", f'is {shown(config["bias"])}; expected "none", trained biases are not supported')
+        raise _invalid(
+            "bias", f'is {shown(config["bias"])}; expected "none": Gemma has no biases, so nothing but this key changes'
+        )
 
 
-def _targets(config: Mapping[str, Any]) -> tuple[str, ...] | Matcher | None:
+def _is_off(key: str, value: Any) -> bool:
+    if isinstance(value, dict) and key in SUBCONFIGS:
+        return False
+    return value is None or value is False or (isinstance(value, (str, list, dict)) and not value)
+
+
+def _targets(config: Mapping[str, Any]) -> frozenset[str] | Matcher | None:
     targets = config.get("target_modules")
     if targets is None:
-        return DEFAULT_TARGETS
+        return frozenset(DEFAULT_TARGETS)
     if isinstance(targets, str) and targets.lower() == "all-linear":
         return None
     chosen = _names_or_pattern(config, "target_modules")
@@ -161,7 +154,7 @@ def _targets(config: Mapping[str, Any]) -> tuple[str, ...] | Matcher | None:
     return chosen
 
 
-def _names_or_pattern(config: Mapping[str, Any], key: str) -> tuple[str, ...] | Matcher | None:
+def _names_or_pattern(config: Mapping[str, Any], key: str) -> frozenset[str] | Matcher | None:
     value = config.get(key)
     if value is None or value in ("", []):
         return None
@@ -172,12 +165,16 @@ def _names_or_pattern(config: Mapping[str, Any], key: str) -> tuple[str, ...] | 
             raise _invalid(key, f"{error}; give a list of module names instead") from None
     if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
         raise _invalid(key, f"is {shown(value)}; expected a list of module names")
-    return tuple(dict.fromkeys(value))
+    if len(value) > MAX_NAMES:
+        raise _invalid(key, f"has {len(value)} names; at most {MAX_NAMES} are allowed")
+    return frozenset(value)
 
 
 def _layers(config: Mapping[str, Any]) -> frozenset[int] | None:
     value = config.get("layers_to_transform")
     if value is None or value == []:
+        if config.get("layers_pattern"):
+            raise _invalid("layers_pattern", "needs layers_to_transform")
         return None
     layers = value if isinstance(value, list) else [value]
     if not all(type(layer) is int and 0 <= layer <= MAX_NUMBER for layer in layers):
@@ -231,11 +228,26 @@ def _base_name(config: Mapping[str, Any]) -> str | None:
     name = config.get("base_model_name_or_path")
     if name is not None and not isinstance(name, str):
         raise _invalid("base_model_name_or_path", f"is {shown(name)}; expected a text")
+    if name and is_other_family(name):
+        raise _invalid("base_model_name_or_path", f"is {shown(name)}, which is not a Gemma model")
+    mapping = config.get("auto_mapping")
+    model_class = mapping.get("base_model_class") if isinstance(mapping, dict) else None
+    if isinstance(model_class, str) and is_other_family(model_class):
+        raise _invalid("auto_mapping", f"names {shown(model_class)}, which is not a Gemma model")
     return name or None
 
 
-def _listed(name: str, entries: tuple[str, ...]) -> bool:
-    return any(name == entry or name.endswith(f".{entry}") for entry in entries)
+def _listed(name: str, entries: frozenset[str]) -> bool:
+    """Whether the name, or what stands behind one of its dots, is among the entries."""
+    return not entries.isdisjoint(suffixes(name))
+
+
+def suffixes(name: str) -> Iterator[str]:
+    """The name, and what stands behind each of its dots."""
+    yield name
+    while "." in name:
+        name = name.split(".", 1)[1]
+        yield name
 
 
 def _invalid(key: str, reason: str) -> AdapterInvalid:

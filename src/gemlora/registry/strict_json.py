@@ -1,7 +1,11 @@
 """JSON from strangers: UTF-8, no duplicate keys, no NaN or Infinity, bounded depth, an object at the top."""
 
 import json
+from collections.abc import Iterable
 from typing import Any, NoReturn
+
+MAX_DEPTH = 32
+"""Objects and lists within each other, far below what Python's stack holds."""
 
 
 class JsonInvalid(ValueError):
@@ -24,6 +28,8 @@ def parse_object(content: bytes) -> dict[str, Any]:
         raise JsonInvalid(f"is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise JsonInvalid("is not a JSON object")
+    if _is_deeper(value, MAX_DEPTH):
+        raise JsonInvalid("is nested too deeply")
     return value
 
 
@@ -31,6 +37,20 @@ def shown(value: object) -> str:
     """A value for an error text: JSON in ASCII, shortened."""
     text = json.dumps(value, default=str)
     return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether objects and lists lie more than `depth` within each other; without recursion."""
+    level = [value]
+    for _ in range(depth):
+        level = [child for parent in level for child in _children(parent)]
+    return any(isinstance(child, (dict, list)) for child in level)
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

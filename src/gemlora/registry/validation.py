@@ -4,6 +4,7 @@ Accepted means: every tensor of the file is used, every module that the config t
 all values are finite. Anything else is refused with the name of the tensor or key.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import RawIOBase
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 
 from gemlora.errors import AdapterInvalid
 from gemlora.registry.models import MODULES, AdapterLimits, Base
-from gemlora.registry.peft_config import LoraConfig, read_config
+from gemlora.registry.peft_config import LoraConfig, read_config, suffixes
 from gemlora.registry.safetensors_header import ITEM_SIZES, TensorEntry, read_header
+from gemlora.registry.strict_json import shown
 from gemlora.storage.manifest import AdapterManifest, LoraModule, Tensor
 from gemlora.storage.objects import digest_of
 
@@ -26,16 +28,19 @@ CHUNK_BYTES = 4 << 20
 _PARENTS = {module: "mlp" if module in ("gate_proj", "up_proj", "down_proj") else "self_attn" for module in MODULES}
 _WRAPPERS = {"base_model", "model", "language_model", "module", "_orig_mod"}
 """Name parts in front of `layers` that training wrappers add."""
-_EXPONENTS: dict[str, tuple[type[np.uint32] | type[np.uint16], int]] = {
-    "F32": (np.uint32, 0x7F800000),
-    "F16": (np.uint16, 0x7C00),
-    "BF16": (np.uint16, 0x7F80),
+_DEFAULT = re.compile(r"(?<=\.lora_[AB])\.default(?=\.weight$)")
+"""PEFT's name for the adapter, which `save_pretrained` leaves out and a whole state dict does not."""
+_LIMITS: dict[str, tuple[type[np.uint32] | type[np.uint16], int, int]] = {
+    "F32": (np.uint32, 0x7F800000, 0x7F7F8000),
+    "F16": (np.uint16, 0x7C00, 0x7C00),
+    "BF16": (np.uint16, 0x7F80, 0x7F80),
 }
-"""The bits that are all set in an infinity or NaN."""
+"""The bits of infinity, beyond which lies NaN, and of the lowest number that is infinite as bfloat16."""
 _KNOWN_PARTS = {
     "lora_magnitude_vector": "DoRA is not supported",
     "lora_embedding_A": "LoRA on embeddings is not supported",
     "lora_embedding_B": "LoRA on embeddings is not supported",
+    "trainable_tokens_delta": "trained tokens are not supported",
     "modules_to_save": "whole replaced modules are not supported",
     "vision_tower": "this server's models have no vision tower",
     "vision_model": "this server's models have no vision tower",
@@ -118,14 +123,14 @@ def _claim(tensors: tuple[TensorEntry, ...], base: Base) -> dict[_Place, TensorE
 
 
 def _place(name: str) -> _Place:
-    match name.removeprefix("base_model.model.").split("."):
+    match _DEFAULT.sub("", name.removeprefix("base_model.model.")).split("."):
         case [*prefix, "layers", number, parent, module, ("lora_A" | "lora_B") as side, "weight"] if (
             set(prefix) <= _WRAPPERS and _PARENTS.get(module) == parent and _is_layer_number(number)
         ):
             return _Place("".join(f"{part}." for part in prefix), int(number), module, side[-1])
-    for part in name.split("."):
-        if part in _KNOWN_PARTS:
-            raise _tensor_invalid(name, _KNOWN_PARTS[part])
+    for part, reason in _KNOWN_PARTS.items():
+        if part in name.split("."):
+            raise _tensor_invalid(name, reason)
     raise _tensor_invalid(
         name, "belongs to no module; expected base_model.model.model.layers.N.self_attn.q_proj.lora_A.weight and alike"
     )
@@ -164,7 +169,7 @@ def _check_complete(
             if _Place(prefix, layer, module, side) not in places:
                 name = f"base_model.model.{module_name(prefix, layer, module)}.lora_{side}.weight"
                 raise _tensor_invalid(name, "is missing, though adapter_config.json targets the module")
-    if isinstance(config.targets, tuple):
+    if isinstance(config.targets, frozenset):
         _check_targets(config.targets, prefix, base)
     if config.layers is not None and max(config.layers) >= base.layers:
         raise AdapterInvalid(
@@ -173,14 +178,14 @@ def _check_complete(
         )
 
 
-def _check_targets(targets: tuple[str, ...], prefix: str, base: Base) -> None:
-    names = [module_name(prefix, layer, module) for layer in range(base.layers) for module in MODULES]
-    for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise AdapterInvalid(
-                f"adapter_config.json: target_modules names {target!a}, which is no linear module of the served base "
-                f"{base.name}; expected names among {', '.join(MODULES)}"
-            )
+def _check_targets(targets: frozenset[str], prefix: str, base: Base) -> None:
+    names = (module_name(prefix, layer, module) for layer in range(base.layers) for module in MODULES)
+    known = {suffix for name in names for suffix in suffixes(name)}
+    if unknown := sorted(targets - known):
+        raise AdapterInvalid(
+            f"adapter_config.json: target_modules names {shown(unknown[0])}, which is no linear module of the served "
+            f"base {base.name}; expected names among {', '.join(MODULES)}"
+        )
 
 
 def _pair(
@@ -222,16 +227,20 @@ def _check_values(weights: Path, modules: tuple[LoraModule, ...]) -> int:
 
 
 def _has_nonzero_value(file: RawIOBase, tensor: Tensor) -> bool:
-    kind, exponent = _EXPONENTS[tensor.dtype]
+    kind, infinity, too_large = _LIMITS[tensor.dtype]
     magnitude = np.iinfo(kind).max >> 1
     nonzero = False
     position = 0
     for values in _chunks(file, tensor, kind):
         values &= magnitude
-        if values.max() >= exponent:
-            row, column = divmod(position + int(np.argmax(values >= exponent)), tensor.shape[1])
-            raise _tensor_invalid(tensor.name, f"has a NaN or infinity at [{row}, {column}]")
-        nonzero = nonzero or bool(values.any())
+        highest = values.max()
+        if highest >= too_large:
+            is_infinite = highest >= infinity
+            index = int(np.argmax(values >= (infinity if is_infinite else too_large)))
+            row, column = divmod(position + index, tensor.shape[1])
+            what = "a NaN or infinity" if is_infinite else "a value too large for bfloat16"
+            raise _tensor_invalid(tensor.name, f"has {what} at [{row}, {column}]")
+        nonzero = nonzero or highest > 0
         position += values.size
     return nonzero
 
@@ -264,7 +273,7 @@ def _warnings(config: LoraConfig, base: Base, prefix: str, modules: tuple[LoraMo
             break
     name = config.base_name
     if name is not None and "gemma" in name.lower() and _plain(base.name) not in _plain(name):
-        yield f"the adapter was trained on {name!a}; its shapes fit the served base {base.name}"
+        yield f"the adapter was trained on {shown(name)}; its shapes fit the served base {base.name}"
 
 
 def _plain(name: str) -> str:
