@@ -13,7 +13,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,11 +95,17 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 async def postgres_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
-    """A fresh database."""
+    async with fresh_database(postgres_server) as url:
+        yield url
+
+
+@asynccontextmanager
+async def fresh_database(server: PostgresServer) -> AsyncIterator[str]:
+    """The URL of a new database."""
     name = f"test_{uuid.uuid4().hex}"
-    await _administer(postgres_server, f"CREATE DATABASE {name}")
-    yield postgres_server.url(name)
-    await _administer(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+    await _administer(server, f"CREATE DATABASE {name}")
+    yield server.url(name)
+    await _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 async def _administer(server: PostgresServer, statement: str) -> None:

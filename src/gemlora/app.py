@@ -23,11 +23,16 @@ from gemlora.api.health import Lifecycle
 from gemlora.api.server import Config, Server, bound_socket
 from gemlora.engines.contract import Engine
 from gemlora.engines.cpu.weights.progress import Progress
+from gemlora.errors import EngineFailed, GemloraError
 from gemlora.playground.page import Playground
 from gemlora.registry.adapters import Adapters
+from gemlora.registry.engine import AdapterEngine
 from gemlora.registry.holdings import AdapterHoldings
 from gemlora.registry.models import AdapterLimits, Base, Catalogue, Model, served_model
+from gemlora.registry.records import ReadyAdapter
 from gemlora.registry.repository import AdapterRepository
+from gemlora.registry.uploads import Uploads
+from gemlora.serving.adapters import ServingEngine
 from gemlora.serving.codec import GemmaCodec
 from gemlora.serving.service import TextGeneration
 from gemlora.serving.tokenizer import Tokenizer
@@ -81,7 +86,27 @@ class Records:
     access: FirstAccess
     accounts: Accounts
     adapters: Adapters
+    uploads: Uploads
     adapter_rows: AdapterRepository
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A started engine, as the registry sees it, and the model that it serves."""
+
+    engine: AdapterEngine
+    model: Model
+
+
+class NoEngine:
+    """Stands for the engine in commands that only look at adapters or remove them."""
+
+    async def probe(self, adapter: ReadyAdapter) -> float:
+        """There is nothing to try the adapter out with."""
+        raise EngineFailed(f"No engine runs that could try out the adapter {adapter.name}")
+
+    async def unload(self, digest: str) -> None:
+        """Nothing is loaded."""
 
 
 def serve(settings: Settings, announce: Callable[[Announcement], None], progress: Progress) -> None:
@@ -106,17 +131,20 @@ async def open_application(
         stack.push_async_callback(engine.close)
         starting = asyncio.gather(engine.start(), asyncio.to_thread(backend.load_tokenizer))
         stack.callback(starting.cancel)
-        records = await stack.enter_async_context(open_records(settings))
+        records = await stack.enter_async_context(open_records(settings, ServingEngine(engine, log)))
         _, tokenizer = await starting
         model = _model(settings, Base.of(engine.facts))
         await records.adapter_rows.record_base(model.name, model.base, datetime.now(UTC))
-        await records.adapters.discard_unused()
+        collecting = asyncio.create_task(_collect(records.adapters, settings.collect_seconds, log))
+        stack.push_async_callback(_end, collecting)
         metrics = Metrics()
         metrics.watch_engine(lambda: msgspec.structs.asdict(engine.stats()))
         catalogue = Catalogue([model])
         lifecycle = Lifecycle()
         services = Services(
             accounts=records.accounts,
+            adapters=records.adapters,
+            uploads=records.uploads,
             catalogue=catalogue,
             generation=TextGeneration(catalogue, records.adapters, engine, GemmaCodec(tokenizer), metrics, log),
             lifecycle=lifecycle,
@@ -132,17 +160,18 @@ async def open_application(
 
 
 @asynccontextmanager
-async def open_records(settings: Settings) -> AsyncIterator[Records]:
-    """Open the data folder, with a first account and token in it."""
+async def open_records(settings: Settings, engine: AdapterEngine | None = None) -> AsyncIterator[Records]:
+    """Open the data folder, with a first account and token in it. Without an engine no adapters can be made."""
+    engine = engine or NoEngine()
     data = DataFolder.open(settings.data_dir)
     database = await _open_database(settings, data)
     try:
-        rows = AdapterRepository(database)
-        adapters = Adapters(rows, _objects(settings, data))
+        rows, objects = AdapterRepository(database), _objects(settings, data)
+        adapters = Adapters(rows, objects, engine, settings.blob_grace_seconds)
         accounts = Accounts(AccountRepository(database), data.first_token, AdapterHoldings(adapters))
         token = settings.api_token.get_secret_value() if settings.api_token else None
         access = await accounts.prepare(settings.account_id, token)
-        yield Records(access, accounts, adapters, rows)
+        yield Records(access, accounts, adapters, Uploads(rows, objects, engine), rows)
     finally:
         await database.close()
 
@@ -172,15 +201,33 @@ def _objects(settings: Settings, data: DataFolder) -> Objects:
     return S3Objects(store, ObjectCache(settings.cache_dir / "objects", settings.object_cache_bytes))
 
 
-async def find_model(settings: Settings, records: Records, progress: Progress) -> Model:
-    """What serves `settings.model`: what a server recorded last, else `settings.weights`. Starts no engine."""
-    base = await records.adapter_rows.find_base(settings.model)
-    return _model(settings, base) if base else await prepare_model(settings, progress)
+@asynccontextmanager
+async def open_engine(settings: Settings, progress: Progress, log: FilteringBoundLogger) -> AsyncIterator[Served]:
+    """Start an engine without a server, for the probes of a command; stop it at the end of the block."""
+    engine = (await asyncio.to_thread(_backend, settings, progress)).engine
+    try:
+        await engine.start()
+        yield Served(ServingEngine(engine, log), _model(settings, Base.of(engine.facts)))
+    finally:
+        await engine.close()
 
 
-async def prepare_model(settings: Settings, progress: Progress) -> Model:
-    """What serves `settings.model` with `settings.weights`, which are prepared if they are not yet."""
-    return _model(settings, await asyncio.to_thread(_base, settings, progress))
+async def _collect(adapters: Adapters, seconds: float, log: FilteringBoundLogger) -> None:
+    """Delete unused blobs now and every so many seconds; what fails is tried again the next time."""
+    while True:
+        try:
+            discarded = await adapters.discard_unused()
+        except GemloraError as error:
+            log.error("unused blobs not deleted", cause=type(error.__cause__ or error).__name__, exc_info=error)
+        else:
+            if discarded:
+                log.info("unused blobs deleted", blobs=discarded)
+        await asyncio.sleep(seconds)
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 async def _serve(
@@ -246,18 +293,7 @@ def _packed_folder(settings: Settings, progress: Progress) -> Path:
     return prepare(settings.weights, settings.revision, hub_token, settings.quantize, settings.cache_dir, progress)
 
 
-def _base(settings: Settings, progress: Progress) -> Base:
-    if settings.engine == "fake":
-        from gemlora.engines.fake import FAKE_FACTS
-
-        return Base.of(FAKE_FACTS)
-    from gemlora.engines.cpu.weights import PackedModel, facts
-
-    model = PackedModel.open(_packed_folder(settings, progress))
-    return Base.of(facts(model, min(settings.context_window or DEFAULT_CONTEXT_WINDOW, model.config.context)))
-
-
 def _model(settings: Settings, base: Base) -> Model:
     weights = "fake" if settings.engine == "fake" else settings.weights
-    limits = AdapterLimits(settings.max_adapter_rank, settings.max_adapter_bytes)
+    limits = AdapterLimits(settings.max_adapter_rank, settings.max_adapter_bytes, settings.max_adapters or None)
     return served_model(settings.model, weights, base, limits, settings.default_adapter)

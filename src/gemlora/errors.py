@@ -15,6 +15,7 @@ GemloraError
 ├── AdapterIncomplete         registered, but files are missing
 ├── AdapterInvalid            would not take full effect on the served base
 ├── AdapterExists             the account already uses that name
+├── TooManyAdapters           the account has as many as it may
 ├── OutOfCapacity             try again later
 ├── RequestTimedOut           the client sends too slowly
 ├── RequestAborted            the client or an operator ended it
@@ -106,6 +107,10 @@ class AdapterInvalid(GemloraError):
 
 class AdapterExists(GemloraError):
     """The account already has an adapter with that name."""
+
+
+class TooManyAdapters(GemloraError):
+    """The account has as many adapters as it may."""
 
 
 class OutOfCapacity(GemloraError):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -18,6 +18,11 @@ GIB = 1 << 30
 PREFIX = "GEMLORA_"
 CONFIG_VARIABLE = "GEMLORA_CONFIG"
 """Names the TOML file when no flag does."""
+PRESETS = {
+    "cloudflare-2024": {"max_adapter_rank": 8, "max_adapter_bytes": 100_000_000, "max_adapters": 30},
+    "cloudflare-2026": {"max_adapter_rank": 32, "max_adapter_bytes": 300_000_000, "max_adapters": 100},
+}
+"""What `limits` stands for."""
 CLIENT_VARIABLES = {"GEMLORA_URL"}
 """Read by the Worker template, not by the server; the same shell may have them."""
 
@@ -193,8 +198,24 @@ class Settings(BaseSettings):
     )
 
     max_body_bytes: int = Field(16 * MIB, ge=1024, description="Largest request body.", examples=[16 * MIB])
+    limits: Literal["none", "cloudflare-2024", "cloudflare-2026"] = Field(
+        "none",
+        description="What the hosted service allowed that year: rank, bytes and number of adapters, "
+        "where they are not set themselves (8, 100 MB, 30; 32, 300 MB, 100).",
+        examples=["cloudflare-2026"],
+    )
     max_adapter_bytes: int = Field(2 * GIB, ge=1024, description="Largest adapter file.", examples=[300_000_000])
     max_adapter_rank: int = Field(256, ge=1, le=4096, description="Highest LoRA rank.", examples=[32])
+    max_adapters: int = Field(
+        0, ge=0, description="How many adapters an account may have, public ones not counted; 0: any number.",
+        examples=[100],
+    )  # fmt: skip
+    collect_seconds: float = Field(
+        3600, ge=1, description="How often files that no adapter uses are deleted.", examples=[3600]
+    )
+    blob_grace_seconds: float = Field(
+        3600, ge=0, description="Unused files younger than this stay, for requests in flight.", examples=[3600]
+    )
     header_seconds: float = Field(
         10, gt=0, le=86400, description="How long a client may take to send a request's headers.", examples=[10]
     )
@@ -213,6 +234,12 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="`auto`: coloured lines on a terminal, else JSON lines.", examples=["json"]
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, values: Any) -> Any:
+        """The preset's limits where none are given."""
+        return {**PRESETS.get(str(values.get("limits")), {}), **values} if isinstance(values, dict) else values
 
     @classmethod
     def settings_customise_sources(

@@ -4,15 +4,17 @@ import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gemlora.accounts.records import Account, Caller, Scope, Token
 from gemlora.api.application import Limits, Services, create_api
 from gemlora.api.health import Lifecycle, Phase
 from gemlora.engines.fake import FakeEngine
 from gemlora.errors import AdapterIncomplete, AdapterNotFound, GemloraError, Unauthenticated
+from gemlora.registry.adapters import Adapters
 from gemlora.registry.models import AdapterLimits, Base, Catalogue, Model, served_model
 from gemlora.registry.records import ReadyAdapter
+from gemlora.registry.uploads import Uploads
 from gemlora.serving.byte_vocabulary import byte_vocabulary
 from gemlora.serving.codec import GemmaCodec
 from gemlora.serving.service import TextGeneration
@@ -89,6 +91,8 @@ class Parts:
         generation = TextGeneration(catalogue, self.adapters, engine, codec, self.metrics, log)
         self.services = Services(
             accounts=self.accounts,
+            adapters=cast(Adapters, self.adapters),
+            uploads=cast(Uploads, None),
             catalogue=catalogue,
             generation=generation,
             lifecycle=self.lifecycle,

@@ -44,6 +44,7 @@ TABLE: list[tuple[Exception, int, int, str, str]] = [
     ),
     (errors.AdapterInvalid("rank 999"), 5004, 400, "Invalid data", "rank 999"),
     (errors.AdapterExists("taken"), 5004, 400, "Invalid data", "taken"),
+    (errors.TooManyAdapters("taken"), 5004, 400, "Invalid data", "taken"),
     (errors.RequestTimedOut("x"), 3007, 408, "Timeout", "Request timeout"),
     (errors.RequestAborted("x"), 3008, 408, "Aborted", "Request was aborted"),
     (errors.OutOfCapacity("x"), 3040, 429, "AiError", "Capacity temporarily exceeded, please try again."),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,23 +11,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tests.registry.peft_folder import BASE, MODEL, PeftFolder, config
+from tests.registry.peft_folder import BASE, MODEL, PeftFolder, config, tensors
 
 from gemlora.app import open_records
 from gemlora.cli import main
+from gemlora.engines.fake import FAKE_FACTS
 from gemlora.settings import Settings
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data folder in which a server recorded what it serves."""
-
-    async def record() -> None:
-        async with open_records(Settings.load({"data_dir": tmp_path / "data"})) as records:
-            await records.adapter_rows.record_base(MODEL.name, BASE, datetime(2026, 3, 1, tzinfo=UTC))
-
-    asyncio.run(record())
     return tmp_path / "data"
+
+
+def fitting(**changes: object) -> PeftFolder:
+    """An adapter for what the fake engine serves."""
+    return PeftFolder(config(**changes), tensors(layers=range(FAKE_FACTS.layers), shapes=FAKE_FACTS.modules))
 
 
 class Result(NamedTuple):
@@ -41,6 +41,7 @@ def adapters(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
     def run(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["gemlora", "adapters", *map(str, arguments), "--data-dir", str(data)])
+        monkeypatch.setenv("GEMLORA_ENGINE", "fake")
         with pytest.raises(SystemExit) as end:
             main()
         return Result(int(end.value.code or 0), *capsys.readouterr())
@@ -51,11 +52,12 @@ def adapters(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 def started(*arguments: object) -> subprocess.Popen[str]:
     """The same as a process of its own."""
     command = [sys.executable, "-c", "from gemlora.cli import main; main()", "adapters", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = os.environ | {"GEMLORA_ENGINE": "fake"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def test_add_list_and_remove(adapters: Callable[..., Result], tmp_path: Path) -> None:
-    folder = PeftFolder().write(tmp_path / "peft")
+    folder = fitting().write(tmp_path / "peft")
 
     added = adapters("add", "poet", folder)
     assert added.status == 0, added.errors
@@ -73,13 +75,13 @@ def test_add_list_and_remove(adapters: Callable[..., Result], tmp_path: Path) ->
 
 
 def test_errors_are_one_line_and_a_status(adapters: Callable[..., Result], tmp_path: Path) -> None:
-    broken = PeftFolder(config(r=3)).write(tmp_path / "broken")
+    broken = fitting(r=3).write(tmp_path / "broken")
 
     for arguments, text in [
-        (("add", "poet", broken), "expected [3, 8] for the served base tiny-gemma"),
+        (("add", "poet", broken), "expected [3, 32] for the served base fake"),
         (("add", "poet", tmp_path / "nowhere"), "adapter_config.json is missing"),
         (("add", "cf-public-x", broken), "reserved"),
-        (("add", "poet", broken, "--weights", tmp_path / "nothing.gguf"), "nothing.gguf"),
+        (("add", "poet", broken, "--engine", "cpu", "--weights", tmp_path / "nothing.gguf"), "nothing.gguf"),
         (("remove", "poet"), "Adapter poet not found"),
     ]:
         status, output, errors = adapters(*arguments)
@@ -90,7 +92,7 @@ def test_errors_are_one_line_and_a_status(adapters: Callable[..., Result], tmp_p
 
 
 def test_a_warning_goes_to_standard_error(adapters: Callable[..., Result], tmp_path: Path) -> None:
-    folder = PeftFolder(config(base_model_name_or_path="google/gemma-2b")).write(tmp_path / "peft")
+    folder = fitting(base_model_name_or_path="google/gemma-2b").write(tmp_path / "peft")
 
     added = adapters("add", "poet", folder)
 
@@ -98,8 +100,22 @@ def test_a_warning_goes_to_standard_error(adapters: Callable[..., Result], tmp_p
     assert added.errors.startswith("Warning: the adapter was trained on 'google/gemma-2b'")
 
 
+def test_weights_other_than_those_that_were_served_are_a_warning(
+    adapters: Callable[..., Result], data: Path, tmp_path: Path
+) -> None:
+    async def record() -> None:
+        async with open_records(Settings.load({"data_dir": data})) as records:
+            await records.adapter_rows.record_base(MODEL.name, BASE, datetime(2026, 3, 1, tzinfo=UTC))
+
+    asyncio.run(record())
+
+    added = adapters("add", "poet", fitting(base_model_name_or_path=...).write(tmp_path / "peft"))
+
+    assert (added.status, added.errors) == (0, "Warning: checked with fake; the server last had tiny-gemma\n")
+
+
 def test_processes_that_add_at_once_all_succeed(data: Path, adapters: Callable[..., Result], tmp_path: Path) -> None:
-    folder = PeftFolder().write(tmp_path / "peft")
+    folder = fitting().write(tmp_path / "peft")
 
     processes = [started("add", f"poet {number}", folder, "--data-dir", data) for number in range(3)]
     errors = [process.communicate(timeout=60)[1] for process in processes]

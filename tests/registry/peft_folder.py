@@ -61,12 +61,13 @@ def tensors(
     dtype: str = "float32",
     prefix: str = "base_model.model.model.",
     seed: int = 0,
+    shapes: dict[str, tuple[int, int]] = BASE.modules,
 ) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(seed)
     result = {}
     for layer in layers:
         for module in modules:
-            outputs, inputs = BASE.modules[module]
+            outputs, inputs = shapes[module]
             result[tensor_name(layer, module, "A", prefix)] = generator.normal(size=(rank, inputs)).astype(dtype)
             result[tensor_name(layer, module, "B", prefix)] = generator.normal(size=(outputs, rank)).astype(dtype)
     return result

@@ -42,7 +42,7 @@ def stored_files(registry: Registry) -> list[Path]:
 
 
 async def test_an_added_adapter_is_ready_by_name_and_by_id(registry: Registry, folder: Path) -> None:
-    added = await registry.adapters.add(ALICE, MODEL, "poet", folder, "writes verse")
+    added = await registry.uploads.add(ALICE, MODEL, "poet", folder, "writes verse")
 
     by_name = await registry.adapters.resolve(ALICE, "poet", MODEL)
     by_id = await registry.adapters.resolve(ALICE, added.id, MODEL)
@@ -61,7 +61,7 @@ async def test_the_digest_depends_on_both_files_and_on_nothing_else(registry: Re
     other_weights = PeftFolder(tensors=tensors(seed=1)).write(tmp_path / "weights")
 
     digests = [
-        (await registry.adapters.add(account, MODEL, name, folder)).files.digest
+        (await registry.uploads.add(account, MODEL, name, folder)).files.digest
         for account, name, folder in [
             (ALICE, "one", first),
             (BOB, "two", first),
@@ -76,7 +76,7 @@ async def test_the_digest_depends_on_both_files_and_on_nothing_else(registry: Re
 
 @pytest.mark.parametrize("reference", ["poet", "id"])
 async def test_a_foreign_adapter_looks_like_an_unknown_one(registry: Registry, folder: Path, reference: str) -> None:
-    added = await registry.adapters.add(ALICE, MODEL, "poet", folder)
+    added = await registry.uploads.add(ALICE, MODEL, "poet", folder)
     name = added.id if reference == "id" else "poet"
 
     for act in (registry.adapters.find, registry.adapters.remove):
@@ -89,23 +89,23 @@ async def test_a_foreign_adapter_looks_like_an_unknown_one(registry: Registry, f
 
 
 async def test_two_accounts_may_use_one_name(registry: Registry, folder: Path) -> None:
-    alices = await registry.adapters.add(ALICE, MODEL, "poet", folder)
-    bobs = await registry.adapters.add(BOB, MODEL, "poet", folder)
+    alices = await registry.uploads.add(ALICE, MODEL, "poet", folder)
+    bobs = await registry.uploads.add(BOB, MODEL, "poet", folder)
 
     assert (await registry.adapters.resolve(ALICE, "poet", MODEL)).id == alices.id
     assert (await registry.adapters.resolve(BOB, "poet", MODEL)).id == bobs.id
 
 
 async def test_a_name_is_used_once_per_account(registry: Registry, folder: Path) -> None:
-    await registry.adapters.add(ALICE, MODEL, "poet", folder)
+    await registry.uploads.add(ALICE, MODEL, "poet", folder)
 
     with pytest.raises(AdapterExists, match="'poet'"):
-        await registry.adapters.add(ALICE, MODEL, "poet", folder)
+        await registry.uploads.add(ALICE, MODEL, "poet", folder)
 
 
 async def test_of_two_that_race_for_a_name_one_wins(registry: Registry, folder: Path) -> None:
     results = await asyncio.gather(
-        *(registry.adapters.add(ALICE, MODEL, "poet", folder) for _ in range(4)), return_exceptions=True
+        *(registry.uploads.add(ALICE, MODEL, "poet", folder) for _ in range(4)), return_exceptions=True
     )
 
     assert sorted(type(result).__name__ for result in results) == ["Adapter", *["AdapterExists"] * 3]
@@ -129,12 +129,12 @@ async def test_of_two_that_race_for_a_name_one_wins(registry: Registry, folder: 
 )
 async def test_names_that_would_mislead_are_refused(registry: Registry, folder: Path, name: str) -> None:
     with pytest.raises(InvalidRequest, match="name"):
-        await registry.adapters.add(ALICE, MODEL, name, folder)
+        await registry.uploads.add(ALICE, MODEL, name, folder)
 
 
 @pytest.mark.parametrize("name", ["x", "my adapter", "größe/2 (β)", "../../etc", "x" * 255, "lora'; DROP TABLE--"])
 async def test_any_other_name_is_fine(registry: Registry, folder: Path, name: str) -> None:
-    await registry.adapters.add(ALICE, MODEL, name, folder)
+    await registry.uploads.add(ALICE, MODEL, name, folder)
 
     assert (await registry.adapters.resolve(ALICE, name, MODEL)).name == name
 
@@ -144,7 +144,7 @@ async def test_a_missing_file_is_named(registry: Registry, folder: Path, file: s
     (folder / file).unlink()
 
     with pytest.raises(AdapterIncomplete, match=file):
-        await registry.adapters.add(ALICE, MODEL, "poet", folder)
+        await registry.uploads.add(ALICE, MODEL, "poet", folder)
     assert stored_files(registry) == []
 
 
@@ -152,7 +152,7 @@ async def test_an_invalid_adapter_leaves_nothing(registry: Registry, tmp_path: P
     folder = PeftFolder(config(use_dora=True)).write(tmp_path / "peft")
 
     with pytest.raises(AdapterInvalid, match="use_dora"):
-        await registry.adapters.add(ALICE, MODEL, "poet", folder)
+        await registry.uploads.add(ALICE, MODEL, "poet", folder)
     assert stored_files(registry) == []
     assert await registry.adapters.list(ALICE) == ()
 
@@ -161,16 +161,16 @@ async def test_files_over_the_limit_are_refused(registry: Registry, folder: Path
     small = served_model(MODEL.name, "starter", BASE, replace(MODEL.limits, max_bytes=1000))
 
     with pytest.raises(AdapterInvalid, match="larger than 1000 bytes"):
-        await registry.adapters.add(ALICE, small, "poet", folder)
+        await registry.uploads.add(ALICE, small, "poet", folder)
     (folder / "adapter_config.json").write_bytes(b" " * (1 << 20) + b"{}")
     with pytest.raises(AdapterInvalid, match=r"adapter_config\.json is larger"):
-        await registry.adapters.add(ALICE, MODEL, "poet", folder)
+        await registry.uploads.add(ALICE, MODEL, "poet", folder)
 
 
 async def test_a_removed_adapter_is_unknown_but_its_files_stay_for_requests_in_flight(
     registry: Registry, folder: Path
 ) -> None:
-    await registry.adapters.add(ALICE, MODEL, "poet", folder)
+    await registry.uploads.add(ALICE, MODEL, "poet", folder)
     ready = await registry.adapters.resolve(ALICE, "poet", MODEL)
 
     await registry.adapters.remove(ALICE, "poet")
@@ -186,8 +186,8 @@ async def test_a_removed_adapter_is_unknown_but_its_files_stay_for_requests_in_f
 async def test_unused_files_go_after_a_while_and_used_ones_never(registry: Registry, tmp_path: Path) -> None:
     kept = PeftFolder().write(tmp_path / "kept")
     gone = PeftFolder(config(lora_alpha=6), tensors(seed=6)).write(tmp_path / "gone")
-    await registry.adapters.add(ALICE, MODEL, "kept", kept)
-    await registry.adapters.add(ALICE, MODEL, "gone", gone)
+    await registry.uploads.add(ALICE, MODEL, "kept", kept)
+    await registry.uploads.add(ALICE, MODEL, "gone", gone)
     await registry.adapters.remove(ALICE, "gone")
     for path in stored_files(registry):
         os.utime(path, (1, 1))
@@ -200,9 +200,9 @@ async def test_unused_files_go_after_a_while_and_used_ones_never(registry: Regis
 
 
 async def test_a_name_used_again_means_the_new_content(registry: Registry, tmp_path: Path) -> None:
-    first = await registry.adapters.add(ALICE, MODEL, "poet", PeftFolder().write(tmp_path / "first"))
+    first = await registry.uploads.add(ALICE, MODEL, "poet", PeftFolder().write(tmp_path / "first"))
     await registry.adapters.remove(ALICE, "poet")
-    second = await registry.adapters.add(
+    second = await registry.uploads.add(
         ALICE, MODEL, "poet", PeftFolder(tensors=tensors(seed=9)).write(tmp_path / "second")
     )
 
@@ -212,14 +212,14 @@ async def test_a_name_used_again_means_the_new_content(registry: Registry, tmp_p
 
 
 async def test_an_adapter_of_another_model_is_refused_for_this_one(registry: Registry, folder: Path) -> None:
-    await registry.adapters.add(ALICE, replace(MODEL, name="@cf/other"), "poet", folder)
+    await registry.uploads.add(ALICE, replace(MODEL, name="@cf/other"), "poet", folder)
 
     with pytest.raises(AdapterInvalid, match="made for @cf/other"):
         await registry.adapters.resolve(ALICE, "poet", MODEL)
 
 
 async def test_when_other_weights_are_served_an_adapter_that_fits_works_on(registry: Registry, folder: Path) -> None:
-    await registry.adapters.add(ALICE, MODEL, "poet", folder)
+    await registry.uploads.add(ALICE, MODEL, "poet", folder)
 
     ready = await registry.adapters.resolve(ALICE, "poet", serving(WIDER))
 
@@ -230,7 +230,7 @@ async def test_when_other_weights_are_served_an_adapter_that_fits_works_on(regis
 async def test_when_other_weights_are_served_an_adapter_that_does_not_fit_is_refused(
     registry: Registry, folder: Path
 ) -> None:
-    await registry.adapters.add(ALICE, MODEL, "poet", folder)
+    await registry.uploads.add(ALICE, MODEL, "poet", folder)
 
     with pytest.raises(AdapterInvalid, match=r"q_proj\.lora_B\.weight.*other-gemma"):
         await registry.adapters.resolve(ALICE, "poet", serving(OTHER_KEYS))
@@ -240,7 +240,7 @@ async def test_when_other_weights_are_served_an_adapter_that_does_not_fit_is_ref
 async def test_checking_against_other_weights_does_not_read_the_tensors_again(
     registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await registry.adapters.add(ALICE, MODEL, "poet", folder)
+    await registry.uploads.add(ALICE, MODEL, "poet", folder)
     monkeypatch.setattr("gemlora.registry.validation._check_values", None)
     monkeypatch.setattr("gemlora.registry.validation.digest_of", None)
 
@@ -249,7 +249,7 @@ async def test_checking_against_other_weights_does_not_read_the_tensors_again(
 
 async def test_warnings_are_kept(registry: Registry, tmp_path: Path) -> None:
     silent = {name: np.zeros_like(value) for name, value in tensors().items()}
-    await registry.adapters.add(ALICE, MODEL, "silent", PeftFolder(tensors=silent).write(tmp_path / "peft"))
+    await registry.uploads.add(ALICE, MODEL, "silent", PeftFolder(tensors=silent).write(tmp_path / "peft"))
 
     [warning] = (await registry.adapters.find(ALICE, "silent")).files.warnings
 
@@ -262,7 +262,7 @@ async def test_files_that_vanish_before_the_row_is_written_are_noticed(
     monkeypatch.setattr(registry.objects, "contains", lambda _digest: False)
 
     with pytest.raises(StorageFailed, match="vanished"):
-        await registry.adapters.add(ALICE, MODEL, "poet", folder)
+        await registry.uploads.add(ALICE, MODEL, "poet", folder)
     assert await registry.adapters.list(ALICE) == ()
 
 
@@ -291,7 +291,7 @@ async def test_a_full_disk_at_any_call_is_one_clear_error_and_leaves_no_adapter(
     while True:
         with monkeypatch.context() as patch:
             FailingDisk(patch, failures + 1)
-            adding = registry.adapters.add(ALICE, MODEL, f"poet {failures}", folder)
+            adding = registry.uploads.add(ALICE, MODEL, f"poet {failures}", folder)
             [result] = await asyncio.gather(adding, return_exceptions=True)
         if isinstance(result, Adapter):
             break

@@ -22,7 +22,9 @@ from gemlora.api.models import Models
 from gemlora.api.routes import endpoints, router
 from gemlora.api.run import Run
 from gemlora.errors import GemloraError
+from gemlora.registry.adapters import Adapters
 from gemlora.registry.models import Catalogue
+from gemlora.registry.uploads import Uploads
 from gemlora.serving.service import TextGeneration
 from gemlora.telemetry.metrics import Metrics
 
@@ -43,6 +45,8 @@ class Services:
     """Everything that the API calls."""
 
     accounts: Accounts
+    adapters: Adapters
+    uploads: Uploads
     catalogue: Catalogue
     generation: TextGeneration
     lifecycle: Lifecycle

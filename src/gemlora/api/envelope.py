@@ -55,6 +55,7 @@ ERROR_KINDS: dict[type[errors.GemloraError], ErrorKind] = {
     errors.AdapterIncomplete: ErrorKind(3039, 400, description=MISSING_FILES),
     errors.AdapterInvalid: ErrorKind(5004, 400, "Invalid data"),
     errors.AdapterExists: ErrorKind(5004, 400, "Invalid data"),
+    errors.TooManyAdapters: ErrorKind(5004, 400, "Invalid data"),
     errors.RequestTimedOut: ErrorKind(3007, 408, "Timeout", "Request timeout"),
     errors.RequestAborted: ErrorKind(3008, 408, "Aborted", "Request was aborted"),
     errors.OutOfCapacity: ErrorKind(3040, 429, description=OUT_OF_CAPACITY),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from gemlora.cli.options import with_settings
 from gemlora.cli.progress import ProgressBar
 from gemlora.registry.records import Adapter
 from gemlora.settings import Settings
+from gemlora.telemetry.logs import create_logger
 
 app = typer.Typer(
     help="Add, list and remove LoRA adapters.",
@@ -26,8 +28,8 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or id of the ada
 
 @app.command()
 @with_settings(
-    "data_dir", "cache_dir", "model", "revision", "hub_token", "quantize", "engine", "max_adapter_rank",
-    "max_adapter_bytes",
+    "data_dir", "cache_dir", "model", "weights", "revision", "hub_token", "quantize", "engine", "limits",
+    "max_adapter_rank", "max_adapter_bytes", "max_adapters",
 )  # fmt: skip
 def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What requests write in lora.", show_default=False)],
@@ -38,19 +40,10 @@ def add(
         ),
     ],
     settings: Settings,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Check against these weights. Default: those that the server served last, else the setting.",
-            show_default=False,
-        ),
-    ] = None,
     description: Annotated[str, typer.Option(help="Free text.", show_default=False)] = "",
 ) -> None:
     """Register a folder that PEFT saved; when this returns, requests can name it."""
-    if weights is not None:
-        settings = settings.model_copy(update={"weights": weights})
-    adapter = asyncio.run(_add(settings, weights is not None, name, folder, description))
+    adapter = asyncio.run(_add(settings, name, folder, description))
     if adapter.files is not None:
         for warning in adapter.files.warnings:
             print(f"Warning: {warning}", file=sys.stderr)
@@ -81,14 +74,18 @@ def remove(name: Name, settings: Settings) -> None:
     print(f"Removed {name}")
 
 
-async def _add(settings: Settings, own_weights: bool, name: str, folder: Path, description: str) -> Adapter:
-    from gemlora.app import find_model, open_records, prepare_model
+async def _add(settings: Settings, name: str, folder: Path, description: str) -> Adapter:
+    from gemlora.app import open_engine, open_records
 
-    async with open_records(settings) as records:
+    log = create_logger(settings.log_level, settings.log_format)
+    async with AsyncExitStack() as stack:
         with ProgressBar() as progress:
-            find = prepare_model(settings, progress) if own_weights else find_model(settings, records, progress)
-            model = await find
-        return await records.adapters.add(records.access.account_id, model, name, folder, description)
+            served = await stack.enter_async_context(open_engine(settings, progress, log))
+        records = await stack.enter_async_context(open_records(settings, served.engine))
+        last = await records.adapter_rows.find_base(settings.model)
+        if last is not None and last.digest != served.model.base.digest:
+            print(f"Warning: checked with {served.model.base.name}; the server last had {last.name}", file=sys.stderr)
+        return await records.uploads.add(records.access.account_id, served.model, name, folder, description)
 
 
 async def _list(settings: Settings) -> tuple[Adapter, ...]:

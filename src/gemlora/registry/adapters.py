@@ -1,162 +1,153 @@
-"""The life of an adapter: added, named in requests, removed. Its content never changes.
+"""Adapters that are there: looked up, resolved for requests, read back, removed. `uploads.py` makes them.
 
-Adding is durable and atomic: the blobs are on disk and verified before one transaction makes the row visible. A kill
-in between leaves blobs that nothing refers to, which `discard_unused` deletes later. Removing deletes the row only,
-so that requests in flight keep their files.
+Removing deletes the row only, so that requests in flight keep their files; blobs that nothing refers to any more are
+deleted later by `discard_unused`.
 """
 
 import asyncio
-import hashlib
-import re
-import uuid
-from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 
-from gemlora.errors import AdapterExists, AdapterIncomplete, AdapterInvalid, InvalidRequest, StorageFailed
+from gemlora.errors import AdapterIncomplete, AdapterInvalid, AdapterNotFound, InvalidRequest
+from gemlora.registry.engine import AdapterEngine, with_difference
 from gemlora.registry.models import Model
 from gemlora.registry.records import Adapter, AdapterFiles, ReadyAdapter
 from gemlora.registry.repository import AdapterRepository
-from gemlora.registry.validation import CheckedAdapter, check_adapter, fit_adapter, read_config
+from gemlora.registry.validation import fit_adapter, read_config
+from gemlora.storage.blocking import in_thread
 from gemlora.storage.files import storage_errors
-from gemlora.storage.objects import CHUNK, Incoming, Objects
+from gemlora.storage.objects import Objects
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+FILE_NAMES = (CONFIG_FILE, WEIGHTS_FILE)
 MAX_CONFIG_BYTES = 1 << 20
-MAX_NAME_LENGTH = 255
-RESERVED_PREFIX = "cf-public-"
 GRACE_SECONDS = 3600.0
 """Unused blobs younger than this stay: requests in flight and slow uploads may need them."""
-
-_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 class Adapters:
     """The adapters of all accounts."""
 
     def __init__(
-        self, repository: AdapterRepository, objects: Objects, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        repository: AdapterRepository,
+        objects: Objects,
+        engine: AdapterEngine,
+        grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         self._repository = repository
         self._objects = objects
-        self._clock = clock
-
-    async def add(self, account_id: str, model: Model, name: str, folder: Path, description: str = "") -> Adapter:
-        """Register a PEFT folder; once this returns, the adapter can be named in requests.
-
-        Raises `InvalidRequest` for a bad name, `AdapterExists`, `AdapterIncomplete` if a file is missing,
-        `AdapterInvalid`, or `StorageFailed`.
-        """
-        check_name(name)
-        if await self._repository.exists(account_id, name):
-            raise AdapterExists(f"An adapter named {name!r} exists already")
-        files = await asyncio.to_thread(self._store, folder, model)
-        now = self._clock()
-        adapter = Adapter(str(uuid.uuid4()), account_id, model.name, name, description, False, now, now, files)
-        await self._repository.add(adapter, lambda: self._stored(files))
-        return adapter
+        self._engine = engine
+        self._grace_seconds = grace_seconds
+        self._checks: dict[tuple[str, str], asyncio.Task[AdapterFiles]] = {}
 
     async def list(self, account_id: str) -> tuple[Adapter, ...]:
         """The account's adapters, oldest first."""
         return await self._repository.list(account_id)
 
+    async def list_public(self) -> tuple[Adapter, ...]:
+        """The adapters that every account can use, oldest first."""
+        return await self._repository.list_public()
+
     async def find(self, account_id: str, name_or_id: str) -> Adapter:
-        """The account's adapter with this name or id. Raises `AdapterNotFound`."""
+        """The account's own adapter with this name or id. Raises `AdapterNotFound`."""
         return await self._repository.find(account_id, name_or_id)
+
+    async def find_visible(self, account_id: str, name_or_id: str) -> Adapter:
+        """The adapter that the account means: its own first, else a public one. Raises `AdapterNotFound`."""
+        try:
+            return await self._repository.find(account_id, name_or_id)
+        except AdapterNotFound:
+            return await self._repository.find_public(name_or_id)
 
     async def resolve(self, account_id: str, name_or_id: str, model: Model) -> ReadyAdapter:
         """The adapter that a request names, ready for the engine that serves `model`.
 
-        Raises `AdapterNotFound`, `AdapterIncomplete`, or `AdapterInvalid` if it does not fit what is served now.
+        One that was checked against other base weights is checked, and tried out, once more. Raises
+        `AdapterNotFound`, `AdapterIncomplete`, `AdapterInvalid` if it does not fit what is served now, and what an
+        engine raises that cannot try it out now.
         """
-        adapter = await self._repository.find(account_id, name_or_id)
+        adapter = await self.find_visible(account_id, name_or_id)
         files = adapter.files
         if files is None:
             raise AdapterIncomplete(f"Adapter {adapter.name} is missing {CONFIG_FILE} or {WEIGHTS_FILE}")
         if adapter.model != model.name:
             raise AdapterInvalid(f"Adapter {adapter.name} was made for {adapter.model}, not for {model.name}")
-        manifest = files.manifest_blob
-        if files.geometry != model.base.geometry:
-            manifest = await self._check_again(adapter, files, model)
-        return ReadyAdapter(
-            adapter.id, adapter.name, files.digest, self._objects.local(manifest),
-            self._objects.local(files.weights_blob), manifest,
-        )  # fmt: skip
+        if files.probed_base != model.base.digest or files.geometry != model.base.geometry:
+            files = await self._check_once(adapter, files, model)
+        return await in_thread(lambda: self._ready(adapter, files))
+
+    async def open_file(self, adapter: Adapter, file_name: str) -> Path:
+        """A local copy of one of the adapter's files, also while the other one is missing.
+
+        Raises `InvalidRequest` for another name and `AdapterIncomplete` if it was not uploaded yet.
+        """
+        if file_name not in FILE_NAMES:
+            raise InvalidRequest(f"file_name: must be {CONFIG_FILE} or {WEIGHTS_FILE}")
+        held = adapter.files or adapter.pending
+        blob = held.config_blob if file_name == CONFIG_FILE else held.weights_blob
+        if blob is None:
+            raise AdapterIncomplete(f"Adapter {adapter.name} is missing {file_name}")
+        return await in_thread(lambda: self._objects.local(blob))
 
     async def remove(self, account_id: str, name_or_id: str) -> None:
-        """Forget the adapter. Raises `AdapterNotFound`. Its files stay for a while, for requests in flight."""
-        await self._repository.remove(account_id, name_or_id)
+        """Forget the account's own adapter. Raises `AdapterNotFound`.
+
+        Its files stay for a while, for requests in flight; the engine gives its memory back.
+        """
+        await self._unload(await self._repository.remove(account_id, name_or_id))
+
+    async def remove_all(self, account_id: str) -> None:
+        """Forget all adapters of the account, those that it published too."""
+        for adapter in await self._repository.remove_all(account_id):
+            await self._unload(adapter)
 
     async def discard_unused(self) -> int:
         """Delete blobs that no adapter refers to; return how many."""
-        return await self._repository.discard_unused(lambda used: self._objects.discard(used, GRACE_SECONDS))
+        return await self._repository.discard_unused(lambda used: self._objects.discard(used, self._grace_seconds))
 
-    async def _check_again(self, adapter: Adapter, files: AdapterFiles, model: Model) -> str:
-        """Check an accepted adapter against other base weights than before; return its manifest for them."""
+    async def _unload(self, removed: Adapter) -> None:
+        if removed.files is not None and not await self._repository.is_used(removed.files.digest):
+            await self._engine.unload(removed.files.digest)
 
-        def check() -> str:
-            with storage_errors(f"read the files of adapter {adapter.id}"):
-                config = read_config(self._objects.local(files.config_blob).read_bytes())
-                weights = self._objects.local(files.weights_blob)
-                checked = fit_adapter(config, weights, model.base, model.limits, files.weights_blob)
-            return self._objects.put(checked.manifest.to_json())
+    async def _check_once(self, adapter: Adapter, files: AdapterFiles, model: Model) -> AdapterFiles:
+        """Check it again; requests that come meanwhile wait for the same check."""
+        key = (adapter.id, model.base.digest)
+        if key not in self._checks:
+            self._checks[key] = asyncio.create_task(self._check_again(adapter, files, model))
+            self._checks[key].add_done_callback(lambda check: self._end_check(key, check))
+        return await asyncio.shield(self._checks[key])
 
-        manifest = await asyncio.to_thread(check)
-        await self._repository.record_check(adapter, manifest, model.base.geometry)
-        return manifest
+    def _end_check(self, key: tuple[str, str], check: "asyncio.Task[AdapterFiles]") -> None:
+        del self._checks[key]
+        if not check.cancelled():
+            check.exception()  # seen, also when every request that waited has gone
 
-    def _store(self, folder: Path, model: Model) -> AdapterFiles:
-        with self._objects.receive() as config, self._objects.receive() as weights:
-            _copy(folder / CONFIG_FILE, config, MAX_CONFIG_BYTES)
-            _copy(folder / WEIGHTS_FILE, weights, model.limits.max_bytes)
-            checked = check_adapter(
-                read_config(config.path.read_bytes()), weights.path, model.base, model.limits, weights.digest
-            )
-            return self._keep(config, weights, checked, model)
+    async def _check_again(self, adapter: Adapter, files: AdapterFiles, model: Model) -> AdapterFiles:
+        """Check an accepted adapter against other base weights than before, and try it out on them."""
+        if files.geometry != model.base.geometry:
+            files = await in_thread(lambda: self._fit(adapter, files, model))
+        ready = await in_thread(lambda: self._ready(adapter, files))
+        files = with_difference(files, await self._engine.probe(ready), model.base)
+        await self._repository.record_check(adapter, files, lambda: self._objects.contains(files.manifest_blob))
+        return files
 
-    def _keep(self, config: Incoming, weights: Incoming, checked: CheckedAdapter, model: Model) -> AdapterFiles:
-        return AdapterFiles(
-            digest=adapter_digest(config.digest, weights.digest),
-            config_blob=config.keep(),
-            weights_blob=weights.keep(),
-            manifest_blob=self._objects.put(checked.manifest.to_json()),
-            geometry=model.base.geometry,
-            size=weights.size,
-            rank=checked.rank,
-            modules=checked.modules,
-            warnings=checked.warnings,
+    def _fit(self, adapter: Adapter, files: AdapterFiles, model: Model) -> AdapterFiles:
+        with storage_errors(f"read the files of adapter {adapter.id}"):
+            config = read_config(self._objects.local(files.config_blob).read_bytes())
+            weights = self._objects.local(files.weights_blob)
+            checked = fit_adapter(config, weights, model.base, model.limits, files.weights_blob)
+        manifest = self._objects.put(checked.manifest.to_json())
+        return replace(files, manifest_blob=manifest, geometry=model.base.geometry)
+
+    def _ready(self, adapter: Adapter, files: AdapterFiles) -> ReadyAdapter:
+        return ReadyAdapter(
+            adapter.id,
+            adapter.name,
+            files.digest,
+            self._objects.local(files.manifest_blob),
+            self._objects.local(files.weights_blob),
+            files.manifest_blob,
+            adapter.public,
         )
-
-    def _stored(self, files: AdapterFiles) -> bool:
-        return all(map(self._objects.contains, (files.config_blob, files.weights_blob, files.manifest_blob)))
-
-
-def adapter_digest(config: str, weights: str) -> str:
-    """SHA-256 over the digests of both files, each field tagged."""
-    return hashlib.sha256(f"gemlora adapter\nconfig {config}\nweights {weights}\n".encode()).hexdigest()
-
-
-def check_name(name: str) -> None:
-    """Raise `InvalidRequest` unless `name` can name an adapter."""
-    if not 1 <= len(name) <= MAX_NAME_LENGTH:
-        raise InvalidRequest(f"name: must have 1 to {MAX_NAME_LENGTH} characters")
-    if not name.isprintable() or name != name.strip():
-        raise InvalidRequest("name: must be printable, without blanks at its ends")
-    if _UUID.fullmatch(name):
-        raise InvalidRequest("name: must not look like an id")
-    if name.lower().startswith(RESERVED_PREFIX):
-        raise InvalidRequest(f"name: the prefix {RESERVED_PREFIX!r} is reserved for public adapters")
-
-
-def _copy(source: Path, target: Incoming, limit: int) -> None:
-    try:
-        with source.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                if target.size + len(chunk) > limit:
-                    raise AdapterInvalid(f"{source.name} is larger than {limit} bytes")
-                target.write(chunk)
-    except FileNotFoundError:
-        raise AdapterIncomplete(f"{source.name} is missing in {source.parent}") from None
-    except OSError as error:
-        raise StorageFailed(f"Could not read {source}: {error.strerror}") from error

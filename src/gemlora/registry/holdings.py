@@ -1,6 +1,6 @@
 """What of the registry belongs to an account and goes with it."""
 
-from gemlora.errors import AdapterNotFound, InvalidRequest
+from gemlora.errors import InvalidRequest
 from gemlora.registry.adapters import Adapters
 
 
@@ -17,9 +17,5 @@ class AdapterHoldings:
             raise InvalidRequest(f"the account has public adapters, delete them first: {', '.join(public)}")
 
     async def remove(self, account_id: str) -> None:
-        """Remove all adapters of the account, one by one."""
-        for adapter in await self._adapters.list(account_id):
-            try:
-                await self._adapters.remove(account_id, adapter.id)
-            except AdapterNotFound:
-                continue  # somebody else removed it meanwhile
+        """Remove all adapters of the account."""
+        await self._adapters.remove_all(account_id)

@@ -73,10 +73,12 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class AdapterLimits:
-    """The largest adapter that is accepted."""
+    """The largest adapter that is accepted, and how many."""
 
     max_rank: int = 256
     max_bytes: int = 2 << 30
+    max_adapters: int | None = None
+    """How many an account may have, those on the shelf not counted. None: any number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,23 @@ class AdapterFiles:
     modules: tuple[str, ...]
     """Names of the modules that it changes."""
     warnings: tuple[str, ...]
+    difference: float | None = None
+    """What the probe found: max|with - without| / max|without| of the logits; None if it was not probed."""
+    probed_base: str | None = None
+    """`Base.digest` of the weights that it was probed on."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingFiles:
+    """What has been uploaded for an adapter that is not ready: the digests of its blobs."""
+
+    config_blob: str | None = None
+    weights_blob: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """LoRA weights and config, owned by an account. `files` is None until both files are there."""
+    """LoRA weights and config, owned by an account. `files` is None until both files are there and were probed."""
 
     id: str
     account_id: str
@@ -38,6 +50,13 @@ class Adapter:
     created_at: datetime
     modified_at: datetime
     files: AdapterFiles | None = None
+    pending: PendingFiles = PendingFiles()
+    """Empty once the adapter is ready."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests can name it; its content never changes from then on."""
+        return self.files is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +70,5 @@ class ReadyAdapter:
     weights_path: Path
     manifest_digest: str
     """SHA-256 of the manifest's file; that of the weights is inside the manifest."""
+    public: bool = False
+    """Whether it is on the shelf that every account can use."""

@@ -1,16 +1,18 @@
 """Adapters and served models in the database: the only place in this room with SQL."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, and_, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, Select, and_, delete, func, insert, null, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from gemlora.errors import AdapterExists, AdapterNotFound, StorageFailed
+from gemlora.errors import AdapterExists, AdapterNotFound, StorageFailed, TooManyAdapters
 from gemlora.registry.models import Base
-from gemlora.registry.records import Adapter, AdapterFiles
+from gemlora.registry.names import is_id, is_storable
+from gemlora.registry.records import Adapter, AdapterFiles, PendingFiles
+from gemlora.storage.blocking import in_thread
 from gemlora.storage.database import Database
 from gemlora.storage.tables import adapters, served_models
 
@@ -21,33 +23,42 @@ def owned_by(account_id: str) -> ColumnElement[bool]:
 
 
 class AdapterRepository:
-    """Adapters by account, and which base weights serve a model."""
+    """Adapters by account, and which base weights serve a model.
+
+    `still_stored` is always asked under the write lock, which also keeps unused blobs from being deleted meanwhile.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, adapter: Adapter, still_stored: Callable[[], bool]) -> None:
-        """Add a row, unless the account has the name already: `AdapterExists`.
+    async def add(
+        self, adapter: Adapter, limit: int | None = None, still_stored: Callable[[], bool] | None = None
+    ) -> None:
+        """Add a row.
 
-        `still_stored` is asked under the write lock, which also keeps unused blobs from being deleted meanwhile.
+        Raises `AdapterExists` if the account, or for a public adapter the shelf, has the name already, and
+        `TooManyAdapters` if the account has `limit` adapters that are not public.
         """
-        values = {name: value for name, value in asdict(adapter).items() if name != "files"} | _file_values(adapter)
         try:
             async with self._database.writing() as connection:
-                if not still_stored():
-                    raise StorageFailed("The adapter's files vanished before it was registered; add it again")
-                await connection.execute(insert(adapters).values(values))
-        except IntegrityError:
-            raise AdapterExists(f"An adapter named {adapter.name!r} exists already") from None
+                if (await connection.execute(_taken(adapter))).first() is not None:
+                    raise AdapterExists(f"An adapter named {adapter.name!r} exists already")
+                if limit is not None and not adapter.public:
+                    owned = select(func.count()).where(owned_by(adapter.account_id), adapters.c.public.is_(False))
+                    if (await connection.execute(owned)).scalar_one() >= limit:
+                        raise TooManyAdapters(f"The account has {limit} adapters already, which is the limit")
+                await _check_stored(still_stored)
+                await connection.execute(insert(adapters).values(_values(adapter)))
+        except IntegrityError as error:
+            raise StorageFailed("The account was deleted") from error
 
     async def find(self, account_id: str, name_or_id: str) -> Adapter:
         """The account's adapter with this name or id. Raises `AdapterNotFound`, for foreign ones too."""
-        query = select(adapters).where(_named(account_id, name_or_id))
-        async with self._database.reading() as connection:
-            row = (await connection.execute(query)).mappings().one_or_none()
-        if row is None:
-            raise AdapterNotFound(name_or_id)
-        return _adapter(row)
+        return await self._find(name_or_id, owned_by(account_id))
+
+    async def find_public(self, name_or_id: str) -> Adapter:
+        """The adapter on the shelf with this name or id. Raises `AdapterNotFound`."""
+        return await self._find(name_or_id, adapters.c.public)
 
     async def exists(self, account_id: str, name: str) -> bool:
         """Whether the account uses the name."""
@@ -57,33 +68,73 @@ class AdapterRepository:
 
     async def list(self, account_id: str) -> tuple[Adapter, ...]:
         """The account's adapters, oldest first."""
-        query = select(adapters).where(owned_by(account_id)).order_by(adapters.c.created_at, adapters.c.id)
-        async with self._database.reading() as connection:
-            return tuple(_adapter(row) for row in (await connection.execute(query)).mappings())
+        return await self._list(owned_by(account_id))
 
-    async def remove(self, account_id: str, name_or_id: str) -> None:
-        """Delete the row. Raises `AdapterNotFound`."""
-        async with self._database.writing() as connection:
-            result = await connection.execute(delete(adapters).where(_named(account_id, name_or_id)))
-        if result.rowcount == 0:
-            raise AdapterNotFound(name_or_id)
+    async def list_public(self) -> tuple[Adapter, ...]:
+        """All adapters on the shelf, oldest first."""
+        return await self._list(adapters.c.public)
 
-    async def record_check(self, adapter: Adapter, manifest_blob: str, geometry: str) -> None:
-        """Remember that an adapter fits another base too, and its manifest for it."""
+    async def change(self, before: Adapter, after: Adapter, still_stored: Callable[[], bool]) -> bool:
+        """Give an adapter that is not ready the files of `after`; False if it no longer is as `before` says."""
+        values = _values(after)
         change = (
             update(adapters)
-            .where(owned_by(adapter.account_id), adapters.c.id == adapter.id)
-            .values(manifest_blob=manifest_blob, geometry=geometry)
+            .where(
+                owned_by(before.account_id),
+                adapters.c.id == before.id,
+                adapters.c.digest.is_(None),
+                adapters.c.pending_config_blob.is_not_distinct_from(before.pending.config_blob),
+                adapters.c.pending_weights_blob.is_not_distinct_from(before.pending.weights_blob),
+            )
+            .values({name: values[name] for name in ("modified_at", *_FILE_COLUMNS)})
         )
         async with self._database.writing() as connection:
+            await _check_stored(still_stored)
+            return (await connection.execute(change)).rowcount == 1
+
+    async def record_check(self, adapter: Adapter, files: AdapterFiles, still_stored: Callable[[], bool]) -> None:
+        """Remember that a ready adapter was checked against another base: the same content, a new manifest."""
+        change = (
+            update(adapters)
+            .where(owned_by(adapter.account_id), adapters.c.id == adapter.id, adapters.c.digest == files.digest)
+            .values(_file_values(files, PendingFiles()))
+        )
+        async with self._database.writing() as connection:
+            await _check_stored(still_stored)
             await connection.execute(change)
 
-    async def discard_unused(self, discard: Callable[[frozenset[str]], int]) -> int:
-        """Call `discard` with every blob in use, while nobody can add an adapter."""
-        query = select(adapters.c.config_blob, adapters.c.weights_blob, adapters.c.manifest_blob)
+    async def remove(self, account_id: str, name_or_id: str) -> Adapter:
+        """Delete the row and return it. Raises `AdapterNotFound`."""
+        if not is_storable(name_or_id):
+            raise AdapterNotFound(name_or_id)
+        condition = and_(owned_by(account_id), _named(name_or_id))
         async with self._database.writing() as connection:
-            rows = await connection.execute(query.where(adapters.c.digest.is_not(None)))
-            return discard(frozenset(blob for row in rows for blob in row))
+            row = (await connection.execute(select(adapters).where(condition))).mappings().one_or_none()
+            if row is None:
+                raise AdapterNotFound(name_or_id)
+            await connection.execute(delete(adapters).where(owned_by(account_id), adapters.c.id == row["id"]))
+        return _adapter(row)
+
+    async def remove_all(self, account_id: str) -> tuple[Adapter, ...]:
+        """Delete all rows of the account and return them."""
+        async with self._database.writing() as connection:
+            rows = (await connection.execute(select(adapters).where(owned_by(account_id)))).mappings().all()
+            await connection.execute(delete(adapters).where(owned_by(account_id)))
+        return tuple(map(_adapter, rows))
+
+    async def is_used(self, digest: str) -> bool:
+        """Whether any adapter, of whatever account, has this content."""
+        query = select(adapters.c.id).where(adapters.c.digest == digest).limit(1)
+        async with self._database.reading() as connection:
+            return (await connection.execute(query)).first() is not None
+
+    async def discard_unused(self, discard: Callable[[frozenset[str]], int]) -> int:
+        """Call `discard` in a thread with every blob in use, while nobody can add an adapter."""
+        query = select(*(adapters.c[name] for name in _BLOB_COLUMNS))
+        async with self._database.writing() as connection:
+            rows = await connection.execute(query)
+            used = frozenset(blob for row in rows for blob in row if blob is not None)
+            return await in_thread(lambda: discard(used))
 
     async def record_base(self, model: str, base: Base, moment: datetime) -> None:
         """Remember which base weights serve the model."""
@@ -102,39 +153,64 @@ class AdapterRepository:
             facts = await connection.scalar(query)
         return None if facts is None else Base.from_json(facts)
 
+    async def _find(self, name_or_id: str, condition: ColumnElement[bool]) -> Adapter:
+        if not is_storable(name_or_id):
+            raise AdapterNotFound(name_or_id)
+        query = select(adapters).where(condition, _named(name_or_id))
+        async with self._database.reading() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        if row is None:
+            raise AdapterNotFound(name_or_id)
+        return _adapter(row)
 
-def _named(account_id: str, name_or_id: str) -> ColumnElement[bool]:
-    return and_(owned_by(account_id), or_(adapters.c.id == name_or_id, adapters.c.name == name_or_id))
+    async def _list(self, condition: ColumnElement[bool]) -> tuple[Adapter, ...]:
+        query = select(adapters).where(condition).order_by(adapters.c.created_at, adapters.c.id)
+        async with self._database.reading() as connection:
+            return tuple(_adapter(row) for row in (await connection.execute(query)).mappings())
 
 
-def _file_values(adapter: Adapter) -> dict[str, Any]:
-    if adapter.files is None:
-        return {}
-    return asdict(adapter.files) | {"modules": list(adapter.files.modules), "warnings": list(adapter.files.warnings)}
+_BLOB_COLUMNS = ("config_blob", "weights_blob", "manifest_blob", "pending_config_blob", "pending_weights_blob")
+_CONTENT_COLUMNS = tuple(field.name for field in fields(AdapterFiles))
+_FILE_COLUMNS = (*_CONTENT_COLUMNS, "pending_config_blob", "pending_weights_blob")
+
+
+async def _check_stored(still_stored: Callable[[], bool] | None) -> None:
+    if still_stored is not None and not await in_thread(still_stored):
+        raise StorageFailed("The adapter's files vanished before it was registered; add it again")
+
+
+def _named(name_or_id: str) -> ColumnElement[bool]:
+    return (adapters.c.id if is_id(name_or_id) else adapters.c.name) == name_or_id
+
+
+def _taken(adapter: Adapter) -> Select[str]:
+    same_place = owned_by(adapter.account_id)
+    if adapter.public:
+        same_place = or_(same_place, adapters.c.public)
+    return select(adapters.c.id).where(same_place, adapters.c.name == adapter.name)
+
+
+def _values(adapter: Adapter) -> dict[str, Any]:
+    """The whole row."""
+    own = {field.name: getattr(adapter, field.name) for field in fields(Adapter)}
+    del own["files"], own["pending"]
+    return own | _file_values(adapter.files, adapter.pending)
+
+
+def _file_values(files: AdapterFiles | None, pending: PendingFiles) -> dict[str, Any]:
+    values: dict[str, Any] = dict.fromkeys(_CONTENT_COLUMNS, null())
+    if files is not None:
+        values = asdict(files) | {"modules": [*files.modules], "warnings": [*files.warnings]}
+    return values | {
+        "pending_config_blob": pending.config_blob,
+        "pending_weights_blob": pending.weights_blob,
+    }
 
 
 def _adapter(row: RowMapping) -> Adapter:
     files = None
     if row["digest"] is not None:
-        files = AdapterFiles(
-            digest=row["digest"],
-            config_blob=row["config_blob"],
-            weights_blob=row["weights_blob"],
-            manifest_blob=row["manifest_blob"],
-            geometry=row["geometry"],
-            size=row["size"],
-            rank=row["rank"],
-            modules=tuple(row["modules"]),
-            warnings=tuple(row["warnings"]),
-        )
-    return Adapter(
-        row["id"],
-        row["account_id"],
-        row["model"],
-        row["name"],
-        row["description"],
-        row["public"],
-        row["created_at"],
-        row["modified_at"],
-        files,
-    )
+        content = {name: row[name] for name in _CONTENT_COLUMNS}
+        files = AdapterFiles(**content | {"modules": tuple(row["modules"]), "warnings": tuple(row["warnings"])})
+    own = {field.name: row[field.name] for field in fields(Adapter) if field.name not in ("files", "pending")}
+    return Adapter(**own, files=files, pending=PendingFiles(row["pending_config_blob"], row["pending_weights_blob"]))

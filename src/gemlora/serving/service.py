@@ -14,10 +14,11 @@ from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from gemlora.engines.contract import AdapterRef, Engine, FinishReason, GenerateRequest, Sampling
+from gemlora.engines.contract import Engine, FinishReason, GenerateRequest, Sampling
 from gemlora.errors import EngineFailed
 from gemlora.registry.models import Catalogue, Model
 from gemlora.registry.records import ReadyAdapter
+from gemlora.serving.adapters import reference
 from gemlora.serving.prompt import Prompt, Room
 from gemlora.telemetry.metrics import Metrics
 
@@ -217,7 +218,7 @@ class TextGeneration:
             max_tokens=min(request.max_tokens, room.context_window - len(prompt)),
             sampling=self._sampling(request.sampling),
             stop_tokens=self._codec.stop_tokens,
-            adapter=None if adapter is None else _reference(adapter),
+            adapter=None if adapter is None else reference(adapter),
             cache_scope=_account_key("cache scope", request.account_id),
             share_key=_account_key("share", request.account_id),
         )
@@ -273,10 +274,6 @@ def _is_short(prompt: Prompt) -> bool:
         and all(message.has_only_text for message in prompt.messages)
         and sum(len(message.text) for message in prompt.messages) <= SHORT_PROMPT
     )
-
-
-def _reference(adapter: ReadyAdapter) -> AdapterRef:
-    return AdapterRef(adapter.digest, str(adapter.manifest_path), str(adapter.weights_path), adapter.manifest_digest)
 
 
 def _account_key(purpose: str, account_id: str) -> bytes:

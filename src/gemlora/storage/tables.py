@@ -9,12 +9,15 @@ from sqlalchemy import (
     Boolean,
     Column,
     Dialect,
+    Float,
     ForeignKey,
+    Index,
     MetaData,
     String,
     Table,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -86,7 +89,13 @@ adapters = Table(
     Column("rank", BigInteger),
     Column("modules", JSON),
     Column("warnings", JSON),
+    Column("difference", Float),
+    Column("probed_base", String(64)),
+    Column("pending_config_blob", String(64)),
+    Column("pending_weights_blob", String(64)),
     UniqueConstraint("account_id", "name"),
+    Index("ix_adapters_digest", "digest"),
+    Index("uq_adapters_public_name", "name", unique=True, sqlite_where=text("public"), postgresql_where=text("public")),
 )
 
 served_models = Table(
