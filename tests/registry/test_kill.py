@@ -18,6 +18,7 @@ from gemlora.accounts.repository import AccountRepository
 from gemlora.accounts.service import Accounts
 from gemlora.errors import AdapterNotFound
 from gemlora.registry.adapters import Adapters
+from gemlora.registry.holdings import AdapterHoldings
 from gemlora.registry.records import Adapter
 from gemlora.registry.repository import AdapterRepository
 from gemlora.registry.uploads import Uploads
@@ -46,9 +47,11 @@ async def opened(path: Path) -> AsyncIterator[Opened]:
     data = DataFolder.open(path)
     database = await Database.open(data.database)
     try:
-        await Accounts(AccountRepository(database), data.first_token).prepare(ACCOUNT, "token")
         objects, rows = LocalObjects(data.objects), AdapterRepository(database)
-        yield Opened(Adapters(rows, objects, FakeProbe()), Uploads(rows, objects, FakeProbe()), objects)
+        adapters = Adapters(rows, objects, FakeProbe())
+        accounts = Accounts(AccountRepository(database), data.first_token, AdapterHoldings(adapters))
+        await accounts.prepare(ACCOUNT, "token")
+        yield Opened(adapters, Uploads(rows, objects, FakeProbe()), objects)
     finally:
         await database.close()
 
