@@ -97,7 +97,7 @@ def test_a_warning_goes_to_standard_error(adapters: Callable[..., Result], tmp_p
     added = adapters("add", "poet", folder)
 
     assert added.status == 0
-    assert added.errors.startswith("Warning: the adapter was trained on 'google/gemma-2b'")
+    assert added.errors.startswith('Warning: the adapter was trained on "google/gemma-2b"')
 
 
 def test_weights_other_than_those_that_were_served_are_a_warning(
