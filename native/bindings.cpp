@@ -439,6 +439,24 @@ public:
         kernels_.adapt_embedding(tokens, scale, out, changes);
     }
 
+    void row_norms(const Matrix& matrix, nb::handle left, nb::handle right, nb::handle out_) {
+        const auto out = array_of<Writable>(out_, "out");
+        check_numbers<float>(out, 1, "out");
+        const Changed weights = changed_of(matrix, left, right);
+        require_size(extent(out, 0), matrix.packed.rows, "out");
+        const nb::gil_scoped_release release;
+        kernels_.row_norms(weights, static_cast<float*>(out.data()));
+    }
+
+    void column_norms(const Matrix& matrix, nb::handle left, nb::handle right, nb::handle out_) {
+        const auto out = array_of<Writable>(out_, "out");
+        check_numbers<float>(out, 1, "out");
+        const Changed weights = changed_of(matrix, left, right);
+        require_size(extent(out, 0), matrix.packed.columns, "out");
+        const nb::gil_scoped_release release;
+        kernels_.column_norms(weights, static_cast<float*>(out.data()));
+    }
+
     void sample(nb::handle logits_, nb::handle batch, nb::handle tokens_) {
         const auto logits = rows_of<float>(logits_, "logits");
         const auto tokens = array_of<Writable>(tokens_, "tokens");
@@ -469,6 +487,17 @@ public:
     }
 
 private:
+    static Changed changed_of(const Matrix& matrix, nb::handle left_, nb::handle right_) {
+        const auto left = rows_of<const float>(left_, "left"), right = rows_of<const float>(right_, "right");
+        require_size(left.rows, matrix.packed.rows, "rows of left");
+        require_size(left.columns, right.rows, "columns of left");
+        require_size(right.columns, matrix.packed.columns, "columns of right");
+        if (right.rows > 1 && right.stride != right.columns) {
+            refuse("right", "contiguous");
+        }
+        return {&matrix.packed, left, right};
+    }
+
     // change_of(adapter) is the adapter's change or null.
     template <class Function>
     static std::vector<LowRankRows> changes_of(const Segments& segments, const Rows<float>& out, Function&& change_of) {
@@ -554,5 +583,8 @@ NB_MODULE(_native, module) {
         .def("adapt_head", &Library::adapt_head, nb::arg("x"), nb::arg("out"), nb::arg("segments"))
         .def("adapt_embedding", &Library::adapt_embedding, nb::arg("tokens"), nb::arg("scale"), nb::arg("out"),
              nb::arg("segments"))
+        .def("row_norms", &Library::row_norms, nb::arg("matrix"), nb::arg("left"), nb::arg("right"), nb::arg("out"))
+        .def("column_norms", &Library::column_norms, nb::arg("matrix"), nb::arg("left"), nb::arg("right"),
+             nb::arg("out"))
         .def("sample", &Library::sample, nb::arg("logits"), nb::arg("batch"), nb::arg("tokens"));
 }

@@ -41,6 +41,8 @@ public:
     void adapt(const Rows<const float>& x, const Rows<float>& out, const std::vector<LowRankRows>& changes);
     void adapt_embedding(Span<std::int32_t> tokens, float scale, const Rows<float>& out,
                          const std::vector<LowRankRows>& changes);
+    void row_norms(const Changed& weights, float* norms);
+    void column_norms(const Changed& weights, float* norms);
     void sample(const Rows<float>& logits, const Sampling& sampling, std::int32_t* tokens);
 
 private:
@@ -57,6 +59,8 @@ private:
         });
     }
 
+    template <class Function>
+    void changed_rows(const Changed& weights, std::int64_t begin, std::int64_t end, float* numbers, Function&& row);
     template <class Function>
     void raise(const Rows<float>& out, const std::vector<LowRankRows>& changes, Function&& lower);
 

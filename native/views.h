@@ -96,6 +96,12 @@ struct LowRank {
     const float* output_scale; // [outputs] or null
 };
 
+// The weights W + left · right of a matrix [N, K]: left [N, rank], right [rank, K], contiguous.
+struct Changed {
+    const PackedMatrix* matrix;
+    Rows<const float> left, right;
+};
+
 // Rows first … first + count − 1 use `change`.
 struct LowRankRows {
     const LowRank* change;

@@ -9,6 +9,7 @@ import numpy as np
 from gemlora.engines.cpu.adapters import AdapterLoader, PackedFiles
 from gemlora.engines.cpu.config import GemmaConfig, LayerConfig, Rope
 from gemlora.kernels import Matrix
+from gemlora.kernels.reference import ReferenceKernels
 
 CONFIG = GemmaConfig(
     generation=1,
@@ -58,4 +59,4 @@ def random_base(seed: int = 0, **facts: Any) -> Base:
 
 def loader(folder: Path, base: Base | None = None, dtype: Any = "auto", capacity: int = 1 << 30) -> AdapterLoader:
     """A loader that packs into `folder`."""
-    return AdapterLoader(base or Base(), dtype, PackedFiles(folder, capacity))
+    return AdapterLoader(base or Base(), dtype, PackedFiles(folder, capacity), ReferenceKernels())

@@ -22,6 +22,7 @@ struct KernelTable {
                          std::int64_t end, float* scratch);
     void (*integer_linear)(const PackedMatrix& matrix, const IntegerInputs& x, const Rows<float>& out,
                            std::int64_t begin, std::int64_t end, float* scratch);
+    float (*sum_of_squares)(const float* numbers, std::int64_t size);
     void (*rms_norm_row)(const float* x, const float* weight, std::int64_t size, float epsilon, float* out);
     void (*add_row)(float* x, const float* y, std::int64_t size);
     void (*rotate_head)(float* x, const float* cosines, const float* sines, std::int64_t half);

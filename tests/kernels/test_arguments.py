@@ -228,6 +228,22 @@ def test_adapt_embedding_checks_its_pair_and_tokens(native: NativeKernels) -> No
         adapt(floats(8, 4), floats(4, 6), integers(0), floats(1, 6))
 
 
+def test_norms_check_their_arrays(native: NativeKernels, matrix: Matrix) -> None:
+    native.row_norms(matrix, floats(20, 3), floats(3, 64), floats(20))
+    native.column_norms(matrix, floats(20, 3), floats(3, 64), floats(64))
+    for norms, size in ((native.row_norms, 20), (native.column_norms, 64)):
+        with pytest.raises(ValueError, match="rows of left: 19 instead of 20"):
+            norms(matrix, floats(19, 3), floats(3, 64), floats(size))
+        with pytest.raises(ValueError, match="columns of left: 2 instead of 3"):
+            norms(matrix, floats(20, 2), floats(3, 64), floats(size))
+        with pytest.raises(ValueError, match="columns of right: 63 instead of 64"):
+            norms(matrix, floats(20, 3), floats(3, 63), floats(size))
+        with pytest.raises(ValueError, match="right must be contiguous"):
+            norms(matrix, floats(20, 3), floats(3, 65)[:, :64], floats(size))
+        with pytest.raises(ValueError, match=f"out: 9 instead of {size}"):
+            norms(matrix, floats(20, 3), floats(3, 64), floats(9))
+
+
 BATCH = SamplingBatch(
     temperature=floats(1), top_k=integers(0), top_p=floats(1), seed=np.zeros(1, np.uint64),
     index=np.zeros(1, np.uint64), repetition_penalty=floats(1), frequency_penalty=floats(1),

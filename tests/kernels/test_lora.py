@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemlora.kernels import EmbeddingPair, LoraPair, LoraWeights, Segments, _native
+from gemlora.kernels import EmbeddingPair, LoraPair, LoraWeights, Matrix, Segments, _native
 from gemlora.kernels.native import NativeKernels
 
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16]
@@ -159,3 +159,27 @@ def test_kernels_do_not_keep_an_adapter_that_nobody_else_has() -> None:
     del adapter, segments
     gc.collect()
     assert weights() is None
+
+
+@settings(max_examples=30)
+@given(rows=st.integers(1, 40), columns=st.integers(1, 100), rank=st.integers(1, 9), kind=st.sampled_from([0, 1, 2, 8]))
+def test_norms_equal_the_reference_and_have_the_same_bits_in_all_variants(agree, rows, columns, rank, kind) -> None:
+    rng = np.random.default_rng(rows * columns)
+    weights = rng.standard_normal((rows, columns)).astype(np.float32)
+    if kind < len(DTYPES):
+        matrix = Matrix.from_floats(weights.astype(DTYPES[kind]))
+    else:
+        scales = rng.uniform(0.01, 0.02, (rows, -(-columns // 32))).astype(np.float16)
+        quantised = rng.integers(-127, 128, (rows, columns)).astype(np.int8)
+        matrix = Matrix.from_int8(quantised, scales, scales * 3, quantize_activations=True)
+    left, right = rng.standard_normal((rows, rank), np.float32), rng.standard_normal((rank, columns), np.float32)
+    agree(lambda: np.empty(rows, np.float32), lambda k, out: k.row_norms(matrix, left, right, out), 1e-6)
+    agree(lambda: np.empty(columns, np.float32), lambda k, out: k.column_norms(matrix, left, right, out), 1e-6)
+
+
+def test_norms_of_many_rows_have_the_same_bits_in_all_variants(agree) -> None:
+    rng = np.random.default_rng(5)
+    matrix = Matrix.from_floats(rng.standard_normal((5000, 33), np.float32))
+    left, right = rng.standard_normal((5000, 4), np.float32), rng.standard_normal((4, 33), np.float32)
+    agree(lambda: np.empty(5000, np.float32), lambda k, out: k.row_norms(matrix, left, right, out), 1e-6)
+    agree(lambda: np.empty(33, np.float32), lambda k, out: k.column_norms(matrix, left, right, out), 1e-6)

@@ -97,6 +97,17 @@ class Kernels(Protocol):
         """As `adapt`, for what `embed` wrote with the same tokens [T] and scale: out[T, E] += scale · B A[:, token]."""
         ...
 
+    def row_norms(self, matrix: Matrix, left: Float32, right: Float32, out: Float32) -> None:
+        """out[N] = the norms of the rows of W + left · right: the (dequantised) weights [N, K] with low-rank changes.
+
+        `left` is [N, r] and `right` is [r, K].
+        """
+        ...
+
+    def column_norms(self, matrix: Matrix, left: Float32, right: Float32, out: Float32) -> None:
+        """out[K] = the norms of the columns of what `row_norms` describes."""
+        ...
+
     def sample(self, logits: Float32, batch: SamplingBatch) -> Int32:
         """Draw one token per row of logits [R, V] (which it may overwrite); −1 marks a row without finite logits."""
         ...

@@ -98,6 +98,14 @@ class NativeKernels:
         """See `Kernels.adapt_embedding`."""
         self._library.adapt_embedding(tokens, scale, out, self._rows_of(segments))
 
+    def row_norms(self, matrix: Matrix, left: Float32, right: Float32, out: Float32) -> None:
+        """See `Kernels.row_norms`."""
+        self._library.row_norms(self._matrix(matrix), left, right, out)
+
+    def column_norms(self, matrix: Matrix, left: Float32, right: Float32, out: Float32) -> None:
+        """See `Kernels.column_norms`."""
+        self._library.column_norms(self._matrix(matrix), left, right, out)
+
     def sample(self, logits: Float32, batch: SamplingBatch) -> Int32:
         """See `Kernels.sample`."""
         tokens = np.empty(len(logits), np.int32)

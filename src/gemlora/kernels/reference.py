@@ -111,6 +111,14 @@ class ReferenceKernels:
             if (pair := adapter.embedding) is not None:
                 _add_low_rank(pair.a[tokens[rows]].astype(np.float32) * np.float32(scale), pair, out[rows])
 
+    def row_norms(self, matrix: Matrix, left: Float32, right: Float32, out: Float32) -> None:
+        """See `Kernels.row_norms`."""
+        out[:] = np.linalg.norm(matrix.dequantised() + left @ right, axis=1)
+
+    def column_norms(self, matrix: Matrix, left: Float32, right: Float32, out: Float32) -> None:
+        """See `Kernels.column_norms`."""
+        out[:] = np.linalg.norm(matrix.dequantised() + left @ right, axis=0)
+
     def sample(self, logits: Float32, batch: SamplingBatch) -> Int32:
         """See `Kernels.sample`."""
         return np.asarray([sample_row(logits[row], batch, row) for row in range(len(logits))], np.int32)

@@ -18,6 +18,7 @@ from gemlora.engines.cpu.adapters import AdapterLoader, PackedFiles
 from gemlora.engines.cpu.batch import Chunk
 from gemlora.engines.cpu.runner import Runner
 from gemlora.kernels import Kernels, LoraWeights
+from gemlora.kernels.native import NativeKernels
 
 TOLERANCE = 1e-4
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -48,7 +49,7 @@ def runner(case: Checkpoint, kernels: Kernels) -> Runner:
 
 
 def loader(case: Checkpoint, folder: Path) -> AdapterLoader:
-    return AdapterLoader(case.weights, "auto", PackedFiles(folder / "packed", 1 << 30))
+    return AdapterLoader(case.weights, "auto", PackedFiles(folder / "packed", 1 << 30), NativeKernels(1))
 
 
 def peft_case(

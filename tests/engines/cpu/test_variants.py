@@ -31,6 +31,7 @@ from gemlora.engines.cpu.runner import Runner
 from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
 from gemlora.kernels import Kernels, LoraWeights
+from gemlora.kernels.native import NativeKernels
 
 TOLERANCE = 1e-4
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -68,7 +69,7 @@ Variants = Callable[[str], dict[str, Variant]]
 
 
 def loader(case: Checkpoint, folder: Path) -> AdapterLoader:
-    return AdapterLoader(case.weights, "auto", PackedFiles(folder / "packed", 1 << 30))
+    return AdapterLoader(case.weights, "auto", PackedFiles(folder / "packed", 1 << 30), NativeKernels(1))
 
 
 def variant(case: Checkpoint, folder: Path, name: str, dtype: torch.dtype = torch.float32) -> Variant:

@@ -49,7 +49,10 @@ def build(options: CpuOptions, mailbox: SocketMailbox) -> tuple[ModelFacts, Step
         raise SettingsInvalid(f"kv_cache_bytes: {options.kv_cache_bytes} bytes hold no block of this model's cache")
     adapters = AdapterPool(
         AdapterLoader(
-            model, options.adapter_dtype, PackedFiles(Path(options.adapter_cache), options.adapter_cache_bytes)
+            model,
+            options.adapter_dtype,
+            PackedFiles(Path(options.adapter_cache), options.adapter_cache_bytes),
+            NativeKernels(1, options.instruction_set),  # the step loop's own are busy for a step at a time
         ),
         options.adapter_memory_bytes,
         ThreadPoolExecutor(ADAPTER_READERS),

@@ -13,7 +13,7 @@ from gemlora.engines.cpu.adapters.layout import LAYOUT, AdapterDtype, AdapterLay
 from gemlora.engines.cpu.adapters.originals import open_weights, read_manifest
 from gemlora.engines.cpu.adapters.packed_files import PackedFiles
 from gemlora.engines.cpu.adapters.packing import pack
-from gemlora.kernels import LoraWeights
+from gemlora.kernels import Kernels, LoraWeights
 from gemlora.storage.manifest import AdapterManifest
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AdapterLoader:
-    """Loads adapters for `base`; `dtype` is the setting `adapter_dtype`.
+    """Loads adapters for `base`; `dtype` is the setting `adapter_dtype`, `kernels` compute DoRA's norms.
 
     `size` may be called beside the other methods, which must not be called from two threads at once.
     """
@@ -29,6 +29,7 @@ class AdapterLoader:
     base: ServedBase
     dtype: AdapterDtype
     files: PackedFiles
+    kernels: Kernels
 
     def size(self, ref: AdapterRef) -> int:
         """Bytes that the adapter takes in memory, from its manifest alone. Raises `AdapterInvalid`."""
@@ -65,7 +66,7 @@ class AdapterLoader:
         memory = mmap.mmap(-1, layout.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         arrays = np.frombuffer(memory, np.uint8)
         with open_weights(ref, manifest.weights_digest) as weights:
-            pack(layout, manifest, weights, self.base, arrays)
+            pack(layout, manifest, weights, self.base, self.kernels, arrays)
         return arrays
 
     def _store(self, ref: AdapterRef, key: str, arrays: NDArray[np.uint8]) -> NDArray[np.uint8]:

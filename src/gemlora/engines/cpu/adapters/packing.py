@@ -3,37 +3,50 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from gemlora.engines.cpu.adapters.layout import AdapterLayout, PairLayout, ServedBase
+from gemlora.engines.cpu.adapters.layout import FILE_DTYPES, AdapterLayout, PairLayout, ServedBase
 from gemlora.engines.cpu.adapters.originals import WeightsFile
 from gemlora.engines.cpu.dora import embedding_output_scale, output_scale
 from gemlora.errors import AdapterInvalid
-from gemlora.kernels import Format, Matrix
+from gemlora.kernels import Format, Kernels, Matrix
 from gemlora.storage.manifest import AdapterManifest, BaseCopy, EmbeddingLora
 
 ROWS = 4096
 """Rows of a base matrix that are compared at a time."""
 
-ROUNDING = 1e-2
-"""Relative RMS by which a copy of the base may differ: bfloat16 beside float32 differs by 0.002."""
+ROUNDING = 0.505
+"""Steps of each float type by which a copy of the base may differ where the types do: half, and the second order."""
+
+STEPS = {"float32": (2.0**-23, 2.0**-149), "float16": (2.0**-10, 2.0**-24), "bfloat16": (2.0**-7, 2.0**-133)}
+"""Between neighbouring values of a float type: relative to their size, and the least."""
+
+QUANTISED_ROUNDING = 1e-2
+"""Relative RMS by which a copy may differ from a quantised base beside the quantisation: bfloat16 differs by 0.002."""
 
 QUANTISATION_MARGIN = 2.0
 """Times the error that evenly spread values have when rounded to the matrix's steps; clipped ones have more."""
 
 
 def pack(
-    layout: AdapterLayout, manifest: AdapterManifest, weights: WeightsFile, base: ServedBase, memory: NDArray[np.uint8]
+    layout: AdapterLayout,
+    manifest: AdapterManifest,
+    weights: WeightsFile,
+    base: ServedBase,
+    kernels: Kernels,
+    memory: NDArray[np.uint8],
 ) -> None:
     """Fill the bytes of all arrays, which must be zero.
 
     Raises `AdapterInvalid` if a value is not finite or a copy of the base differs from the base that is served.
     """
     for copy in manifest.copies:
-        _compare(copy, weights, base)
+        _compare(copy, weights, base, kernels)
     for pair in layout.pairs:
-        _fill(pair, weights, base, memory)
+        _fill(pair, weights, base, kernels, memory)
 
 
-def _fill(pair: PairLayout, weights: WeightsFile, base: ServedBase, memory: NDArray[np.uint8]) -> None:
+def _fill(
+    pair: PairLayout, weights: WeightsFile, base: ServedBase, kernels: Kernels, memory: NDArray[np.uint8]
+) -> None:
     source = pair.source
     of_embedding = isinstance(source, EmbeddingLora)
     a, b = pair.a.view(memory), pair.b.view(memory)
@@ -46,33 +59,63 @@ def _fill(pair: PairLayout, weights: WeightsFile, base: ServedBase, memory: NDAr
     if pair.output_scale is not None and source.magnitude is not None:
         magnitude = weights.read(source.magnitude).astype(np.float32)
         scale_of = embedding_output_scale if of_embedding else output_scale
-        scale = scale_of(base.matrix(pair.matrix), a, b, source.scale, magnitude)
+        scale = scale_of(kernels, base.matrix(pair.matrix), a, b, source.scale, magnitude)
         if not np.isfinite(scale).all():
             raise AdapterInvalid(f"{pair.name}: the magnitude over the norm of the weights is not finite")
         pair.output_scale.view(memory)[...] = scale
 
 
-def _compare(copy: BaseCopy, weights: WeightsFile, base: ServedBase) -> None:
-    """PEFT saves the base's weights beside an adapter of the embedding, changed or not."""
+def _compare(copy: BaseCopy, weights: WeightsFile, base: ServedBase, kernels: Kernels) -> None:
+    """PEFT saves the base's weights beside an adapter of the embedding or the head, changed or not."""
     matrix = base.matrix("embedding" if copy.module == "embed_tokens" or base.tied else "head")
-    difference = total = 0.0
+    comparison = _Comparison(matrix, FILE_DTYPES[copy.tensor.dtype])
     for start in range(0, matrix.rows, ROWS):
-        rows = np.arange(start, min(start + ROWS, matrix.rows))
-        served = matrix.dequantised_rows(rows)
-        saved = weights.read_rows(copy.tensor, start, start + ROWS).astype(np.float32)
-        difference += float(np.square(saved - served, dtype=np.float64).sum())
-        total += float(np.square(served, dtype=np.float64).sum())
-    steps = _squared_steps(matrix) * matrix.rows * matrix.columns
-    allowed = ROUNDING * total**0.5 + QUANTISATION_MARGIN * (steps / 12) ** 0.5
-    if not difference**0.5 <= allowed:
+        served = np.empty((min(ROWS, matrix.rows - start), matrix.columns), np.float32)
+        kernels.embed(matrix, np.arange(start, start + len(served), dtype=np.int32), 1.0, served)
+        comparison.add(served, weights.read_rows(copy.tensor, start, start + ROWS).astype(np.float32))
+    if not comparison.equal:
         raise AdapterInvalid(
             f"{copy.tensor.name}: the adapter was saved together with a changed embedding or head; "
-            f"it differs from the served base by {difference**0.5 / max(total, 1e-30) ** 0.5:.3f} of its size"
+            f"it differs from the served base by {comparison.relative:.2g} of its size"
         )
 
 
+class _Comparison:
+    """Whether saved rows are those of the served matrix, as far as its type and theirs can say."""
+
+    def __init__(self, matrix: Matrix, saved_dtype: np.dtype[np.generic]) -> None:
+        self._matrix = matrix
+        self._squares = self._total = 0.0
+        self._close = True
+        self._quantised = matrix.format is Format.INT8
+        types = set() if self._quantised else {str(saved_dtype), str(matrix.format.dtype)}
+        steps = [STEPS[each] for each in types if len(types) > 1]
+        self._step = ROUNDING * sum(step for step, _ in steps)
+        self._least = ROUNDING * sum(least for _, least in steps)
+
+    def add(self, served: NDArray[np.float32], saved: NDArray[np.float32]) -> None:
+        """Compare some rows [T, K]."""
+        difference = np.abs(saved - served)
+        self._squares += float(np.square(difference, dtype=np.float64).sum())
+        self._total += float(np.square(served, dtype=np.float64).sum())
+        if not self._quantised:
+            self._close &= bool((difference <= self._step * np.abs(served) + self._least).all())
+
+    @property
+    def equal(self) -> bool:
+        """Floats within half a step of both types, exactly with one type; quantised ones by their size altogether."""
+        if not self._quantised:
+            return self._close
+        squared_steps = _squared_steps(self._matrix) * self._matrix.rows * self._matrix.columns
+        allowed = QUANTISED_ROUNDING * self._total**0.5 + QUANTISATION_MARGIN * (squared_steps / 12) ** 0.5
+        return bool(self._squares**0.5 <= allowed)
+
+    @property
+    def relative(self) -> float:
+        """The size of the difference over that of the served matrix."""
+        return float(self._squares**0.5 / max(self._total, 1e-30) ** 0.5)
+
+
 def _squared_steps(matrix: Matrix) -> float:
-    """The mean square of the distance between neighbouring values that the matrix can hold, 0 for floats."""
-    if matrix.format is not Format.INT8 or matrix.scales is None:
-        return 0.0
-    return float(np.square(matrix.scales, dtype=np.float64).mean())
+    """The mean square of the distance between neighbouring values that a quantised matrix can hold."""
+    return 0.0 if matrix.scales is None else float(np.square(matrix.scales, dtype=np.float64).mean())

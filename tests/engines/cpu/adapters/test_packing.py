@@ -1,0 +1,174 @@
+"""What packing computes from the served base: DoRA's norms, and whether saved copies are copies of it."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tests.adapters import register, safetensors_tensors
+from tests.served_base import CONFIG, Base, loader, random_base
+
+from gemlora.engines.contract import AdapterRef
+from gemlora.errors import AdapterInvalid
+from gemlora.kernels import Matrix
+from gemlora.storage.manifest import AdapterManifest, BaseCopy, EmbeddingLora, HeadLora, LoraModule, Tensor
+
+RANK, SCALE = 3, 1.5
+
+
+def matrix_of(base: Base, name: str) -> torch.Tensor:
+    return torch.from_numpy(base.matrix(name).dequantised().copy())
+
+
+def with_int8(base: Base, *names: str) -> Base:
+    """The base with some matrices quantised, so that its values are not the original's."""
+    matrices = dict(base.matrices)
+    for name in names:
+        weights = matrices[name].dequantised()
+        scales = np.abs(weights).max(axis=1, keepdims=True) / 127
+        quantised = np.rint(weights / scales).astype(np.int8)
+        groups = -(-weights.shape[1] // 32)
+        matrices[name] = Matrix.from_int8(
+            quantised, np.repeat(scales, groups, axis=1).astype(np.float32), quantize_activations=True
+        )
+    return replace(base, quantize="int8", matrices=matrices)
+
+
+def write(folder: Path, tensors: dict[str, torch.Tensor], make: Any) -> AdapterRef:
+    """An adapter of these tensors; `make` turns their places into the parts of a manifest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / "adapter_model.safetensors"
+    save_file(tensors, weights)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return register(folder, weights, AdapterManifest(digest, **make(safetensors_tensors(weights))))
+
+
+def pair(outputs: int, inputs: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "a": torch.randn(RANK, inputs, generator=generator),
+        "b": torch.randn(outputs, RANK, generator=generator),
+        "magnitude": torch.rand(outputs, generator=generator) + 0.5,
+    }
+
+
+def module(places: dict[str, Tensor]) -> dict[str, Any]:
+    return {"modules": (LoraModule(1, "up_proj", RANK, SCALE, **places),)}
+
+
+def head(places: dict[str, Tensor]) -> dict[str, Any]:
+    return {"modules": (), "head": HeadLora(RANK, SCALE, **places)}
+
+
+def embedding(places: dict[str, Tensor]) -> dict[str, Any]:
+    return {"modules": (), "embedding": EmbeddingLora(RANK, SCALE, **places)}
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+def test_doras_norms_are_those_of_the_served_base(tmp_path: Path, tied: bool, quantised: bool) -> None:
+    base = random_base(tied=tied)
+    if quantised:
+        base = with_int8(base, *base.matrices)
+    vocabulary, hidden = CONFIG.vocabulary, CONFIG.hidden
+    cases = {
+        "layers.1.up_proj": (module, *CONFIG.modules["up_proj"]),
+        "embedding" if tied else "head": (head, vocabulary, hidden),
+        "the input side": (embedding, hidden, vocabulary),
+    }
+    for name, (make, outputs, inputs) in cases.items():
+        parts = pair(outputs, inputs)
+        loaded = loader(tmp_path / "cache", base, "float32").load(write(tmp_path / name, parts, make))
+        (found,) = [*loaded.pairs.values(), *(each for each in (loaded.embedding, loaded.head) if each)]
+        weights = matrix_of(base, "embedding").T if make is embedding else matrix_of(base, name)
+        changed = weights.double() + SCALE * parts["b"].double() @ parts["a"].double()
+        expected = parts["magnitude"].double() / changed.norm(dim=1)
+        assert found.output_scale is not None
+        np.testing.assert_allclose(found.output_scale, expected.numpy(), rtol=1e-6)
+
+
+def test_a_norm_of_zero_is_refused(tmp_path: Path) -> None:
+    base = random_base()
+    weights = base.matrix("layers.1.up_proj").dequantised().copy()
+    weights[7] = 0
+    base = replace(base, matrices={**base.matrices, "layers.1.up_proj": Matrix.from_floats(weights)})
+    parts = pair(*CONFIG.modules["up_proj"])
+    parts["b"][7] = 0
+    with pytest.raises(AdapterInvalid, match=r"layers\.1\.up_proj: the magnitude over the norm .* is not finite"):
+        loader(tmp_path / "cache", base).load(write(tmp_path, parts, module))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_magnitude_that_is_not_finite_is_refused(tmp_path: Path, value: float) -> None:
+    parts = pair(*CONFIG.modules["up_proj"])
+    parts["magnitude"][3] = value
+    with pytest.raises(AdapterInvalid, match=r"layers\.1\.up_proj: the magnitude"):
+        loader(tmp_path / "cache", random_base()).load(write(tmp_path, parts, module))
+
+
+def load_with_copy(folder: Path, base: Base, name: str, copy: torch.Tensor) -> None:
+    """Load an adapter of the head that was saved beside a copy of a matrix."""
+    tensors = {**pair(CONFIG.vocabulary, CONFIG.hidden), f"{name}.base_layer.weight": copy.contiguous()}
+
+    def make(places: dict[str, Tensor]) -> dict[str, Any]:
+        saved = BaseCopy(name, places.pop(f"{name}.base_layer.weight"))
+        return {**head(places), "copies": (saved,)}
+
+    loader(folder / "cache", base).load(write(folder, tensors, make))
+
+
+@pytest.mark.parametrize("served", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("saved", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_a_copy_of_the_base_in_any_type_is_accepted(tmp_path: Path, served: torch.dtype, saved: torch.dtype) -> None:
+    original = matrix_of(random_base(), "embedding")
+    original[0] *= 1e-6
+    as_served = original.to(served)
+    base = random_base()
+    packed = as_served.view(torch.int16).numpy().view("bfloat16") if served == torch.bfloat16 else as_served.numpy()
+    base = replace(base, matrices={**base.matrices, "embedding": Matrix.from_floats(packed)})
+    load_with_copy(tmp_path, base, "lm_head", original.to(saved))
+
+
+@pytest.mark.parametrize("change", ["one value", "not a number", "a little everywhere"])
+def test_a_changed_copy_of_an_unquantised_base_is_refused_by_name(tmp_path: Path, change: str) -> None:
+    base = random_base()
+    copy = matrix_of(base, "embedding")
+    if change == "one value":
+        copy[5, 6] = torch.nextafter(copy[5, 6], torch.tensor(9.0))
+    elif change == "not a number":
+        copy[5, 6] = float("nan")
+    else:
+        copy *= 1.0001
+    with pytest.raises(AdapterInvalid, match=r"lm_head\.base_layer\.weight: .* a changed embedding or head"):
+        load_with_copy(tmp_path, base, "lm_head", copy)
+
+
+def test_each_copy_is_compared_with_its_own_matrix(tmp_path: Path) -> None:
+    untied = random_base(tied=False)
+    for name, matrix, other in (("embed_tokens", "embedding", "head"), ("lm_head", "head", "embedding")):
+        load_with_copy(tmp_path / name, untied, name, matrix_of(untied, matrix))
+        with pytest.raises(AdapterInvalid, match=name):
+            load_with_copy(tmp_path / f"{name} wrong", untied, name, matrix_of(untied, other))
+
+
+def test_a_quantised_base_accepts_copies_of_its_original_and_refuses_others(tmp_path: Path) -> None:
+    original = matrix_of(random_base(), "embedding")
+    base = with_int8(random_base(), "embedding")
+    load_with_copy(tmp_path / "a", base, "lm_head", original)
+    load_with_copy(tmp_path / "b", base, "lm_head", original.bfloat16())
+    noise = torch.randn(original.shape, generator=torch.Generator().manual_seed(2))
+    with pytest.raises(AdapterInvalid, match=r"differs from the served base by 0\.0"):
+        load_with_copy(tmp_path / "c", base, "lm_head", original + 0.05 * noise)
+    with pytest.raises(AdapterInvalid, match="differs"):
+        load_with_copy(tmp_path / "d", base, "lm_head", original.index_fill(0, torch.tensor([1]), float("inf")))
+
+
+@pytest.mark.parametrize(("name", "shape"), [("lm_head", (CONFIG.vocabulary - 1, CONFIG.hidden)), ("q_proj", None)])
+def test_a_copy_of_something_else_is_refused(tmp_path: Path, name: str, shape: tuple[int, int] | None) -> None:
+    copy = torch.zeros(shape or (CONFIG.vocabulary, CONFIG.hidden))
+    with pytest.raises(AdapterInvalid, match=rf"{name}\.base_layer"):
+        load_with_copy(tmp_path, random_base(), name, copy)
