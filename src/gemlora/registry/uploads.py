@@ -73,9 +73,12 @@ class Uploads:
             raise InvalidRequest(f"file_name: must be {CONFIG_FILE} or {WEIGHTS_FILE}")
         await receiver.finish()
         await in_thread(lambda: _check_alone(file_name, receiver, model.limits), self._threads)
-        while (attached := await self._attach(adapter, file_name, receiver, model)) is None:
-            adapter = await self._repository.find(adapter.account_id, adapter.id)
-        return attached
+        while True:
+            # As it is now: receiving may have taken long, and another upload may change it while this one is checked.
+            current = await self._repository.find(adapter.account_id, adapter.id)
+            attached = await self._attach(current, file_name, receiver, model)
+            if attached is not None:
+                return attached
 
     async def add(
         self, account_id: str, model: Model, name: str, folder: Path, description: str = "", *, public: bool = False
