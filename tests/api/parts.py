@@ -4,17 +4,15 @@ import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from gemlora.accounts.records import Account, Caller, Scope, Token
 from gemlora.api.application import Limits, Services, create_api
 from gemlora.api.health import Lifecycle, Phase
 from gemlora.engines.fake import FakeEngine
 from gemlora.errors import AdapterIncomplete, AdapterNotFound, GemloraError, Unauthenticated
-from gemlora.registry.adapters import Adapters
 from gemlora.registry.models import AdapterLimits, Base, Catalogue, Model, served_model
 from gemlora.registry.records import ReadyAdapter
-from gemlora.registry.uploads import Uploads
 from gemlora.serving.byte_vocabulary import byte_vocabulary
 from gemlora.serving.codec import GemmaCodec
 from gemlora.serving.service import TextGeneration
@@ -76,23 +74,35 @@ class FakeAdapters:
 class Parts:
     """One application and the fakes that a test looks into."""
 
-    def __init__(self, engine: FakeEngine, limits: Limits | None = None, default_adapter: str = "") -> None:
+    def __init__(
+        self,
+        engine: FakeEngine,
+        limits: Limits | None = None,
+        default_adapter: str = "",
+        *,
+        accounts: Any = None,
+        adapters: Any = None,
+        uploads: Any = None,
+        adapter_limits: AdapterLimits | None = None,
+    ) -> None:
         self.engine = engine
-        self.accounts = FakeAccounts()
-        self.adapters = FakeAdapters()
+        self.accounts = accounts or FakeAccounts()
+        self.adapters = adapters or FakeAdapters()
         self.metrics = Metrics()
         self.lifecycle = Lifecycle()
         self.lifecycle.phase = Phase.READY
         self.log_stream = io.StringIO()
         log = create_logger("debug", "json", self.log_stream)
-        model = served_model(MODEL, "starter", Base.of(engine.facts), AdapterLimits(), default_adapter)
+        model = served_model(
+            MODEL, "starter", Base.of(engine.facts), adapter_limits or AdapterLimits(), default_adapter
+        )
         catalogue = Catalogue([model])
         codec = GemmaCodec(Tokenizer(byte_vocabulary()))
         generation = TextGeneration(catalogue, self.adapters, engine, codec, self.metrics, log)
         self.services = Services(
             accounts=self.accounts,
-            adapters=cast(Adapters, self.adapters),
-            uploads=cast(Uploads, None),
+            adapters=self.adapters,
+            uploads=uploads,
             catalogue=catalogue,
             generation=generation,
             lifecycle=self.lifecycle,

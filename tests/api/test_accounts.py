@@ -259,25 +259,23 @@ def fake_folder(folder: Path, layers: int = FAKE_FACTS.layers) -> Path:
 
 async def test_a_deleted_account_is_gone_with_tokens_and_adapters(server: Server, tmp_path: Path) -> None:
     account = await server.account()
-    token = await server.token(account, *ALL)
-    async with open_records(server.settings) as records:
-        model = (await server.ask("GET", f"/{account}/ai/models/search", token["value"])).json()["result"][0]["name"]
-        assert model == MODEL
-        await add_adapter(records, server.settings, account, fake_folder(tmp_path / "peft"))
-    assert await server.run(account, token["value"], lora="poet") == 200
+    token = (await server.token(account, *ALL))["value"]
+    finetunes = f"/{account}/ai/finetunes"
+    created = await server.ask("POST", finetunes, token, json={"model": MODEL, "name": "poet"})
+    assert created.status_code == 200, created.text
+    for file in fake_folder(tmp_path / "peft").iterdir():
+        assets = f"{finetunes}/poet/finetune-assets"
+        answer = await server.ask(
+            "POST", assets, token, data={"file_name": file.name}, files={"file": file.read_bytes()}
+        )
+        assert answer.status_code == 200, answer.text
+    assert await server.run(account, token, lora="poet") == 200
 
     assert (await server.ask("DELETE", f"/{account}")).status_code == 200
 
-    assert await server.run(account, token["value"]) == 401
+    assert await server.run(account, token) == 401
     async with open_records(server.settings) as records:
         assert await records.adapters.list(account) == ()
-
-
-async def add_adapter(records: Any, settings: Settings, account: str, folder: Path) -> None:
-    from gemlora.app import find_model
-
-    model = await find_model(settings, records, silent)
-    await records.adapters.add(account, model, "poet", folder)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ TABLE: list[tuple[Exception, int, int, str, str]] = [
         "exceeded this model context window limit (8192)",
     ),
     (errors.ModelNotFound("@cf/x"), 5007, 400, "No such model", "No such model @cf/x or task"),
+    (errors.AccountNotFound("a1"), 7003, 404, "AiError", "Account a1 not found"),
+    (errors.TokenNotFound("t1"), 7003, 404, "AiError", "Token t1 not found"),
     (errors.AdapterNotFound("my-ft"), 3037, 404, "AiError", "Finetune my-ft not found"),
     (
         errors.AdapterIncomplete("x"),

@@ -16,6 +16,7 @@ from gemlora.api.binding import Binding
 from gemlora.api.body import BodyReader
 from gemlora.api.boundary import Boundary
 from gemlora.api.failures import render_error, render_routing_error
+from gemlora.api.finetunes import Finetunes
 from gemlora.api.health import Health, Lifecycle
 from gemlora.api.inputs import InputReader
 from gemlora.api.models import Models
@@ -68,6 +69,14 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
         services.log,
     )
     models = Models(services.catalogue, schemas)
+    finetunes = Finetunes(
+        services.adapters,
+        services.uploads,
+        services.catalogue,
+        bodies,
+        services.limits.write_stall_seconds,
+        services.log,
+    )
     accounts = AccountRoutes(services.accounts, bodies, services.log)
     binding = Binding(run, models, services.catalogue)
     health = Health(services.lifecycle, services.metrics)
@@ -78,7 +87,7 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
         lifespan=lifespan,
         exception_handlers={GemloraError: render_error, HTTPException: render_routing_error},
     )
-    app.include_router(router(endpoints(run, binding, models, accounts, health), services.accounts))
+    app.include_router(router(endpoints(run, binding, models, finetunes, accounts, health), services.accounts))
     app.add_middleware(Boundary, metrics=services.metrics, log=services.log)
     return app
 

@@ -13,6 +13,7 @@ from gemlora.accounts.records import Scope
 from gemlora.api.accounts import AccountRoutes
 from gemlora.api.authentication import Access, Authenticator, Guard
 from gemlora.api.binding import Binding
+from gemlora.api.finetunes import Finetunes
 from gemlora.api.health import Health
 from gemlora.api.models import Models
 from gemlora.api.run import Run
@@ -20,6 +21,8 @@ from gemlora.api.segments import SegmentRoute
 
 ACCOUNTS = "/client/v4/accounts"
 ACCOUNT = f"{ACCOUNTS}/{{account_id}}"
+FINETUNES = f"{ACCOUNT}/ai/finetunes"
+FINETUNE = f"{FINETUNES}/{{finetune}}"
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -36,15 +39,24 @@ class Endpoint:
 
 
 def endpoints(
-    run: Run, binding: Binding, models: Models, accounts: AccountRoutes, health: Health
+    run: Run, binding: Binding, models: Models, finetunes: Finetunes, accounts: AccountRoutes, health: Health
 ) -> tuple[Endpoint, ...]:
     """All routes, the first that matches wins."""
-    get, post, delete, probe = ("GET",), ("POST",), ("DELETE",), ("GET", "HEAD")
+    get, post, delete, look = ("GET",), ("POST",), ("DELETE",), ("GET", "HEAD")
+    reading, writing = Scope.FINETUNES_READ, Scope.FINETUNES_WRITE
     return (
         Endpoint(("GET", "POST"), f"{ACCOUNT}/ai/run/proxy", binding.proxy, Access.ACCOUNT, Scope.RUN),
         Endpoint(post, f"{ACCOUNT}/ai/run/{{model:path}}", run.rest, Access.ACCOUNT, Scope.RUN),
         Endpoint(get, f"{ACCOUNT}/ai/models/search", models.search, Access.ACCOUNT, Scope.RUN),
         Endpoint(get, f"{ACCOUNT}/ai/models/schema", models.schema, Access.ACCOUNT, Scope.RUN),
+        Endpoint(get, FINETUNES, finetunes.list, Access.ACCOUNT, reading),
+        Endpoint(post, FINETUNES, finetunes.create, Access.ACCOUNT, writing),
+        Endpoint(get, f"{FINETUNES}/public", finetunes.list_public, Access.ACCOUNT, reading),
+        Endpoint(get, FINETUNE, finetunes.show, Access.ACCOUNT, reading),
+        Endpoint(delete, FINETUNE, finetunes.delete, Access.ACCOUNT, writing),
+        Endpoint(post, f"{FINETUNE}/finetune-assets", finetunes.upload, Access.ACCOUNT, writing),
+        Endpoint(look, f"{FINETUNE}/finetune-assets/{{file_name}}", finetunes.download, Access.ACCOUNT, reading),
+        Endpoint(post, f"{FINETUNE}/publish", finetunes.publish, Access.ACCOUNT, Scope.ADMIN),
         Endpoint(get, ACCOUNTS, accounts.list, Access.OPERATOR, Scope.ADMIN),
         Endpoint(post, ACCOUNTS, accounts.create, Access.OPERATOR, Scope.ADMIN),
         Endpoint(get, ACCOUNT, accounts.show, Access.OPERATOR, Scope.ADMIN),
@@ -56,10 +68,10 @@ def endpoints(
         Endpoint(post, "/run", binding.run, Access.TOKEN, Scope.RUN),
         Endpoint(post, "/ai-gateway/run", binding.run, Access.TOKEN, Scope.RUN),
         Endpoint(get, "/ai-api/models/search", binding.search, Access.TOKEN, Scope.RUN),
-        Endpoint(probe, "/livez", health.live, Access.PUBLIC),
-        Endpoint(probe, "/readyz", health.ready, Access.PUBLIC),
-        Endpoint(probe, "/startupz", health.started, Access.PUBLIC),
-        Endpoint(probe, "/metrics", health.metrics, Access.PUBLIC),
+        Endpoint(look, "/livez", health.live, Access.PUBLIC),
+        Endpoint(look, "/readyz", health.ready, Access.PUBLIC),
+        Endpoint(look, "/startupz", health.started, Access.PUBLIC),
+        Endpoint(look, "/metrics", health.metrics, Access.PUBLIC),
     )
 
 
