@@ -140,3 +140,27 @@ def test_every_setting_has_a_description_and_an_example_that_is_valid() -> None:
         assert field.description, key
         assert field.examples, key
         Settings.load({key: str(field.examples[0])})
+
+
+@pytest.mark.parametrize(
+    ("preset", "limits"),
+    [
+        ("none", (256, 2 << 30, 0)),
+        ("cloudflare-2024", (8, 100_000_000, 30)),
+        ("cloudflare-2026", (32, 300_000_000, 100)),
+    ],
+)
+def test_a_preset_gives_the_limits(preset: str, limits: tuple[int, int, int]) -> None:
+    settings = Settings.load({"limits": preset})
+
+    assert (settings.max_adapter_rank, settings.max_adapter_bytes, settings.max_adapters) == limits
+
+
+def test_what_is_set_goes_before_the_preset(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text('limits = "cloudflare-2024"\nmax_adapters = 5')
+    monkeypatch.setenv("GEMLORA_MAX_ADAPTER_RANK", "64")
+
+    settings = Settings.load({}, file)
+
+    assert (settings.max_adapter_rank, settings.max_adapter_bytes, settings.max_adapters) == (64, 100_000_000, 5)
+    assert "limits" in problems({"limits": "cloudflare-1999"})[0]

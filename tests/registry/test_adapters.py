@@ -3,12 +3,14 @@
 import asyncio
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import event, text
 from tests.registry.conftest import ALICE, BOB, NOW, Registry
 from tests.registry.peft_folder import BASE, MODEL, PeftFolder, config, tensors
 
@@ -17,9 +19,12 @@ from gemlora.errors import (
     AdapterIncomplete,
     AdapterInvalid,
     AdapterNotFound,
+    EngineFailed,
     InvalidRequest,
+    OutOfCapacity,
     StorageFailed,
 )
+from gemlora.registry.engine import NO_DIFFERENCE
 from gemlora.registry.models import served_model
 from gemlora.registry.records import Adapter
 from gemlora.storage.manifest import AdapterManifest
@@ -310,3 +315,116 @@ async def test_the_base_that_was_served_last_is_remembered(registry: Registry) -
     await registry.rows.record_base(MODEL.name, WIDER, NOW)
 
     assert await registry.rows.find_base(MODEL.name) == WIDER
+
+
+REPROBED = replace(BASE, name="retrained-gemma", digest="e" * 64)
+
+
+async def test_on_other_weights_of_the_same_shape_it_is_tried_out_before_its_first_use(
+    registry: Registry, folder: Path
+) -> None:
+    added = await registry.uploads.add(ALICE, MODEL, "poet", folder)
+    registry.probe.difference = 0.0
+
+    await asyncio.gather(*(registry.adapters.resolve(ALICE, "poet", serving(REPROBED)) for _ in range(5)))
+    await registry.adapters.resolve(ALICE, "poet", serving(REPROBED))
+
+    assert len(registry.probe.probed) == 2
+    files = (await registry.adapters.find(ALICE, "poet")).files
+    assert files == replace(added.files, difference=0.0, probed_base=REPROBED.digest, warnings=(NO_DIFFERENCE,))
+    registry.probe.difference = 1.0
+    await registry.adapters.resolve(ALICE, "poet", MODEL)
+    assert (await registry.adapters.find(ALICE, "poet")).files == added.files
+
+
+@pytest.mark.parametrize("failure", [AdapterInvalid("infinite logits"), OutOfCapacity("full"), EngineFailed("dead")])
+async def test_a_probe_that_fails_before_first_use_fails_the_request_and_is_tried_again(
+    registry: Registry, folder: Path, failure: Exception
+) -> None:
+    added = await registry.uploads.add(ALICE, MODEL, "poet", folder)
+    registry.probe.failure = failure
+
+    results = await asyncio.gather(
+        *(registry.adapters.resolve(ALICE, "poet", serving(WIDER)) for _ in range(3)), return_exceptions=True
+    )
+
+    assert [str(result) for result in results] == [str(failure)] * 3
+    assert await registry.adapters.find(ALICE, "poet") == added
+    registry.probe.failure = None
+    assert (await registry.adapters.resolve(ALICE, "poet", serving(WIDER))).id == added.id
+
+
+async def test_a_request_that_gives_up_takes_the_check_from_nobody(registry: Registry, folder: Path) -> None:
+    await registry.uploads.add(ALICE, MODEL, "poet", folder)
+    reached, going_on = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        reached.set()
+        await going_on.wait()
+
+    registry.probe.act = wait
+    first, second = (asyncio.create_task(registry.adapters.resolve(ALICE, "poet", serving(REPROBED))) for _ in range(2))
+    await reached.wait()
+    first.cancel()
+    await asyncio.wait([first])
+    going_on.set()
+
+    assert (await second).name == "poet"
+    assert len(registry.probe.probed) == 2
+
+
+async def test_an_adapter_of_its_own_goes_before_one_on_the_shelf(registry: Registry, folder: Path) -> None:
+    """No name can be both, but what an id means is decided in the same order."""
+    public = await registry.uploads.add(ALICE, MODEL, "cf-public-poet", folder, public=True)
+    own = await registry.uploads.add(BOB, MODEL, "poet", folder)
+
+    for account, reference, expected in [
+        (BOB, "poet", own),
+        (BOB, own.id, own),
+        (BOB, "cf-public-poet", public),
+        (BOB, public.id, public),
+        (ALICE, "cf-public-poet", public),
+    ]:
+        assert await registry.adapters.find_visible(account, reference) == expected
+    with pytest.raises(AdapterNotFound):
+        await registry.adapters.find_visible(ALICE, own.id)
+
+
+async def test_adapters_that_were_added_before_there_were_probes_are_tried_out_once(
+    registry: Registry, folder: Path
+) -> None:
+    added = await registry.uploads.add(ALICE, MODEL, "poet", folder)
+    async with registry.database.writing() as connection:
+        await connection.execute(text("UPDATE adapters SET difference = NULL, probed_base = NULL"))
+
+    for _ in range(2):
+        await registry.adapters.resolve(ALICE, "poet", MODEL)
+
+    assert len(registry.probe.probed) == 2
+    assert (await registry.adapters.find(ALICE, "poet")).files == added.files
+
+
+@pytest.mark.parametrize("query", ["find", "find_public", "is_used"])
+async def test_lookups_use_an_index(registry: Registry, folder: Path, query: str) -> None:
+    """So that they take as long among thousands of adapters as among ten."""
+    added = await registry.uploads.add(ALICE, MODEL, "poet", folder)
+    statements: list[tuple[str, Any]] = []
+    event.listen(
+        registry.database._engine.sync_engine,
+        "before_cursor_execute",
+        lambda _c, _cursor, statement, parameters, *_: statements.append((statement, parameters)),
+    )
+    with suppress(AdapterNotFound):
+        if query == "find":
+            await registry.rows.find(ALICE, "poet")
+            await registry.rows.find(ALICE, added.id)
+        elif query == "find_public":
+            await registry.rows.find_public("cf-public-poet")
+        else:
+            await registry.rows.is_used(added.files.digest)
+
+    async with registry.database.reading() as connection:
+        for statement, parameters in tuple(statements):
+            plan = (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)).all()
+            assert all("SEARCH" in step.detail and "USING" in step.detail for step in plan), plan
+    assert statements

@@ -10,12 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, create_engine, insert, select, text
 
 from gemlora.errors import StorageFailed
+from gemlora.registry.records import PendingFiles
+from gemlora.registry.repository import AdapterRepository
 from gemlora.storage.database import HEAD, Database
 from gemlora.storage.migrations import alembic_config
 from gemlora.storage.tables import metadata, served_models
@@ -39,6 +42,36 @@ async def test_migrations_make_exactly_the_tables(path: Path) -> None:
     async with database.reading() as connection:
         assert await connection.run_sync(compare) == []
         assert await connection.run_sync(lambda c: ScriptDirectory.from_config(alembic_config(c)).get_heads()) == [HEAD]
+    await database.close()
+
+
+async def test_adapters_of_the_first_version_are_kept(path: Path) -> None:
+    def first_version() -> None:
+        engine = create_engine(f"sqlite:///{path}")
+        with engine.begin() as connection:
+            command.upgrade(alembic_config(connection), "0001")
+            connection.execute(text("INSERT INTO accounts VALUES ('a', 'a', 1, 0)"))
+            connection.execute(
+                text(
+                    "INSERT INTO adapters VALUES ('1', 'a', 'm', 'poet', '', 0, 0, 0, "
+                    "'d', 'c', 'w', 'm', 'g', 5, 2, '[\"q_proj\"]', '[]'), "
+                    "('2', 'a', 'm', 'half', '', 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)"
+                )
+            )
+        engine.dispose()
+
+    await asyncio.to_thread(first_version)
+    database = await Database.open(path)
+
+    ready, half = await AdapterRepository(database).list("a")
+
+    assert (ready.name, ready.files.modules, ready.files.difference, ready.files.probed_base) == (
+        "poet",
+        ("q_proj",),
+        None,
+        None,
+    )
+    assert (half.name, half.ready, half.pending) == ("half", False, PendingFiles())
     await database.close()
 
 

@@ -74,7 +74,7 @@ class Adapters:
             raise AdapterIncomplete(f"Adapter {adapter.name} is missing {CONFIG_FILE} or {WEIGHTS_FILE}")
         if adapter.model != model.name:
             raise AdapterInvalid(f"Adapter {adapter.name} was made for {adapter.model}, not for {model.name}")
-        if files.probed_base != model.base.digest or files.geometry != model.base.geometry:
+        if not _is_checked(files, model):
             files = await self._check_once(adapter, files, model)
         return await in_thread(lambda: self._ready(adapter, files))
 
@@ -126,6 +126,9 @@ class Adapters:
 
     async def _check_again(self, adapter: Adapter, files: AdapterFiles, model: Model) -> AdapterFiles:
         """Check an accepted adapter against other base weights than before, and try it out on them."""
+        files = (await self._repository.find(adapter.account_id, adapter.id)).files or files
+        if _is_checked(files, model):
+            return files  # by a check that ended while this request looked the adapter up
         if files.geometry != model.base.geometry:
             files = await in_thread(lambda: self._fit(adapter, files, model))
         ready = await in_thread(lambda: self._ready(adapter, files))
@@ -151,3 +154,7 @@ class Adapters:
             files.manifest_blob,
             adapter.public,
         )
+
+
+def _is_checked(files: AdapterFiles, model: Model) -> bool:
+    return files.probed_base == model.base.digest and files.geometry == model.base.geometry

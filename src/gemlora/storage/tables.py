@@ -95,7 +95,9 @@ adapters = Table(
     Column("pending_weights_blob", String(64)),
     UniqueConstraint("account_id", "name"),
     Index("ix_adapters_digest", "digest"),
-    Index("uq_adapters_public_name", "name", unique=True, sqlite_where=text("public"), postgresql_where=text("public")),
+    Index(
+        "uq_adapters_public_name", "name", unique=True, sqlite_where=text("public = 1"), postgresql_where=text("public")
+    ),
 )
 
 served_models = Table(

@@ -21,6 +21,6 @@ def upgrade() -> None:
         "adapters",
         ["name"],
         unique=True,
-        sqlite_where=sa.text("public"),
+        sqlite_where=sa.text("public = 1"),
         postgresql_where=sa.text("public"),
     )
