@@ -138,8 +138,9 @@ def save_peft(model: PeftModel, folder: Path, dtype: torch.dtype = torch.float32
 def registered(folder: Path, config: GemmaConfig) -> AdapterRef:
     """Let the registry check a PEFT folder against the served architecture, and write its manifest."""
     base = Base(
-        "tiny", "gemma", "0" * 64, "none", config.context, len(config.layers), config.vocabulary, config.modules
-    )
+        "tiny", "gemma", "0" * 64, "none", config.context, len(config.layers), config.vocabulary, config.modules,
+        config.hidden, tied=True,
+    )  # fmt: skip
     weights = folder / "adapter_model.safetensors"
     settings = read_config((folder / "adapter_config.json").read_bytes())
     return register(folder, weights, check_adapter(settings, weights, base, AdapterLimits()).manifest)

@@ -28,6 +28,8 @@ BASE = Base(
         "up_proj": (16, 8),
         "down_proj": (8, 16),
     },
+    hidden=8,
+    tied=True,
 )
 LIMITS = AdapterLimits(max_rank=16, max_bytes=1 << 20)
 MODEL: Model = served_model("@cf/google/gemma-7b-it-lora", "starter", BASE, LIMITS)

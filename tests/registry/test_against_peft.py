@@ -1,26 +1,28 @@
 """For adapters that PEFT made, the manifest has exactly PEFT's modules, ranks and scales."""
 
-import re
-from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
-from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
-from tests.adapters import peft_model, save_peft
+from tests.adapters import described, peft_model, save_peft
 from tests.checkpoints import random_model
 from transformers import PreTrainedModel
 
 from gemlora.registry.models import AdapterLimits, Base
 from gemlora.registry.validation import CheckedAdapter, check_adapter, read_config
+from gemlora.storage.manifest import AdapterManifest
 
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
-# PEFT asks transformers by the old name.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+pytestmark = [
+    # PEFT asks transformers by the old name.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning"),
+    pytest.mark.filterwarnings("ignore:You have requested `ensure_weight_tying`:UserWarning"),
+]
 
 CONFIGS = {
     "plain": LoraConfig(r=4, lora_alpha=7, target_modules=["q_proj", "v_proj"]),
@@ -47,6 +49,28 @@ CONFIGS = {
     "excluded by expression": LoraConfig(r=2, target_modules="all-linear", exclude_modules=r".*\.mlp\..*"),
     "gaussian": LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights="gaussian", task_type="CAUSAL_LM"),
     "orthogonal": LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights="orthogonal"),
+    "DoRA": LoraConfig(r=4, lora_alpha=7, target_modules=SEVEN, use_dora=True),
+    "DoRA with rsLoRA and patterns": LoraConfig(
+        r=4, use_dora=True, use_rslora=True, target_modules=["q_proj", "up_proj"], rank_pattern={"up_proj": 2}
+    ),
+    "embedding": LoraConfig(r=2, lora_alpha=5, target_modules=["embed_tokens"]),
+    "embedding by its whole name": LoraConfig(r=2, target_modules=["model.embed_tokens", "v_proj"]),
+    "embedding by expression": LoraConfig(r=2, target_modules=r".*(embed_tokens|q_proj)"),
+    "head": LoraConfig(r=2, lora_alpha=5, target_modules=["lm_head"]),
+    "head and layers": LoraConfig(r=2, target_modules=["lm_head", "q_proj"], rank_pattern={"lm_head": 3}),
+    "embedding and head": LoraConfig(r=2, target_modules=["embed_tokens", "lm_head"], alpha_pattern={"lm_head": 3}),
+    "embedding beside layers_to_transform": LoraConfig(
+        r=2, target_modules=["embed_tokens", "model.embed_tokens", "q_proj", "lm_head"], layers_to_transform=[1]
+    ),
+    "DoRA on embedding, head and layers": LoraConfig(
+        r=2, target_modules=["embed_tokens", "lm_head", "o_proj"], use_dora=True
+    ),
+    "embedding tied to the head": LoraConfig(r=2, target_modules=["embed_tokens", "k_proj"], ensure_weight_tying=True),
+    "head tied to the embedding": LoraConfig(r=2, target_modules=["lm_head"], ensure_weight_tying=True),
+    "both tied": LoraConfig(r=2, target_modules=["embed_tokens", "lm_head"], ensure_weight_tying=True),
+    "tied by expression": LoraConfig(r=2, target_modules=r".*embed_tokens", ensure_weight_tying=True),
+    "tied DoRA": LoraConfig(r=2, target_modules=["embed_tokens"], use_dora=True, ensure_weight_tying=True),
+    "tying without an embedding": LoraConfig(r=2, target_modules=["q_proj"], ensure_weight_tying=True),
 }
 
 
@@ -61,14 +85,8 @@ def facts(model: PreTrainedModel) -> Base:
         name.rsplit(".", 1)[-1]: part for name, part in layer.named_modules() if isinstance(part, torch.nn.Linear)
     }
     modules = {name: (part.out_features, part.in_features) for name, part in linears.items()}
-    return Base("tiny", "gemma", "0" * 64, "none", 64, len(model.model.layers), 320, modules)
-
-
-def peft_layers(model: PeftModel) -> Iterator[tuple[int, str, LoraLayer]]:
-    for name, part in model.named_modules():
-        if isinstance(part, LoraLayer):
-            layer, module = re.fullmatch(r".*layers\.(\d+)\.\w+\.(\w+)", name).groups()
-            yield int(layer), module, part
+    vocabulary, hidden = model.model.embed_tokens.weight.shape
+    return Base("tiny", "gemma", "0" * 64, "none", 64, len(model.model.layers), vocabulary, modules, hidden, tied=True)
 
 
 def checked(folder: Path, base: Base) -> CheckedAdapter:
@@ -77,24 +95,22 @@ def checked(folder: Path, base: Base) -> CheckedAdapter:
 
 
 @pytest.mark.parametrize("case", CONFIGS)
-def test_the_manifest_has_pefts_modules_ranks_and_scales(
-    case: str, base_model: PreTrainedModel, tmp_path: Path
-) -> None:
+def test_the_manifest_says_what_pefts_model_computes(case: str, base_model: PreTrainedModel, tmp_path: Path) -> None:
     folder = save_peft(peft_model(base_model, CONFIGS[case], seed=1), tmp_path)
     # Loaded again, because PEFT sorts the patterns when it saves them.
     model = PeftModel.from_pretrained(deepcopy(base_model), folder)
-    expected = {(layer, module): part for layer, module, part in peft_layers(model)}
+    expected = AdapterManifest.read(Path(described(model, folder).manifest))
 
     result = checked(folder, facts(base_model))
 
-    found = {(pair.layer, pair.module): pair for pair in result.manifest.modules}
-    assert found.keys() == expected.keys()
-    for place, part in expected.items():
-        assert found[place].rank == part.r["default"], place
-        assert found[place].scale == part.scaling["default"], place
-        assert found[place].a.shape == tuple(part.lora_A["default"].weight.shape)
-        assert found[place].b.shape == tuple(part.lora_B["default"].weight.shape)
-    assert result.rank == max(part.r["default"] for part in expected.values())
+    assert set(result.manifest.modules) == set(expected.modules)
+    assert result.manifest.embedding == expected.embedding
+    assert result.manifest.head == expected.head
+    assert set(result.manifest.copies) == set(expected.copies)
+    assert result.manifest.weights_digest == expected.weights_digest
+    parts = [*expected.modules, *(part for part in (expected.embedding, expected.head) if part)]
+    assert result.rank == max(part.rank for part in parts)
+    assert [warning for warning in result.warnings if "effect" in warning] == []
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

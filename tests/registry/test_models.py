@@ -61,14 +61,24 @@ def test_a_base_takes_its_facts_from_the_engine_and_survives_json() -> None:
 
     base = Base.of(facts)
 
-    assert base == Base("n", "gemma", "d", "int8", 8, 2, 9, {"q_proj": (4, 3)})
+    assert base == Base("n", "gemma", "d", "int8", 8, 2, 9, {"q_proj": (4, 3)}, 3, True)
     assert Base.from_json(json.loads(json.dumps(base.to_json()))) == base
 
 
 def test_the_geometry_is_what_decides_whether_an_adapter_fits() -> None:
-    same = replace(BASE, name="x", digest="x", quantization="int8", context_window=9, vocabulary=7)
+    same = replace(BASE, name="x", digest="x", quantization="int8", context_window=9)
     same = replace(same, modules=dict(reversed(BASE.modules.items())))
 
     assert same.geometry == BASE.geometry
     assert replace(BASE, layers=4).geometry != BASE.geometry
+    assert replace(BASE, vocabulary=7).geometry != BASE.geometry
+    assert replace(BASE, hidden=9).geometry != BASE.geometry
+    assert replace(BASE, tied=False).geometry != BASE.geometry
     assert replace(BASE, modules=BASE.modules | {"q_proj": (8, 12)}).geometry != BASE.geometry
+
+
+def test_a_base_of_an_older_version_is_unknown() -> None:
+    older = BASE.to_json()
+    del older["hidden"], older["tied"]
+
+    assert Base.from_json(older) is None

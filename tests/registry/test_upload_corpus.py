@@ -1,6 +1,7 @@
 """Each upload of the corpus gets its verdict, and what is accepted the library reads to the same bytes."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.registry.upload_corpus import UploadCase, cases
 from gemlora.errors import AdapterInvalid
 from gemlora.registry.safetensors_header import read_header
 from gemlora.registry.validation import check_adapter, read_config
+from gemlora.storage.manifest import AdapterManifest
 
 CASES = cases()
 ACCEPTED = [case for case in CASES if case.accepted]
@@ -20,6 +22,14 @@ REFUSED = [case for case in CASES if not case.accepted]
 
 def name_of(case: UploadCase) -> str:
     return case.name.encode("unicode_escape").decode()
+
+
+def claimed(manifest: AdapterManifest) -> Iterator[str]:
+    """The names of the tensors that a manifest uses."""
+    for pair in (*manifest.modules, manifest.embedding, manifest.head):
+        if pair is not None:
+            yield from (tensor.name for tensor in (pair.a, pair.b, pair.magnitude) if tensor is not None)
+    yield from (copy.tensor.name for copy in manifest.copies)
 
 
 def test_the_corpus_is_large_and_its_names_are_unique() -> None:
@@ -33,9 +43,8 @@ def test_what_is_right_is_accepted_and_read_as_the_library_reads_it(case: Upload
 
     checked = check_adapter(read_config(case.config), weights, BASE, LIMITS)
 
-    claimed = {tensor for module in checked.manifest.modules for tensor in (module.a, module.b)}
     with safe_open(weights, "pt") as library:
-        assert set(library.keys()) == {tensor.name for tensor in claimed}
+        assert sorted(library.keys()) == sorted(claimed(checked.manifest))
     _assert_read_alike(weights, case.weights)
     assert checked.warnings == ()
 

@@ -114,6 +114,6 @@ def test_the_manifest_points_at_each_tensors_bytes(tmp_path: Path) -> None:
 def test_a_value_that_is_not_finite_is_found_behind_the_first_chunk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gemlora.registry.validation.CHUNK_BYTES", 20)
+    monkeypatch.setattr("gemlora.registry.tensor_values.CHUNK_BYTES", 20)
     with pytest.raises(AdapterInvalid, match=r"at \[3, 1\]"):
         check(with_value(float("nan")).write(tmp_path))

@@ -4,7 +4,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
 from gemlora.errors import ModelNotFound
@@ -32,11 +32,18 @@ class Facts(Protocol):
     def vocabulary(self) -> int: ...  # noqa: D102
     @property
     def modules(self) -> Mapping[str, tuple[int, int]]: ...  # noqa: D102
+    @property
+    def hidden(self) -> int: ...  # noqa: D102
+    @property
+    def tied(self) -> bool: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The base weights that serve a model. `modules` maps each linear module to its (outputs, inputs)."""
+    """The base weights that serve a model. `modules` maps each linear module to its (outputs, inputs).
+
+    `hidden` is the width of the embedding; `tied` says whether the embedding is also the output head.
+    """
 
     name: str
     family: str
@@ -46,6 +53,8 @@ class Base:
     layers: int
     vocabulary: int
     modules: dict[str, tuple[int, int]]
+    hidden: int
+    tied: bool
 
     @classmethod
     def of(cls, facts: Facts) -> "Base":
@@ -53,20 +62,24 @@ class Base:
         return cls(
             facts.name, facts.family, facts.digest, facts.quantization, facts.context_window, facts.layers,
             facts.vocabulary, {module: (outputs, inputs) for module, (outputs, inputs) in facts.modules.items()},
+            facts.hidden, facts.tied,
         )  # fmt: skip
 
     @property
     def geometry(self) -> str:
         """SHA-256 of everything that decides whether an adapter fits."""
-        return hashlib.sha256(json.dumps([self.layers, sorted(self.modules.items())]).encode()).hexdigest()
+        facts = [self.layers, sorted(self.modules.items()), self.vocabulary, self.hidden, self.tied]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """As plain data for the database."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Base":
-        """What `to_json` made."""
+    def from_json(cls, data: dict[str, Any]) -> "Base | None":
+        """What `to_json` made; None if it was made before there were all of today's facts."""
+        if not {field.name for field in fields(cls)} <= data.keys():
+            return None
         modules = {module: (outputs, inputs) for module, (outputs, inputs) in data["modules"].items()}
         return cls(**{**data, "modules": modules})
 

@@ -18,6 +18,7 @@ DEFAULT_RANK = 8
 DEFAULT_ALPHA = 8
 DEFAULT_TARGETS = ("q_proj", "v_proj")
 """What PEFT takes for Gemma when `target_modules` is null."""
+EMBEDDINGS = ("embed_tokens", "lm_head")
 MAX_NUMBER = 1 << 31
 MAX_NAMES = 16384
 """Of modules, in one list."""
@@ -28,12 +29,12 @@ MAX_EXPRESSIONS = 64
 _UNDERSTOOD = {
     "peft_type", "task_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules",
     "exclude_modules", "layers_to_transform", "layers_pattern", "init_lora_weights", "bias", "model_type",
-    "base_model_name_or_path", "auto_mapping",
+    "base_model_name_or_path", "auto_mapping", "use_dora", "ensure_weight_tying",
 }  # fmt: skip
 
 _WITHOUT_EFFECT = {
     "peft_version", "revision", "inference_mode", "lora_dropout", "megatron_core", "loftq_config",
-    "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "ensure_weight_tying", "runtime_config",
+    "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "runtime_config",
 }  # fmt: skip
 """Keys about training, or that matter only together with a key that is refused."""
 
@@ -48,21 +49,33 @@ class LoraConfig:
     rank: int
     alpha: float
     rslora: bool
+    dora: bool
     ranks: tuple[tuple[Matcher, int], ...]
     alphas: tuple[tuple[Matcher, float], ...]
     targets: frozenset[str] | Matcher | None
-    """Names, a pattern, or None for all linear modules."""
+    """Names, a pattern, or None for all linear modules but the head."""
     excluded: frozenset[str] | Matcher
     layers: frozenset[int] | None
     """Layers that `layers_to_transform` selects; None is all."""
+    tying: bool
+    """`ensure_weight_tying`: whether a pair on the embedding is meant for a head with the same weights too."""
     base_name: str | None
 
-    def covers(self, name: str, layer: int) -> bool:
-        """Whether PEFT puts a LoRA pair on this module."""
+    @property
+    def ties_embedding(self) -> bool:
+        """Whether PEFT puts one pair on the embedding and on a head that is tied to it."""
+        if not self.tying or self.targets is None:
+            return False
+        if isinstance(self.targets, frozenset):
+            return any(target.rsplit(".", 1)[-1] in EMBEDDINGS for target in self.targets)
+        return any(map(self.targets, EMBEDDINGS))
+
+    def covers(self, name: str, layer: int | None) -> bool:
+        """Whether PEFT puts a LoRA pair on this module; `layer` is None for the embedding and the head."""
         if _listed(name, self.excluded) if isinstance(self.excluded, frozenset) else self.excluded(name):
             return False
         if self.targets is None:
-            return True
+            return layer is not None
         if not isinstance(self.targets, frozenset):
             return self.targets(name)
         if name in self.targets:
@@ -96,11 +109,13 @@ def read_config(content: bytes) -> LoraConfig:
         rank=_rank(config.get("r", DEFAULT_RANK), "r"),
         alpha=_alpha(config.get("lora_alpha", DEFAULT_ALPHA), "lora_alpha"),
         rslora=_flag(config, "use_rslora"),
+        dora=_flag(config, "use_dora"),
         ranks=tuple((m, _rank(value, key)) for m, key, value in _patterns(config, "rank_pattern")),
         alphas=tuple((m, _alpha(value, key)) for m, key, value in _patterns(config, "alpha_pattern")),
         targets=_targets(config),
         excluded=_names_or_pattern(config, "exclude_modules") or frozenset(),
         layers=_layers(config),
+        tying=_flag(config, "ensure_weight_tying"),
         base_name=_base_name(config),
     )
 

@@ -18,11 +18,10 @@ KINDS_WITHOUT_WEIGHTS = frozenset({
 """Kinds that add virtual tokens or attention inputs instead of changing weights."""
 
 SAVE_AS_LORA = "convert it with peft.save_as_lora(path, model, rank=...)"
-MERGE = "merge it into its base and extract a plain LoRA from the difference of the weights"
+MERGE = "merge it into its base and extract a plain LoRA from the difference to the original weights"
 TRAIN_PLAIN = "train plain LoRA instead"
 
 REFUSED_KEYS = {
-    "use_dora": f"DoRA is not supported; {MERGE}",
     "modules_to_save": f"whole replaced modules are not supported; {MERGE}, or train with target_modules instead",
     "lora_bias": "biases beside B are not supported; train without lora_bias",
     "fan_in_fan_out": "Gemma's linear modules are not transposed, and PEFT ignores it there: set it to false",
@@ -32,7 +31,7 @@ REFUSED_KEYS = {
     "alora_invocation_tokens": f"activated LoRA (aLoRA) changes only part of the prompt; {TRAIN_PLAIN}",
     "target_parameters": "Gemma's weights all belong to modules; name them in target_modules",
     "use_qalora": f"QA-LoRA pools its inputs; {MERGE}",
-    "kasa_config": f"KaSA changes the base weights; {MERGE} and the original base",
+    "kasa_config": f"KaSA changes the base weights; {MERGE}",
     "use_bdlora": f"block-diagonal LoRA is not supported; {MERGE}",
     "velora_config": f"VeLoRA saves projections beside A and B; {SAVE_AS_LORA}",
     "monteclora_config": f"MonteCLoRA samples its weights; {TRAIN_PLAIN}",
@@ -53,7 +52,7 @@ CONVERT_INITIALISATION = (
     "changed the base weights at training; convert it with PEFT's "
     "save_pretrained(path, path_initial_model_for_weight_conversion=...)"
 )
-LOFTQ = f"trained on base weights that it had quantised; {MERGE} and the original base"
+LOFTQ = f"trained on base weights that it had quantised; {MERGE}"
 
 _OTHER_FAMILIES = re.compile(
     "(?<![a-z])(?:codellama|tinyllama|llama|vicuna|mistral|mixtral|qwen|phi|gpt|falcon|bloom|pythia|deepseek|starcoder"

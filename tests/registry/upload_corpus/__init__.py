@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tests.registry.peft_folder import PeftFolder, config, raw, tensors
-from tests.registry.upload_corpus import accepted, configs, files, pairs, texts, variants
+from tests.registry.upload_corpus import accepted, configs, files, magnitudes, pairs, texts, variants
 
 CONFIG = json.dumps(config()).encode()
 WEIGHTS = raw(tensors()).content
@@ -32,7 +32,7 @@ def cases() -> tuple[UploadCase, ...]:
 
 
 def _accepted() -> Iterator[UploadCase]:
-    for name, folder in accepted.ACCEPTED.items():
+    for name, folder in (accepted.ACCEPTED | magnitudes.ACCEPTED).items():
         yield _of_folder(f"accepted: {name}", folder, None)
     for name, content in texts.READABLE.items():
         yield UploadCase(f"accepted config: {name}", content, WEIGHTS, None)
@@ -41,7 +41,8 @@ def _accepted() -> Iterator[UploadCase]:
 
 
 def _refused() -> Iterator[UploadCase]:
-    for group in (configs.KIND, configs.NUMBERS, configs.TARGETS, variants.VARIANTS, pairs.PAIRS):
+    folders = (configs.KIND, configs.NUMBERS, configs.TARGETS, variants.VARIANTS, pairs.PAIRS, magnitudes.REFUSED)
+    for group in folders:
         for name, (folder, reason) in group.items():
             yield _of_folder(name, folder, reason)
     for name, (content, reason) in texts.TEXTS.items():

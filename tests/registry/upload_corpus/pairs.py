@@ -83,10 +83,10 @@ PAIRS: dict[str, Refused] = {
     "layer beyond": (PeftFolder(tensors=tensors(layers=range(4))), "layers.3.*has only 3 layers"),
     "layer far beyond": (put(tensor_name(9999, "q_proj", "A"), ODD), "has only 3 layers"),
     "all of a larger base": (PeftFolder(tensors=tensors(layers=range(28))), "has only 3 layers"),
-    "mixed prefixes": (put("language_model.layers.0.self_attn.q_proj.lora_A.weight", ODD), "prefix differs"),
+    "mixed prefixes": (put("language_model.layers.0.self_attn.k_proj.lora_A.weight", ODD), "has another prefix than"),
     "layers with different prefixes": (
         PeftFolder(tensors=tensors(layers=[0, 1]) | tensors(layers=[2], prefix="base_model.model.model.model.")),
-        "prefix differs",
+        "has another prefix than",
     ),
     "two names of one tensor": (put("model.layers.0.self_attn.q_proj.lora_A.weight", ODD), "means the same as"),
     "with and without the adapter's name": (put(Q1A.replace(".weight", ".default.weight"), ODD), "means the same as"),
