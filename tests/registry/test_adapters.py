@@ -154,9 +154,9 @@ async def test_a_missing_file_is_named(registry: Registry, folder: Path, file: s
 
 
 async def test_an_invalid_adapter_leaves_nothing(registry: Registry, tmp_path: Path) -> None:
-    folder = PeftFolder(config(use_dora=True)).write(tmp_path / "peft")
+    folder = PeftFolder(config(use_qalora=True)).write(tmp_path / "peft")
 
-    with pytest.raises(AdapterInvalid, match="use_dora"):
+    with pytest.raises(AdapterInvalid, match="use_qalora"):
         await registry.uploads.add(ALICE, MODEL, "poet", folder)
     assert stored_files(registry) == []
     assert await registry.adapters.list(ALICE) == ()
