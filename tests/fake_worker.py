@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.stepping import ADAPTER_SIZE, CONTEXT, PROBE_PROMPT, VOCABULARY, EmptyLoader, PagedRunner
 
-from gemlora.engines.contract import ModelFacts
+from gemlora.engines.contract import AdapterRef, ModelFacts
 from gemlora.engines.cpu.adapters import AdapterPool
 from gemlora.engines.cpu.batch import Batch
 from gemlora.engines.cpu.blocks import BlockPool
@@ -26,10 +26,12 @@ from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
 from gemlora.engines.cpu.worker import main
 from gemlora.errors import WeightsInvalid
+from gemlora.kernels import LoraWeights
 from gemlora.kernels.reference import ReferenceKernels
 
 DEADLY = 49
 """A prompt with this token kills the process."""
+DEADLY_ADAPTER = "deadly"
 
 FACTS = ModelFacts("fake", "gemma3", "0" * 64, "none", CONTEXT, 1, VOCABULARY, {}, 1, True)
 
@@ -57,6 +59,15 @@ class MortalRunner(PagedRunner):
         return super().forward(batch)
 
 
+class DeadlyLoader(EmptyLoader):
+    """Some adapters kill the process while they are read."""
+
+    def pack(self, ref: AdapterRef) -> LoraWeights:
+        if ref.digest == DEADLY_ADAPTER:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().pack(ref)
+
+
 def build(options: CpuOptions, mailbox: SocketMailbox) -> tuple[ModelFacts, StepLoop]:
     behaviour = msgspec.json.decode(options.model, type=Behaviour)
     if behaviour.start_failure == "weights":
@@ -67,9 +78,8 @@ def build(options: CpuOptions, mailbox: SocketMailbox) -> tuple[ModelFacts, Step
         sys.exit(3)
     blocks = options.kv_cache_bytes
     scheduler = Scheduler(BlockPool(blocks), options.max_sequences, options.step_tokens)
-    adapters = AdapterPool(
-        EmptyLoader(), options.adapter_memory_bytes * ADAPTER_SIZE, ThreadPoolExecutor(1), mailbox.wake
-    )
+    capacity = options.adapter_memory_bytes * ADAPTER_SIZE
+    adapters = AdapterPool(DeadlyLoader(), capacity, ThreadPoolExecutor(1), ThreadPoolExecutor(1), mailbox.wake)
     loop = StepLoop(
         mailbox, scheduler, MortalRunner(blocks, behaviour.step_seconds), Sampler(ReferenceKernels()), adapters,
         context_window=min(CONTEXT, scheduler.capacity), vocabulary=VOCABULARY, probe_prompt=PROBE_PROMPT,

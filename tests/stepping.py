@@ -102,7 +102,10 @@ class EmptyLoader:
     def size(self, ref: AdapterRef) -> int:
         return ADAPTER_SIZE
 
-    def load(self, ref: AdapterRef) -> LoraWeights:
+    def open(self, ref: AdapterRef) -> LoraWeights | None:
+        return None
+
+    def pack(self, ref: AdapterRef) -> LoraWeights:
         if ref.digest == BROKEN:
             raise AdapterInvalid("this adapter is broken")
         return LoraWeights(ref.digest, {})
@@ -130,9 +133,8 @@ class LateExecutor(Executor):
         return future
 
     def run(self) -> None:
-        tasks, self.tasks = self.tasks, []
-        for task in tasks:
-            task()
+        while self.tasks:
+            self.tasks.pop(0)()
 
 
 class Bench:
@@ -147,7 +149,7 @@ class Bench:
         self.executor = LateExecutor()
         self.scheduler = Scheduler(self.pool, max_sequences, step_tokens)
         self.loader = EmptyLoader()
-        self.adapters = AdapterPool(self.loader, adapters * ADAPTER_SIZE, self.executor, lambda: None)
+        self.adapters = AdapterPool(self.loader, adapters * ADAPTER_SIZE, self.executor, self.executor, lambda: None)
         self.loop = StepLoop(
             self.mailbox,
             self.scheduler,

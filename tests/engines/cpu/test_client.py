@@ -181,6 +181,17 @@ async def test_a_poisonous_request_fails_after_a_few_deaths_and_takes_nobody_wit
     assert engine.stats().restarts == 3
 
 
+async def test_an_adapter_that_kills_the_process_fails_its_request_and_no_other(start: Starter) -> None:
+    engine = await start(SLOW)
+    innocent = [request(str(i), [i + 1] * 30, max_tokens=30, adapter="one" if i % 2 else None) for i in range(6)]
+    tasks = [asyncio.create_task(collect(engine, one)) for one in innocent]
+    await until(lambda: engine.stats().running == 6)
+    poison = asyncio.create_task(collect(engine, request("poison", adapter="deadly")))
+    assert await asyncio.gather(*tasks) == alone(*innocent)
+    with pytest.raises(EngineFailed, match="died repeatedly"):
+        await poison
+
+
 async def test_requests_fail_while_no_worker_can_be_started_and_later_ones_do_not(
     start: Starter, tmp_path: Path
 ) -> None:

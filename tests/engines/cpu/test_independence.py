@@ -54,9 +54,12 @@ class RandomAdapters:
         self._config = config
 
     def size(self, ref: AdapterRef) -> int:
-        return self.load(ref).size
+        return self.pack(ref).size
 
-    def load(self, ref: AdapterRef) -> LoraWeights:
+    def open(self, ref: AdapterRef) -> LoraWeights | None:
+        return None
+
+    def pack(self, ref: AdapterRef) -> LoraWeights:
         random = np.random.default_rng(list(ref.digest.encode()))
         dtype = random.choice(np.array([np.float32, np.float16, ml_dtypes.bfloat16]))
         vocabulary, hidden = self._config.vocabulary, self._config.hidden
@@ -162,7 +165,7 @@ class Stage:
         scheduler = Scheduler(BlockPool(blocks), max_sequences, step_tokens)
         loop = StepLoop(
             mailbox, scheduler, recorder, Sampler(self._kernels),
-            AdapterPool(self._loader, rooms * self._largest, executor, lambda: None),
+            AdapterPool(self._loader, rooms * self._largest, executor, executor, lambda: None),
             context_window=CONTEXT, vocabulary=self._config.vocabulary, probe_prompt=PROBE_PROMPT,
         )  # fmt: skip
         for commands in arrivals:

@@ -182,7 +182,7 @@ def greedy_tokens(
     mailbox, executor, shared = ListMailbox(), LateExecutor(), runner(case, kernels)
     scheduler = Scheduler(BlockPool(shared.blocks), max_sequences=40, step_tokens=256)
     loop = StepLoop(
-        mailbox, scheduler, shared, Sampler(kernels), AdapterPool(adapters, 1 << 24, executor, lambda: None),
+        mailbox, scheduler, shared, Sampler(kernels), AdapterPool(adapters, 1 << 24, executor, executor, lambda: None),
         context_window=checkpoints.CONTEXT, vocabulary=checkpoints.VOCABULARY, probe_prompt=(2,),
     )  # fmt: skip
     for number, prompt in enumerate(prompts):

@@ -148,7 +148,10 @@ class StepLoop:
             raise InvalidRequest(f"prompt: expected tokens from 0 to {self._vocabulary - 1}")
 
     def _acquire_adapters(self) -> None:
-        """Oldest first. While one waits for room, newer ones take none, so that it gets what is released."""
+        """Oldest first. While one waits for room, newer ones take none, so that it gets what is released.
+
+        Reading an adapter may be what the process dies of, so those who wait for it are named first.
+        """
         for sequence in self._scheduler.waiting:
             ref = sequence.request.adapter
             if ref is None or sequence.ready:
@@ -158,11 +161,15 @@ class StepLoop:
             except Exception as error:
                 self._fail(sequence, error)
                 continue
-            if sequence.adapter is None and not self._adapters.is_loading(ref):
-                break
+            if sequence.adapter is None:
+                if not self._adapters.is_loading(ref):
+                    break
+                if not sequence.announced:
+                    self._start(sequence)
             if sequence.adapter is not None and sequence.probing and sequence.adapter.embedding:
                 sequence.tokens = [*with_changed_tokens(sequence.tokens, sequence.adapter.embedding)]
         self._adapters.settle()
+        self._flush()
 
     def _confirm_unloads(self) -> None:
         for id, future in [entry for entry in self._unloading.items() if entry[1].done()]:
@@ -175,10 +182,14 @@ class StepLoop:
 
     def _announce(self, chunks: Several[Chunk]) -> None:
         """Name the sequences that start now, so that the client knows whose fault it may be if the process dies."""
-        started = [Started(chunk.sequence.request.id) for chunk in chunks if not chunk.sequence.computed]
-        if started:
-            self._events += started
-            self._flush()
+        for chunk in chunks:
+            if not chunk.sequence.announced:
+                self._start(chunk.sequence)
+        self._flush()
+
+    def _start(self, sequence: Sequence) -> None:
+        sequence.announced = True
+        self._events.append(Started(sequence.request.id))
 
     def _compute(self, chunks: Several[Chunk]) -> list[Drawn]:
         if not chunks:

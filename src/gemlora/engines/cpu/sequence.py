@@ -15,6 +15,7 @@ class Sequence:
     `tokens` is the prompt and everything generated so far; the first `computed` of them have their keys and values
     in `blocks`. Preemption frees the blocks and sets `computed` to 0: the same tokens are computed again later.
     `history` exists only for requests with penalties. With `probing` no token is drawn, the logits are kept there.
+    `announced` says whether the client knows that the engine works on it.
     """
 
     request: GenerateRequest
@@ -25,6 +26,7 @@ class Sequence:
     computed: int = 0
     history: TokenHistory | None = None
     probing: Probing | None = None
+    announced: bool = False
 
     @classmethod
     def start(cls, request: GenerateRequest, arrival: int, probing: Probing | None = None) -> "Sequence":

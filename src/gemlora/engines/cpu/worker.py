@@ -27,9 +27,6 @@ from gemlora.engines.cpu.weights.packed import PackedModel, facts
 from gemlora.errors import EngineFailed, GemloraError, SettingsInvalid
 from gemlora.kernels.native import NativeKernels
 
-ADAPTER_READERS = 1
-"""Threads that read adapters: more would take the cores from the step loop, and the pool wants no more."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -55,8 +52,9 @@ def build(options: CpuOptions, mailbox: SocketMailbox) -> tuple[ModelFacts, Step
             NativeKernels(1, options.instruction_set),  # the step loop's own are busy for a step at a time
         ),
         options.adapter_memory_bytes,
-        ThreadPoolExecutor(ADAPTER_READERS),
-        mailbox.wake,
+        reader=ThreadPoolExecutor(1),
+        packer=ThreadPoolExecutor(1),
+        on_loaded=mailbox.wake,
     )
     loop = StepLoop(
         mailbox, scheduler, runner, Sampler(kernels), adapters,

@@ -20,12 +20,20 @@ class Shelf:
         self.sizes = sizes
         self.reads: list[str] = []
         self.broken: set[str] = set()
+        self.unpacked: set[str] = set()
         self.discarded: list[str] = []
 
     def size(self, ref: AdapterRef) -> int:
         return self.sizes[ref.digest]
 
-    def load(self, ref: AdapterRef) -> LoraWeights:
+    def open(self, ref: AdapterRef) -> LoraWeights | None:
+        return None if ref.digest in self.unpacked else self._read(ref)
+
+    def pack(self, ref: AdapterRef) -> LoraWeights:
+        self.unpacked.remove(ref.digest)
+        return self._read(ref)
+
+    def _read(self, ref: AdapterRef) -> LoraWeights:
         self.reads.append(ref.digest)
         if ref.digest in self.broken:
             raise AdapterInvalid("broken")
@@ -48,12 +56,12 @@ class Later(Executor):
         return future
 
     def run(self) -> None:
-        for future, call in self.waiting:
+        while self.waiting:
+            future, call = self.waiting.pop(0)
             try:
                 future.set_result(call())
             except AdapterInvalid as error:
                 future.set_exception(error)
-        self.waiting.clear()
 
 
 class Bench:
@@ -62,8 +70,9 @@ class Bench:
     def __init__(self, **sizes: int) -> None:
         self.shelf = Shelf(**sizes)
         self.executor = Later()
+        self.packer = Later()
         self.calls = 0
-        self.pool = AdapterPool(self.shelf, 100, self.executor, self._count)
+        self.pool = AdapterPool(self.shelf, 100, self.executor, self.packer, self._count)
 
     def _count(self) -> None:
         self.calls += 1
@@ -146,10 +155,51 @@ def test_a_failure_is_told_and_leaves_nothing_behind() -> None:
     bench.shelf.broken.add("red")
     assert bench.acquire("red") is None
     bench.executor.run()
-    with pytest.raises(AdapterInvalid, match="broken"):
-        bench.acquire("red")
+    for _ in range(3):
+        with pytest.raises(AdapterInvalid, match="broken"):
+            bench.acquire("red")
+    assert bench.shelf.reads == ["red"]
+    bench.pool.settle()
     assert bench.pool.reserved == 0
     assert bench.take("blue").digest == "blue"
+
+
+def test_an_adapter_that_is_not_packed_is_packed_and_holds_up_no_other() -> None:
+    bench = Bench(red=40, blue=40)
+    bench.shelf.unpacked.add("red")
+    assert bench.acquire("red") is bench.acquire("blue") is None
+    bench.executor.run()
+    assert bench.acquire("red") is None
+    assert bench.acquire("blue") is not None
+    assert bench.pool.is_loading(AdapterRef("red", "", "", ""))
+    bench.packer.run()
+    assert bench.acquire("red") is not None
+    assert bench.shelf.reads == ["blue", "red"]
+
+
+def test_a_failure_of_packing_is_told() -> None:
+    bench = Bench(red=40)
+    bench.shelf.unpacked.add("red")
+    bench.shelf.broken.add("red")
+    assert bench.acquire("red") is None
+    bench.executor.run()
+    bench.packer.run()
+    with pytest.raises(AdapterInvalid, match="broken"):
+        bench.acquire("red")
+
+
+def test_an_adapter_unloaded_while_it_is_packed_is_deleted_afterwards() -> None:
+    bench = Bench(red=40)
+    bench.shelf.unpacked.add("red")
+    assert bench.acquire("red") is None
+    bench.executor.run()
+    done = bench.pool.unload("red")
+    bench.executor.run()
+    assert bench.shelf.discarded == []
+    bench.packer.run()
+    bench.executor.run()
+    assert done.done()
+    assert bench.shelf.discarded == ["red"]
 
 
 def test_an_adapter_larger_than_the_budget_is_refused() -> None:

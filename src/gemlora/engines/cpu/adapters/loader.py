@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 class AdapterLoader:
     """Loads adapters for `base`; `dtype` is the setting `adapter_dtype`, `kernels` compute DoRA's norms.
 
-    `size` may be called beside the other methods, which must not be called from two threads at once.
+    One thread may call `open` and `discard`, another one `pack`, and any `size`.
     """
 
     base: ServedBase
@@ -36,17 +36,26 @@ class AdapterLoader:
         return self._plan(ref)[1].size
 
     def load(self, ref: AdapterRef) -> LoraWeights:
-        """The adapter, its arrays read-only.
+        """The adapter, packed now if it was not. For measurements without an engine."""
+        return self.open(ref) or self.pack(ref)
 
-        Raises `AdapterInvalid` if a file is missing or differs from its digest, if a module does not fit the served
-        base, or if a value is not finite.
+    def open(self, ref: AdapterRef) -> LoraWeights | None:
+        """The adapter, its arrays read-only; None if it is not packed.
+
+        Raises `AdapterInvalid` if the manifest is missing or was changed, or if a module does not fit the served base.
+        """
+        _, layout = self._plan(ref)
+        arrays = self.files.open(ref.digest, self._key(ref), layout.size)
+        return None if arrays is None else layout.weights(ref.digest, arrays)
+
+    def pack(self, ref: AdapterRef) -> LoraWeights:
+        """The adapter, its arrays read-only, from the registry's files.
+
+        Raises `AdapterInvalid` as `open` does and if the weights are missing or were changed, or if a value is not
+        finite.
         """
         manifest, layout = self._plan(ref)
-        key = self._key(ref)
-        arrays = self.files.open(ref.digest, key, layout.size)
-        if arrays is None:
-            arrays = self._store(ref, key, self._pack(ref, manifest, layout))
-        return layout.weights(ref.digest, arrays)
+        return layout.weights(ref.digest, self._store(ref, self._key(ref), self._pack(ref, manifest, layout)))
 
     def discard(self, digest: str) -> None:
         """Delete what was packed of an adapter. Raises `OSError`."""

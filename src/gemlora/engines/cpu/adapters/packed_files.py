@@ -13,6 +13,7 @@ import secrets
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ _HASH = re.compile("[0-9a-f]{64}")
 
 
 class PackedFiles:
-    """`DIGEST/KEY` for every packing of an adapter; least recently used ones leave. For one thread.
+    """`DIGEST/KEY` for every packing of an adapter; least recently used ones leave. Several processes may share them.
 
     Digest and key are 64 hexadecimal digits.
     """
@@ -41,6 +42,7 @@ class PackedFiles:
         self._folder = folder
         self._capacity = capacity
         self._used: int | None = None  # unknown until something is written
+        self._counting = Lock()
 
     def open(self, digest: str, key: str, size: int) -> NDArray[np.uint8] | None:
         """The bytes [size] of all arrays, mapped read-only; None if there is no such file or it is damaged."""
@@ -80,12 +82,14 @@ class PackedFiles:
         except OSError:
             partial.unlink(missing_ok=True)
             raise
-        self._make_room(path, size)
+        with self._counting:
+            self._make_room(path, size)
 
     def discard(self, digest: str) -> None:
         """Delete every packing of an adapter. Mapped ones stay readable. Raises `OSError`."""
         with suppress(FileNotFoundError):
             shutil.rmtree(self._path(digest, digest).parent)
+        with self._counting:
             self._used = None
 
     def _path(self, digest: str, key: str) -> Path:

@@ -1,14 +1,15 @@
 """The adapters that are resident in memory.
 
-They are read by a worker thread while the step loop goes on; the pool itself belongs to the step loop's thread.
+They are read by threads of two executors while the step loop goes on: one opens packed files, which is quick, the other
+packs, so that nobody whose adapter is packed waits for that. The pool itself belongs to the step loop's thread.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Protocol
+from functools import lru_cache, partial
+from typing import Any, Protocol
 
 from gemlora.engines.contract import AdapterRef
 from gemlora.errors import AdapterInvalid
@@ -25,12 +26,16 @@ class Loader(Protocol):
         """Bytes that the adapter will take in memory. Raises `AdapterInvalid`."""
         ...
 
-    def load(self, ref: AdapterRef) -> LoraWeights:
-        """Read the adapter; called from a worker thread. Raises `AdapterInvalid`."""
+    def open(self, ref: AdapterRef) -> LoraWeights | None:
+        """Read the adapter if it is packed; called from the reader's thread. Raises `AdapterInvalid`."""
+        ...
+
+    def pack(self, ref: AdapterRef) -> LoraWeights:
+        """Pack and read the adapter; called from the packer's thread. Raises `AdapterInvalid`."""
         ...
 
     def discard(self, digest: str) -> None:
-        """Delete what was made of the adapter's files; called from a worker thread."""
+        """Delete what was made of the adapter's files; called from the reader's thread."""
         ...
 
 
@@ -62,11 +67,14 @@ class AdapterPool:
     whenever it is worth asking again.
     """
 
-    def __init__(self, loader: Loader, capacity: int, executor: Executor, on_loaded: Callable[[], None]) -> None:
-        """`executor` has one thread, so that an adapter is not deleted while it is being packed."""
+    def __init__(
+        self, loader: Loader, capacity: int, reader: Executor, packer: Executor, on_loaded: Callable[[], None]
+    ) -> None:
+        """`capacity` in bytes. Each executor has one thread: the loader wants no more."""
         self._loader = loader
         self._capacity = capacity
-        self._executor = executor
+        self._reader = reader
+        self._packer = packer
         self._on_loaded = on_loaded
         self._size = lru_cache(REMEMBERED_SIZES)(loader.size)
         self._slots: OrderedDict[str, _Slot] = OrderedDict()
@@ -97,8 +105,6 @@ class AdapterPool:
             return None
         if not slot.future.done():
             return None
-        if slot.failed:
-            del self._slots[ref.digest]
         weights = slot.future.result()
         slot.users += 1
         self._slots.move_to_end(ref.digest)
@@ -117,7 +123,7 @@ class AdapterPool:
             del self._slots[weights.digest]
 
     def settle(self) -> None:
-        """Drop adapters that could not be read and those that were unloaded while they were being read.
+        """Drop adapters that could not be read and those that were unloaded and that nobody uses.
 
         To be called when everybody who waits has asked again, so that nobody misses the reason.
         """
@@ -130,12 +136,16 @@ class AdapterPool:
 
         Who asks for it later gets it read again.
         """
-        if (slot := self._slots.get(digest)) is not None:
+        slot = self._slots.get(digest)
+        discarded: Future[None] = Future()
+        discarded.add_done_callback(self._tell)
+        if slot is None:
+            self._discard(digest, discarded)
+        else:  # at once, or when it has been read, lest it be packed again
             slot.unloaded = True
+            slot.future.add_done_callback(partial(self._discard, digest, discarded))
         self.settle()
-        future = self._executor.submit(self._loader.discard, digest)
-        future.add_done_callback(lambda _: self._on_loaded())
-        return future
+        return discarded
 
     def _load(self, ref: AdapterRef) -> None:
         """Start reading, if there is room."""
@@ -145,9 +155,23 @@ class AdapterPool:
                 f"Adapter {ref.digest} takes {size} bytes; adapter_memory_bytes allows {self._capacity} for all"
             )
         if self._make_room(size):
-            future = self._executor.submit(self._loader.load, ref)
-            self._slots[ref.digest] = _Slot(size, future)
-            future.add_done_callback(lambda _: self._on_loaded())
+            loaded: Future[LoraWeights] = Future()
+            self._slots[ref.digest] = _Slot(size, loaded)
+            loaded.add_done_callback(self._tell)
+            self._reader.submit(self._loader.open, ref).add_done_callback(partial(self._pack, ref, loaded))
+
+    def _pack(self, ref: AdapterRef, loaded: Future[LoraWeights], opened: Future[LoraWeights | None]) -> None:
+        """Go on when the packed file was looked for."""
+        if opened.exception() is None and opened.result() is None:
+            self._packer.submit(self._loader.pack, ref).add_done_callback(partial(_pass_on, loaded))
+        else:
+            _pass_on(loaded, opened)
+
+    def _discard(self, digest: str, discarded: Future[None], _: object = None) -> None:
+        self._reader.submit(self._loader.discard, digest).add_done_callback(partial(_pass_on, discarded))
+
+    def _tell(self, _: object) -> None:
+        self._on_loaded()
 
     def _make_room(self, size: int) -> bool:
         """Evict idle adapters until `size` more bytes fit; evict none if that cannot succeed."""
@@ -166,3 +190,11 @@ class AdapterPool:
 
     def _idle(self) -> Iterator[str]:
         return (digest for digest, slot in self._slots.items() if slot.future.done() and not slot.users)
+
+
+def _pass_on(to: Future[Any], outcome: Future[Any]) -> None:
+    """Let one future end as another did."""
+    if (error := outcome.exception()) is not None:
+        to.set_exception(error)
+    else:
+        to.set_result(outcome.result())
