@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(shell find native -type f)
 
-.PHONY: setup serve test check format bench quality clean
+.PHONY: setup serve test check format bench quality registry clean
 
 setup: $(VENV)/installed
 
@@ -44,6 +44,9 @@ $(VENV)/peers: $(VENV)/developer
 
 quality: $(VENV)/peers
 	$(BIN)/python benchmarks/quality.py
+
+registry: $(VENV)/developer
+	$(BIN)/python benchmarks/registry.py --json benchmarks/results/registry.json
 
 docs: $(VENV)/developer
 	$(BIN)/python docs/generate.py

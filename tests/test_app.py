@@ -1,5 +1,7 @@
 """The composed server as a process: starts, serves, drains on a signal, and refuses to start with a reason."""
 
+import asyncio
+import io
 import json
 import os
 import signal
@@ -21,8 +23,10 @@ from fastapi.routing import APIRoute
 from gemlora.api.authentication import Guard
 from gemlora.app import open_application
 from gemlora.engines.cpu.weights.progress import silent
+from gemlora.errors import StorageFailed
 from gemlora.settings import Settings
 from gemlora.storage.data import DataFolder
+from gemlora.storage.local_objects import LocalObjects
 from gemlora.storage.servers import RunningServer, find_server
 from gemlora.telemetry.logs import create_logger
 
@@ -179,6 +183,38 @@ async def test_every_route_of_the_whole_application_is_authorised_or_public(tmp_
                 open_routes.add(route.path)
 
     assert open_routes == PUBLIC
+
+
+async def test_unused_files_are_collected_again_and_again_also_after_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = iter([StorageFailed("The database failed")])
+
+    class Failing(LocalObjects):
+        def discard(self, referenced: frozenset[str], grace_seconds: float) -> int:
+            for failure in failing:
+                raise failure
+            return super().discard(referenced, grace_seconds)
+
+    monkeypatch.setattr("gemlora.app.LocalObjects", Failing)
+    settings = Settings(engine="fake", data_dir=tmp_path, collect_seconds=0.01, blob_grace_seconds=0)
+    log = io.StringIO()
+    async with open_application(settings, silent, create_logger("info", "json", log)):
+        for digit in "ab":
+            await asyncio.to_thread(leave_unused, tmp_path / "objects" / (2 * digit) / (64 * digit))
+
+    events = [json.loads(line)["event"] for line in log.getvalue().splitlines()]
+    assert events == ["unused blobs not deleted", "unused blobs deleted", "unused blobs deleted"]
+
+
+def leave_unused(blob: Path) -> None:
+    """Store a blob that nothing refers to, and wait until it has gone."""
+    blob.parent.mkdir()
+    blob.touch()
+    deadline = time.monotonic() + 20
+    while blob.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def _flat(routes: list[Any]) -> list[APIRoute]:

@@ -211,7 +211,7 @@ class Settings(BaseSettings):
         examples=[100],
     )  # fmt: skip
     collect_seconds: float = Field(
-        3600, ge=1, description="How often files that no adapter uses are deleted.", examples=[3600]
+        3600, gt=0, description="How often files that no adapter uses are deleted.", examples=[3600]
     )
     blob_grace_seconds: float = Field(
         3600, ge=0, description="Unused files younger than this stay, for requests in flight.", examples=[3600]

@@ -1,0 +1,232 @@
+"""Measures what many registered adapters cost the starter model: start-up, memory, lookups and first tokens.
+
+python benchmarks/registry.py [--adapters FEW MANY] [--json FILE]
+
+Every adapter is added as users add one: checked, tried out by the engine, stored durably.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ml_dtypes
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.table import Table
+from safetensors.numpy import save_file
+
+from gemlora.app import Records, Served, open_engine, open_records
+from gemlora.engines.cpu.weights.progress import silent
+from gemlora.registry.models import Base
+from gemlora.settings import Settings
+from gemlora.telemetry.logs import create_logger
+
+RANK = 4
+MODULES = ("q_proj", "v_proj")
+STARTS = 5
+LOOKUPS = 500
+FIRST_TOKENS = 60
+ADDED_AT_ONCE = 4
+PROMPT = {"prompt": "The sea is", "raw": True, "temperature": 0, "max_tokens": 1}
+ACCOUNT, TOKEN = "0123456789abcdef0123456789abcdef", "benchmark"
+GEMLORA = Path(sys.executable).with_name("gemlora")
+
+Figures = dict[str, float]
+
+
+def write_adapter(folder: Path, base: Base, seed: int) -> Path:
+    """A PEFT folder with random bfloat16 weights."""
+    folder.mkdir()
+    generator = np.random.default_rng(seed)
+    tensors = {}
+    for layer in range(base.layers):
+        for module in MODULES:
+            outputs, inputs = base.modules[module]
+            name = f"base_model.model.model.layers.{layer}.self_attn.{module}"
+            for side, shape in (("A", (RANK, inputs)), ("B", (outputs, RANK))):
+                values = generator.standard_normal(shape, np.float32) * inputs**-0.5
+                tensors[f"{name}.lora_{side}.weight"] = values.astype(ml_dtypes.bfloat16)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    configuration = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 2 * RANK, "target_modules": [*MODULES],
+    }  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(configuration))
+    return folder
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[tuple[Served, Records]]:
+    async with (
+        open_engine(settings, silent, create_logger("error")) as served,
+        open_records(settings, served.engine) as records,
+    ):
+        yield served, records
+
+
+async def add_until(settings: Settings, count: int, folder: Path) -> Figures:
+    """Add adapters until there are `count`; what each took."""
+    times: list[float] = []
+    async with opened(settings) as (served, records):
+
+        async def add(number: int) -> None:
+            source = await asyncio.to_thread(write_adapter, folder / str(number), served.model.base, number)
+            begin = time.perf_counter()
+            await records.uploads.add(records.access.account_id, served.model, f"adapter {number}", source)
+            times.append(time.perf_counter() - begin)
+
+        first = len(await records.adapters.list(records.access.account_id))
+        for start in range(first, count, ADDED_AT_ONCE):
+            await asyncio.gather(*map(add, range(start, min(start + ADDED_AT_ONCE, count))))
+    return {"add, ms": statistics.median(times) * 1e3}
+
+
+async def lookups(settings: Settings) -> Figures:
+    """Resolving names and ids of adapters that are ready, as every request does; listing them all."""
+    async with opened(settings) as (served, records):
+        account = records.access.account_id
+        adapters = await records.adapters.list(account)
+        chosen = [random.Random(0).choice(adapters) for _ in range(LOOKUPS)]
+
+        async def resolve(reference: str) -> None:
+            await records.adapters.resolve(account, reference, served.model)
+
+        return {
+            "lookup by name, ms": await median_of([lambda a=a: resolve(a.name) for a in chosen]),
+            "lookup by id, ms": await median_of([lambda a=a: resolve(a.id) for a in chosen]),
+            "list, ms": await median_of([lambda: records.adapters.list(account)] * 10),
+        }
+
+
+async def median_of(calls: list[Callable[[], Awaitable[Any]]]) -> float:
+    times = []
+    for call in calls:
+        begin = time.perf_counter()
+        await call()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times) * 1e3
+
+
+@contextmanager
+def server(settings: Settings) -> Iterator[tuple[psutil.Popen, str, float]]:
+    """A server that answers, its URL, and the seconds that it took to get ready."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    environment = os.environ | {"GEMLORA_ACCOUNT_ID": ACCOUNT, "GEMLORA_API_TOKEN": TOKEN}
+    arguments = ["--port", str(port), "--data-dir", str(settings.data_dir), "--cache-dir", str(settings.cache_dir)]
+    arguments += ["--log-level", "error"]
+    url = f"http://127.0.0.1:{port}"
+    begin = time.perf_counter()
+    process = psutil.Popen([GEMLORA, "serve", *arguments], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        while not is_ready(url):
+            assert process.poll() is None, "the server ended"
+            time.sleep(0.01)
+        yield process, url, time.perf_counter() - begin
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def megabytes(process: psutil.Process) -> float:
+    """The process's own share of memory; mapped weights count as far as they were touched."""
+    return float(process.memory_full_info().pss) / 1e6
+
+
+def serving(settings: Settings, count: int) -> Figures:
+    """Start-up and memory of the server's processes, and first tokens of adapters before and after their first use."""
+    starts, memory, engine_memory = [], [], []
+    for _ in range(STARTS):
+        with server(settings) as (process, url, seconds):
+            starts.append(seconds)
+            time.sleep(1)
+            memory.append(megabytes(process))
+            engine_memory.append(sum(map(megabytes, process.children(recursive=True))))
+            if len(starts) == STARTS:
+                tokens = first_tokens(url, count)
+    return {
+        "start-up, s": statistics.median(starts),
+        "server's memory, MB": statistics.median(memory),
+        "engine's memory, MB": statistics.median(engine_memory),
+        **tokens,
+    }
+
+
+def first_tokens(url: str, count: int) -> Figures:
+    with httpx.Client(headers={"authorization": f"Bearer {TOKEN}"}, timeout=60) as client:
+
+        def request(adapter: str | None) -> float:
+            body = PROMPT if adapter is None else PROMPT | {"lora": adapter}
+            begin = time.perf_counter()
+            client.post(
+                f"{url}/client/v4/accounts/{ACCOUNT}/ai/run/@cf/google/gemma-7b-it-lora", json=body
+            ).raise_for_status()
+            return (time.perf_counter() - begin) * 1e3
+
+        for _ in range(10):
+            request(None)
+        names = [f"adapter {number}" for number in random.Random(1).sample(range(count), min(FIRST_TOKENS, count))]
+        base = [request(None) for _ in names]
+        cold = [request(name) for name in names]
+        warm = [request(name) for name in names]
+    return {
+        "first token, base, ms": statistics.median(base),
+        "first token, cold adapter, ms": statistics.median(cold),
+        "first token, warm adapter, ms": statistics.median(warm),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--adapters", type=int, nargs="+", default=[10, 2000])
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    figures: dict[str, Figures] = {}
+    with tempfile.TemporaryDirectory(prefix="gemlora-registry-") as name:
+        folder = Path(name)
+        settings = Settings(
+            data_dir=folder / "data",
+            cache_dir=folder / "cache",
+            account_id=ACCOUNT,
+            api_token=TOKEN,  # type: ignore[arg-type]
+        )
+        (folder / "peft").mkdir()
+        for count in options.adapters:
+            added = asyncio.run(add_until(settings, count, folder / "peft"))
+            figures[str(count)] = added | asyncio.run(lookups(settings)) | serving(settings, count)
+    table = Table(title="adapters")
+    table.add_column("")
+    for count in figures:
+        table.add_column(count, justify="right")
+    for row in next(iter(figures.values())):
+        table.add_row(row, *(f"{columns[row]:.2f}" for columns in figures.values()))
+    Console(width=100).print(table)
+    if options.json:
+        machine = {"cores": len(os.sched_getaffinity(0)), "memory_gb": round(psutil.virtual_memory().total / 1e9)}
+        settings_used = {"rank": RANK, "modules": MODULES, "starts": STARTS, "first_tokens": FIRST_TOKENS}
+        options.json.write_text(json.dumps({"machine": machine, **settings_used, "adapters": figures}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
