@@ -1,6 +1,6 @@
 """Measures what many registered adapters cost the starter model: start-up, memory, lookups and first tokens.
 
-python benchmarks/registry.py [--adapters FEW MANY] [--json FILE]
+python benchmarks/registry.py [--adapters COUNT …] [--json FILE]
 
 Every adapter is added as users add one: checked, tried out by the engine, stored durably.
 """
@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import socket
 import statistics
 import subprocess
@@ -37,15 +38,17 @@ from gemlora.telemetry.logs import create_logger
 
 RANK = 4
 MODULES = ("q_proj", "v_proj")
-STARTS = 5
+TURNS = 9
 LOOKUPS = 500
-FIRST_TOKENS = 60
+USED = 10
+"""Adapters that each server is asked for."""
 ADDED_AT_ONCE = 4
 PROMPT = {"prompt": "The sea is", "raw": True, "temperature": 0, "max_tokens": 1}
 ACCOUNT, TOKEN = "0123456789abcdef0123456789abcdef", "benchmark"
 GEMLORA = Path(sys.executable).with_name("gemlora")
 
 Figures = dict[str, float]
+Samples = dict[str, list[float]]
 
 
 def write_adapter(folder: Path, base: Base, seed: int) -> Path:
@@ -77,20 +80,20 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Served, Records]]:
         yield served, records
 
 
-async def add_until(settings: Settings, count: int, folder: Path) -> Figures:
-    """Add adapters until there are `count`; what each took."""
+async def add(settings: Settings, count: int, folder: Path) -> Figures:
+    """Add that many adapters; what each took while `ADDED_AT_ONCE` were added at once."""
     times: list[float] = []
     async with opened(settings) as (served, records):
 
-        async def add(number: int) -> None:
-            source = await asyncio.to_thread(write_adapter, folder / str(number), served.model.base, number)
+        async def add_one(number: int) -> None:
+            source = await asyncio.to_thread(write_adapter, folder / f"peft-{number}", served.model.base, number)
             begin = time.perf_counter()
             await records.uploads.add(records.access.account_id, served.model, f"adapter {number}", source)
             times.append(time.perf_counter() - begin)
+            await asyncio.to_thread(shutil.rmtree, source)
 
-        first = len(await records.adapters.list(records.access.account_id))
-        for start in range(first, count, ADDED_AT_ONCE):
-            await asyncio.gather(*map(add, range(start, min(start + ADDED_AT_ONCE, count))))
+        for start in range(0, count, ADDED_AT_ONCE):
+            await asyncio.gather(*map(add_one, range(start, min(start + ADDED_AT_ONCE, count))))
     return {"add, ms": statistics.median(times) * 1e3}
 
 
@@ -154,47 +157,62 @@ def megabytes(process: psutil.Process) -> float:
     return float(process.memory_full_info().pss) / 1e6
 
 
-def serving(settings: Settings, count: int) -> Figures:
-    """Start-up and memory of the server's processes, and first tokens of adapters before and after their first use."""
-    starts, memory, engine_memory = [], [], []
-    for _ in range(STARTS):
-        with server(settings) as (process, url, seconds):
-            starts.append(seconds)
-            time.sleep(1)
-            memory.append(megabytes(process))
-            engine_memory.append(sum(map(megabytes, process.children(recursive=True))))
-            if len(starts) == STARTS:
-                tokens = first_tokens(url, count)
+def serve_once(settings: Settings, names: list[str]) -> Samples:
+    """Start-up and memory of the server's processes, then first tokens of adapters at their first and second use."""
+    with server(settings) as (process, url, seconds):
+        time.sleep(1)
+        memory = megabytes(process)
+        engine_memory = sum(map(megabytes, process.children(recursive=True)))
+        tokens = first_tokens(url, names)
     return {
-        "start-up, s": statistics.median(starts),
-        "server's memory, MB": statistics.median(memory),
-        "engine's memory, MB": statistics.median(engine_memory),
-        **tokens,
-    }
+        "start-up, s": [seconds], "server's memory, MB": [memory], "engine's memory, MB": [engine_memory], **tokens
+    }  # fmt: skip
 
 
-def first_tokens(url: str, count: int) -> Figures:
+def first_tokens(url: str, names: list[str]) -> Samples:
+    run = f"{url}/client/v4/accounts/{ACCOUNT}/ai/run/@cf/google/gemma-7b-it-lora"
     with httpx.Client(headers={"authorization": f"Bearer {TOKEN}"}, timeout=60) as client:
 
         def request(adapter: str | None) -> float:
             body = PROMPT if adapter is None else PROMPT | {"lora": adapter}
             begin = time.perf_counter()
-            client.post(
-                f"{url}/client/v4/accounts/{ACCOUNT}/ai/run/@cf/google/gemma-7b-it-lora", json=body
-            ).raise_for_status()
+            client.post(run, json=body).raise_for_status()
             return (time.perf_counter() - begin) * 1e3
 
         for _ in range(10):
             request(None)
-        names = [f"adapter {number}" for number in random.Random(1).sample(range(count), min(FIRST_TOKENS, count))]
-        base = [request(None) for _ in names]
-        cold = [request(name) for name in names]
-        warm = [request(name) for name in names]
-    return {
-        "first token, base, ms": statistics.median(base),
-        "first token, cold adapter, ms": statistics.median(cold),
-        "first token, warm adapter, ms": statistics.median(warm),
-    }
+        return {
+            "first token, base, ms": [request(None) for _ in names],
+            "first token, cold adapter, ms": [request(name) for name in names],
+            "first token, warm adapter, ms": [request(name) for name in names],
+        }
+
+
+def measure(counts: list[int], folder: Path) -> dict[int, Figures]:
+    """The medians; servers with few and with many adapters take turns, so that what else runs slows down both."""
+    places = {count: place(folder / str(count)) for count in counts}
+    figures: dict[int, Figures] = {}
+    for count, settings in places.items():
+        figures[count] = asyncio.run(add(settings, count, folder / str(count)))
+        figures[count] |= asyncio.run(lookups(settings))
+    samples: dict[int, Samples] = {count: {} for count in counts}
+    for turn in range(TURNS):
+        for count, settings in places.items():
+            numbers = random.Random(turn).sample(range(count), min(USED, count))
+            for name, values in serve_once(settings, [f"adapter {number}" for number in numbers]).items():
+                samples[count].setdefault(name, []).extend(values)
+    medians = {count: {name: statistics.median(s) for name, s in own.items()} for count, own in samples.items()}
+    return {count: figures[count] | medians[count] for count in counts}
+
+
+def place(folder: Path) -> Settings:
+    folder.mkdir()
+    return Settings(
+        data_dir=folder / "data",
+        cache_dir=folder / "cache",
+        account_id=ACCOUNT,
+        api_token=TOKEN,  # type: ignore[arg-type]
+    )
 
 
 def main() -> None:
@@ -202,30 +220,19 @@ def main() -> None:
     parser.add_argument("--adapters", type=int, nargs="+", default=[10, 2000])
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
-    figures: dict[str, Figures] = {}
-    with tempfile.TemporaryDirectory(prefix="gemlora-registry-") as name:
-        folder = Path(name)
-        settings = Settings(
-            data_dir=folder / "data",
-            cache_dir=folder / "cache",
-            account_id=ACCOUNT,
-            api_token=TOKEN,  # type: ignore[arg-type]
-        )
-        (folder / "peft").mkdir()
-        for count in options.adapters:
-            added = asyncio.run(add_until(settings, count, folder / "peft"))
-            figures[str(count)] = added | asyncio.run(lookups(settings)) | serving(settings, count)
+    with tempfile.TemporaryDirectory(prefix="gemlora-registry-") as folder:
+        figures = measure(options.adapters, Path(folder))
     table = Table(title="adapters")
     table.add_column("")
     for count in figures:
-        table.add_column(count, justify="right")
+        table.add_column(str(count), justify="right")
     for row in next(iter(figures.values())):
         table.add_row(row, *(f"{columns[row]:.2f}" for columns in figures.values()))
     Console(width=100).print(table)
     if options.json:
         machine = {"cores": len(os.sched_getaffinity(0)), "memory_gb": round(psutil.virtual_memory().total / 1e9)}
-        settings_used = {"rank": RANK, "modules": MODULES, "starts": STARTS, "first_tokens": FIRST_TOKENS}
-        options.json.write_text(json.dumps({"machine": machine, **settings_used, "adapters": figures}, indent=1) + "\n")
+        kind = {"rank": RANK, "modules": MODULES, "turns": TURNS, "adapters_used_each": USED}
+        options.json.write_text(json.dumps({"machine": machine, **kind, "adapters": figures}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from gemlora.errors import (
 )
 from gemlora.registry.engine import NO_DIFFERENCE
 from gemlora.registry.models import served_model
-from gemlora.registry.records import Adapter
+from gemlora.registry.records import Adapter, PendingFiles
 from gemlora.storage.manifest import AdapterManifest
 
 WIDER = replace(BASE, name="wider-gemma", modules=BASE.modules | {"o_proj": (16, 12)})
@@ -428,3 +428,15 @@ async def test_lookups_use_an_index(registry: Registry, folder: Path, query: str
             plan = (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)).all()
             assert all("SEARCH" in step.detail and "USING" in step.detail for step in plan), plan
     assert statements
+
+
+async def test_a_ready_adapter_s_files_are_never_exchanged(registry: Registry, folder: Path) -> None:
+    """Not even by an upload that began before there were any."""
+    ready = await registry.uploads.add(ALICE, MODEL, "poet", folder)
+    before = replace(ready, files=None)
+    half = replace(before, pending=PendingFiles(config_blob=ready.files.config_blob))
+
+    assert not await registry.rows.change(before, half, lambda: True)
+    assert not await registry.rows.change(before, replace(ready, files=replace(ready.files, rank=1)), lambda: True)
+
+    assert await registry.adapters.find(ALICE, "poet") == ready
