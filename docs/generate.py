@@ -76,7 +76,8 @@ def _command(command: Any, name: str, parent: Any) -> Iterator[str]:
     if not commands:
         yield from _page(command, context)
     for child_name, child in commands.items():
-        yield from _command(child, child_name, context)
+        if not child.hidden:
+            yield from _command(child, child_name, context)
 
 
 def _page(command: Any, context: Any) -> Iterator[str]:

@@ -5,10 +5,11 @@ listens before everything is ready.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -83,7 +84,8 @@ class Backend:
 class Records:
     """What a data folder holds, for the server and for the command line."""
 
-    access: FirstAccess
+    prepare: Callable[[], Awaitable[FirstAccess]]
+    """Makes sure that there is a first account with a token."""
     accounts: Accounts
     adapters: Adapters
     uploads: Uploads
@@ -132,6 +134,7 @@ async def open_application(
         starting = asyncio.gather(engine.start(), asyncio.to_thread(backend.load_tokenizer))
         stack.callback(starting.cancel)
         records = await stack.enter_async_context(open_records(settings, ServingEngine(engine, log)))
+        access = await records.prepare()
         _, tokenizer = await starting
         model = _model(settings, Base.of(engine.facts))
         await records.adapter_rows.record_base(model.name, model.base, datetime.now(UTC))
@@ -156,12 +159,12 @@ async def open_application(
         playground = Playground(catalogue)
         api.add_api_route("/", playground.page, methods=["GET", "HEAD"])
         api.add_api_route("/playground/style.css", playground.style, methods=["GET", "HEAD"])
-        yield Application(api, lifecycle, records.access, model)
+        yield Application(api, lifecycle, access, model)
 
 
 @asynccontextmanager
 async def open_records(settings: Settings, engine: AdapterEngine | None = None) -> AsyncIterator[Records]:
-    """Open the data folder, with a first account and token in it. Without an engine no adapters can be made."""
+    """Open the data folder. Without an engine no adapters can be made."""
     engine = engine or NoEngine()
     data = DataFolder.open(settings.data_dir)
     database = await _open_database(settings, data)
@@ -170,8 +173,8 @@ async def open_records(settings: Settings, engine: AdapterEngine | None = None) 
         adapters = Adapters(rows, objects, engine, settings.blob_grace_seconds)
         accounts = Accounts(AccountRepository(database), data.first_token, AdapterHoldings(adapters))
         token = settings.api_token.get_secret_value() if settings.api_token else None
-        access = await accounts.prepare(settings.account_id, token)
-        yield Records(access, accounts, adapters, Uploads(rows, objects, engine), rows)
+        prepare = partial(accounts.prepare, settings.account_id, token)
+        yield Records(prepare, accounts, adapters, Uploads(rows, objects, engine), rows)
     finally:
         await database.close()
 

@@ -22,6 +22,8 @@ GemloraError
 ├── EngineFailed              the engine could not finish this one request
 ├── WeightsInvalid            a checkpoint that cannot be served
 ├── SettingsInvalid
+├── ServerRefused             the server that a command asked said no
+│   └── ServerUnreachable     … or did not answer
 └── StorageFailed             the database or object store did not do what was asked
     └── ChangeFailed          … for a client that wanted to change something
 """
@@ -135,6 +137,18 @@ class WeightsInvalid(GemloraError):
 
 class SettingsInvalid(GemloraError):
     """One or more settings are wrong; the text lists all of them."""
+
+
+class ServerRefused(GemloraError):
+    """The server that a command asked refused; `code` is the wire's."""
+
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class ServerUnreachable(ServerRefused):
+    """The server that a command asked gave no answer, or one of another kind of server."""
 
 
 class StorageFailed(GemloraError):

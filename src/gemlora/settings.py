@@ -23,8 +23,8 @@ PRESETS = {
     "cloudflare-2026": {"max_adapter_rank": 32, "max_adapter_bytes": 300_000_000, "max_adapters": 100},
 }
 """What `limits` stands for."""
-CLIENT_VARIABLES = {"GEMLORA_URL"}
-"""Read by the Worker template, not by the server; the same shell may have them."""
+CLIENT_VARIABLE = "GEMLORA_URL"
+"""The server that commands and the Worker template ask; no setting of the server, but in the same shell perhaps."""
 
 
 def _not_empty(value: Any) -> Any:
@@ -260,7 +260,7 @@ class Settings(BaseSettings):
         Raises `SettingsInvalid` with every error: the key and where it came from, the rule and an example.
         """
         variables = {name.upper() for name in os.environ if name.upper().startswith(PREFIX)}
-        variables -= {CONFIG_VARIABLE, *CLIENT_VARIABLES}
+        variables -= {CONFIG_VARIABLE, CLIENT_VARIABLE}
         problems = [
             _unknown(variable, variable.removeprefix(PREFIX).lower())
             for variable in variables

@@ -393,21 +393,21 @@ async def test_neither_the_first_nor_the_preset_account_is_deleted(accounts: Acc
 async def test_a_lent_token_is_gone_after_its_command(accounts: Accounts, clock: Clock) -> None:
     account = await accounts.create("tenant")
 
-    async with accounts.lent_token(account.id) as token:
-        caller = await accounts.authenticate(token)
-        assert caller.account_id == account.id
-        assert caller.may(Scope.ADMIN)
+    lent = await accounts.lend_token(account.id)
+    caller = await accounts.authenticate(lent.value)
+    assert caller.account_id == account.id
+    assert caller.may(Scope.ADMIN)
 
-    assert await is_refused(accounts, token)
+    await accounts.return_token(lent)
+    assert await is_refused(accounts, lent.value)
     assert await accounts.list_tokens(account.id) == ()
 
 
 async def test_what_a_killed_command_left_expires_and_is_deleted(accounts: Accounts, clock: Clock) -> None:
     account = await accounts.create("tenant")
-    killed = accounts.lent_token(account.id)
-    left = await killed.__aenter__()
+    left = await accounts.lend_token(account.id)
 
     clock.now += timedelta(hours=1)
-    assert await is_refused(accounts, left)
-    async with accounts.lent_token(account.id):
-        assert len(await accounts.list_tokens(account.id)) == 1
+    assert await is_refused(accounts, left.value)
+    lent = await accounts.lend_token(account.id)
+    assert await accounts.list_tokens(account.id) == (lent.record,)

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from typing import Any
 import cloudflare
 import httpx
 import pytest
-from tests.registry.peft_folder import PeftFolder, config, tensor_name
+from tests.registry.peft_folder import PeftFolder, raw, tensors
 
 from gemlora.app import open_application, open_records
 from gemlora.engines.cpu.weights.progress import silent
@@ -51,6 +52,21 @@ class Server:
         answer = await self.ask("POST", f"/{account}/tokens", json=body)
         assert answer.status_code == 200, answer.text
         return answer.json()["result"]
+
+    async def adapter(self, account: str, token: str, name: str = "poet", **members: Any) -> None:
+        """Upload an adapter for the fake engine's base."""
+        peft = PeftFolder(tensors=tensors(layers=range(FAKE_FACTS.layers), shapes=FAKE_FACTS.modules))
+        finetunes = f"/{account}/ai/finetunes"
+        created = await self.ask("POST", finetunes, token, json={"name": name, "model": MODEL, **members})
+        for file_name, content in {
+            "adapter_config.json": json.dumps(peft.config).encode(),
+            "adapter_model.safetensors": raw(peft.tensors).content,
+        }.items():
+            answer = await self.ask(
+                "POST", f"{finetunes}/{created.json()['result']['id']}/finetune-assets", token,
+                data={"file_name": file_name}, files={"file": content},
+            )  # fmt: skip
+            assert answer.status_code == 200, answer.text
 
     async def run(self, account: str, token: str, **body: Any) -> int:
         answer = await self.ask("POST", f"/{account}/ai/run/{MODEL}", token, json={"prompt": "x", **body})
@@ -174,12 +190,14 @@ async def test_each_scope_opens_its_routes_and_no_others(server: Server) -> None
     routes = {
         "run": ("POST", f"/{account}/ai/run/{MODEL}", {"prompt": "x"}),
         "admin": ("GET", f"/{account}/tokens", None),
+        "finetunes:read": ("GET", f"/{account}/ai/finetunes", None),
+        "finetunes:write": ("DELETE", f"/{account}/ai/finetunes/none", None),
     }
     for scope in ALL:
         value = (await server.token(account, scope))["value"]
         for needed, (method, path, body) in routes.items():
             status = (await server.ask(method, path, value, json=body)).status_code
-            assert status == (200 if scope == needed else 403), (scope, path)
+            assert (status == 403) == (scope != needed), (scope, path)
         assert (await server.ask("GET", f"/{account}/tokens/verify", value)).status_code == 200
 
 
@@ -245,37 +263,31 @@ async def test_the_first_account_stays(server: Server) -> None:
     assert await server.run(FIRST, "operator") == 200
 
 
-def fake_folder(folder: Path, layers: int = FAKE_FACTS.layers) -> Path:
-    """A PEFT folder for the fake engine's base."""
-    import numpy as np
-
-    outputs, inputs = FAKE_FACTS.modules["q_proj"]
-    weights = {}
-    for layer in range(layers):
-        weights[tensor_name(layer, "q_proj", "A")] = np.full((2, inputs), 0.5, "float32")
-        weights[tensor_name(layer, "q_proj", "B")] = np.full((outputs, 2), 0.5, "float32")
-    return PeftFolder(config(target_modules=["q_proj"]), weights).write(folder)
-
-
 async def test_a_deleted_account_is_gone_with_tokens_and_adapters(server: Server, tmp_path: Path) -> None:
     account = await server.account()
-    token = (await server.token(account, *ALL))["value"]
-    finetunes = f"/{account}/ai/finetunes"
-    created = await server.ask("POST", finetunes, token, json={"model": MODEL, "name": "poet"})
-    assert created.status_code == 200, created.text
-    for file in fake_folder(tmp_path / "peft").iterdir():
-        assets = f"{finetunes}/poet/finetune-assets"
-        answer = await server.ask(
-            "POST", assets, token, data={"file_name": file.name}, files={"file": file.read_bytes()}
-        )
-        assert answer.status_code == 200, answer.text
-    assert await server.run(account, token, lora="poet") == 200
+    token = await server.token(account, *ALL)
+    await server.adapter(account, token["value"])
+    assert await server.run(account, token["value"], lora="poet") == 200
 
     assert (await server.ask("DELETE", f"/{account}")).status_code == 200
 
-    assert await server.run(account, token) == 401
+    assert await server.run(account, token["value"]) == 401
     async with open_records(server.settings) as records:
         assert await records.adapters.list(account) == ()
+
+
+async def test_an_account_with_public_adapters_stays_until_they_are_gone(server: Server) -> None:
+    account = await server.account()
+    token = await server.token(account, *ALL)
+    await server.adapter(account, token["value"], "cf-public-poet", public=True)
+
+    status, code, text = error(await server.ask("DELETE", f"/{account}"))
+    assert (status, code) == (400, 5006)
+    assert "cf-public-poet" in text
+    assert await server.run(FIRST, "operator", lora="cf-public-poet") == 200
+
+    await server.ask("DELETE", f"/{account}/ai/finetunes/cf-public-poet", token["value"])
+    assert (await server.ask("DELETE", f"/{account}")).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -365,7 +377,7 @@ async def test_the_official_client_reads_what_it_gets(server: Server) -> None:
     ):
         account = await client.accounts.create(name="tenant")
         assert account is not None
-        assert [one.id async for one in client.accounts.list(per_page=1)] == [FIRST, account.id]
+        assert [one.id async for one in client.accounts.list(per_page=1.0)] == [FIRST, account.id]
         created = await client.accounts.tokens.create(
             account_id=account.id, name="key", policies=[], extra_body={"scopes": ["run"]},
             expires_on=datetime(2999, 1, 1, tzinfo=UTC),

@@ -51,7 +51,7 @@ def adapters(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 def started(*arguments: object) -> subprocess.Popen[str]:
     """The same as a process of its own."""
-    command = [sys.executable, "-c", "from gemlora.cli import main; main()", "adapters", *map(str, arguments)]
+    command = [sys.executable, "-c", "from gemlora.cli import main; main()", *map(str, arguments)]
     environment = os.environ | {"GEMLORA_ENGINE": "fake"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
@@ -117,7 +117,7 @@ def test_weights_other_than_those_that_were_served_are_a_warning(
 def test_processes_that_add_at_once_all_succeed(data: Path, adapters: Callable[..., Result], tmp_path: Path) -> None:
     folder = fitting().write(tmp_path / "peft")
 
-    processes = [started("add", f"poet {number}", folder, "--data-dir", data) for number in range(3)]
+    processes = [started("adapters", "add", f"poet {number}", folder, "--data-dir", data) for number in range(3)]
     errors = [process.communicate(timeout=60)[1] for process in processes]
 
     assert [process.returncode for process in processes] == [0, 0, 0], errors
@@ -125,17 +125,30 @@ def test_processes_that_add_at_once_all_succeed(data: Path, adapters: Callable[.
     assert sorted(adapter["name"] for adapter in listed) == ["poet 0", "poet 1", "poet 2"]
 
 
+def test_looking_into_an_empty_folder_makes_no_account(adapters: Callable[..., Result], data: Path) -> None:
+    assert json.loads(adapters("list", "--json").output) == []
+    assert adapters("show", "poet").errors == "Error: Adapter poet not found\n"
+
+    async def accounts() -> int:
+        async with open_records(Settings.load({"data_dir": data})) as records:
+            return await records.accounts.count()
+
+    assert asyncio.run(accounts()) == 0
+    assert not (data / "first-token").exists()
+
+
 def test_processes_that_meet_in_an_empty_folder_agree_on_one_account(tmp_path: Path) -> None:
     data = tmp_path / "new" / "data"
 
-    processes = [started("list", "--json", "--data-dir", data) for _ in range(3)]
+    processes = [started("tokens", "create", "key", "--data-dir", data) for _ in range(3)]
     errors = [process.communicate(timeout=60)[1] for process in processes]
 
     assert [process.returncode for process in processes] == [0, 0, 0], errors
 
     async def accounts() -> str:
         async with open_records(Settings.load({"data_dir": data})) as records:
-            assert records.access.token == (data / "first-token").read_text().strip()
-            return (await records.accounts.authenticate(records.access.token)).account_id
+            access = await records.prepare()
+            assert access.token == (data / "first-token").read_text().strip()
+            return (await records.accounts.authenticate(access.token)).account_id
 
     assert len(asyncio.run(accounts())) == 32

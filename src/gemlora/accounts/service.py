@@ -8,8 +8,7 @@ import hashlib
 import re
 import secrets
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -161,19 +160,23 @@ class Accounts:
                 )
             await changes.revoke_token(token_id, self._clock())
 
-    @asynccontextmanager
-    async def lent_token(self, account_id: str) -> AsyncIterator[str]:
-        """A token with every scope for one command on the server's own machine, deleted at the end of the block."""
+    async def lend_token(self, account_id: str) -> NewToken:
+        """A token with every scope for one command on the server's own machine, until `return_token`.
+
+        What killed commands did not return is deleted once it has expired. Raises `AccountNotFound`.
+        """
+        await self.find(account_id)
         now = self._clock()
         new = _new_token(account_id, LENT_LABEL, frozenset(Scope), now, now + LENT_FOR)
         async with self._repository.changing() as changes:
             await changes.delete_expired_tokens(LENT_LABEL, now)
             await changes.add_token(new.record, token_digest(new.value))
-        try:
-            yield new.value
-        finally:
-            async with self._repository.changing() as changes:
-                await changes.delete_token(new.record.id)
+        return new
+
+    async def return_token(self, lent: NewToken) -> None:
+        """Delete a lent token."""
+        async with self._repository.changing() as changes:
+            await changes.delete_token(lent.record.id)
 
     async def prepare(self, account_id: str | None = None, token: str | None = None) -> FirstAccess:
         """Make sure that there is a first account with a token, with the preset id and token if given.

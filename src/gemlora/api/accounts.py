@@ -1,5 +1,6 @@
 """Accounts and their tokens on the wire, for operators; and every token's question whether it is valid."""
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -21,6 +22,8 @@ ACCOUNT_TYPE = "standard"
 DEFAULT_PAGE_SIZE = 20
 LARGEST_PAGE = 1000
 HIGHEST_PAGE = 1_000_000
+WHOLE_NUMBER = re.compile(r"([0-9]{1,9})(\.0*)?")
+"""The official libraries declare these as floats, so some programs send `10.0`."""
 UNSUPPORTED = ("policies", "condition", "not_before")
 """Members that narrow a token's rights where gemlora would not: ignoring them would grant too much."""
 
@@ -142,10 +145,10 @@ def _page(query: QueryParams) -> tuple[int, int]:
 
 
 def _number(query: QueryParams, key: str, default: int, highest: int) -> int:
-    text = query.get(key) or str(default)
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= highest):
+    match = WHOLE_NUMBER.fullmatch(query.get(key) or str(default))
+    if match is None or not 1 <= int(match[1]) <= highest:
         raise InvalidRequest(f"'{key}' must be an integer from 1 to {highest}")
-    return int(text)
+    return int(match[1])
 
 
 def _info(page: int, size: int, count: int, total: int) -> Json:

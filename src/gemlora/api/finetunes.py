@@ -1,8 +1,6 @@
 """Adapters on the wire, where they are called finetunes: created, uploaded, listed, shown, downloaded, deleted."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from operator import attrgetter
 
@@ -14,11 +12,12 @@ from structlog.typing import FilteringBoundLogger
 from gemlora.accounts.records import Scope
 from gemlora.api.authentication import AUTHENTICATION_ERROR, caller_of
 from gemlora.api.body import BodyReader
+from gemlora.api.changes import changing
 from gemlora.api.download import Download
 from gemlora.api.envelope import envelope
 from gemlora.api.multipart import FormReader
 from gemlora.api.validation import Json, type_mismatch
-from gemlora.errors import ChangeFailed, Forbidden, IncompleteRequest, InvalidRequest, StorageFailed
+from gemlora.errors import Forbidden, IncompleteRequest, InvalidRequest
 from gemlora.registry.adapters import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE, Adapters
 from gemlora.registry.models import Catalogue
 from gemlora.registry.records import Adapter
@@ -66,7 +65,7 @@ class Finetunes:
             raise InvalidRequest(type_mismatch(("public",), "boolean", public))
         if public and not caller.may(Scope.ADMIN):
             raise Forbidden(AUTHENTICATION_ERROR)
-        with self._changing():
+        with changing(self._log):
             adapter = await self._uploads.create(caller.account_id, model, name, description, public=public)
         return envelope(_finetune(adapter) | {"public": adapter.public})
 
@@ -93,19 +92,19 @@ class Finetunes:
     async def show(self, request: Request) -> Response:
         """One finetune, of the account or public, and what is known of its files."""
         adapter = await self._adapters.find_visible(caller_of(request).account_id, _named(request))
-        return envelope(_finetune(adapter) | {"public": adapter.public} | _content(adapter))
+        return envelope(finetune_body(adapter))
 
     async def delete(self, request: Request) -> Response:
         """Requests in flight keep what they started with."""
         account_id = caller_of(request).account_id
-        with self._changing():
+        with changing(self._log):
             adapter = await self._adapters.find(account_id, _named(request))
             await self._adapters.remove(account_id, adapter.id)
         return envelope({"id": adapter.id})
 
     async def upload(self, request: Request) -> Response:
         """One of the two files. With the second one the finetune is checked, tried out, and ready."""
-        with self._changing():
+        with changing(self._log):
             adapter = await self._adapters.find(caller_of(request).account_id, _named(request))
             model = self._catalogue.get(adapter.model)
             async with self._uploads.receive() as receiver:
@@ -137,21 +136,14 @@ class Finetunes:
         account_id = caller_of(request).account_id
         adapter = await self._adapters.find(account_id, _named(request))
         name = _string(await self._bodies.json(request, _members), "name")
-        with self._changing():
+        with changing(self._log):
             published = await self._uploads.publish(adapter, account_id, name)
-        return envelope(_finetune(published) | {"public": published.public} | _content(published))
+        return envelope(finetune_body(published))
 
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """A change that storage fails is an answer of its own: unlike a run, it can be repeated only as a whole."""
-        try:
-            yield
-        except StorageFailed as error:
-            cause = error.__cause__
-            self._log.error(
-                "change failed", cause=type(cause).__name__, errno=getattr(cause, "errno", None), exc_info=error
-            )
-            raise ChangeFailed(str(error)) from error
+
+def finetune_body(adapter: Adapter) -> dict[str, Json]:
+    """A finetune with everything that is known of it."""
+    return _finetune(adapter) | {"public": adapter.public} | _content(adapter)
 
 
 def _finetune(adapter: Adapter) -> dict[str, Json]:

@@ -12,7 +12,9 @@ from gemlora.errors import GemloraError
 
 COMMANDS = {
     "serve": "Start the server.",
-    "adapters": "Add, list and remove LoRA adapters.",
+    "adapters": "Add, list, show, download, publish and remove LoRA adapters.",
+    "accounts": "List, create and delete accounts.",
+    "tokens": "List, create and revoke tokens.",
     "models": "Get checkpoints.",
     "worker": "Workers that run on your machine, with gemlora behind env.AI.",
 }

@@ -1,34 +1,31 @@
-"""`gemlora adapters`: the first account's adapters in a data folder, also while a server runs on it."""
+"""`gemlora adapters`: an account's adapters in a data folder, also while a server runs on it, or on a server."""
 
-import asyncio
-import json
 import sys
-from contextlib import AsyncExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gemlora.cli.options import with_settings
-from gemlora.cli.progress import ProgressBar
-from gemlora.registry.records import Adapter
-from gemlora.settings import Settings
-from gemlora.telemetry.logs import create_logger
+from gemlora.cli.options import with_target
+from gemlora.cli.tables import print_json, print_table, shown
+from gemlora.cli.targets import CONFIG_FILE, WEIGHTS_FILE, Record, Target
+from gemlora.errors import InvalidRequest
 
 app = typer.Typer(
-    help="Add, list and remove LoRA adapters.",
+    help="Add, list, show, download, publish and remove LoRA adapters.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or id of the adapter.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+@app.command("upload", hidden=True, help="The same as add.")
 @app.command()
-@with_settings(
-    "data_dir", "cache_dir", "model", "weights", "revision", "hub_token", "quantize", "engine", "limits",
+@with_target(
+    "cache_dir", "model", "weights", "revision", "hub_token", "quantize", "engine", "limits",
     "max_adapter_rank", "max_adapter_bytes", "max_adapters",
 )  # fmt: skip
 def add(
@@ -39,76 +36,104 @@ def add(
             metavar="FOLDER", help="With adapter_config.json and adapter_model.safetensors.", show_default=False
         ),
     ],
-    settings: Settings,
+    target: Target,
     description: Annotated[str, typer.Option(help="Free text.", show_default=False)] = "",
+    public: Annotated[bool, typer.Option("--public", help="On the shelf; the name begins with cf-public-.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Register a folder that PEFT saved; when this returns, requests can name it."""
-    adapter = asyncio.run(_add(settings, name, folder, description))
-    if adapter.files is not None:
-        for warning in adapter.files.warnings:
-            print(f"Warning: {warning}", file=sys.stderr)
-        print(f"Added {adapter.name} ({adapter.id}): rank {adapter.files.rank}, {', '.join(adapter.files.modules)}")
+    """Register a folder that PEFT saved; when this returns, requests can name it.
+
+    The adapter is checked and tried out by the server, or by the one that runs on the data directory; without one an
+    engine is started for it, with the settings below.
+    """
+    from gemlora.cli.progress import ProgressBar
+
+    with ProgressBar() as progress:
+        adapter = target.add_adapter(name, folder, description, public, progress)
+    _tell("Added", adapter, as_json)
 
 
 @app.command("list")
-@with_settings("data_dir")
-def list_(
-    settings: Settings, as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False
-) -> None:
-    """List the adapters, oldest first."""
-    adapters = asyncio.run(_list(settings))
+@with_target()
+def list_(target: Target, as_json: Json = False) -> None:
+    """List the account's adapters, oldest first."""
+    adapters = target.list_adapters()
     if as_json:
-        print(json.dumps([_plain(adapter) for adapter in adapters], indent=2))
-        return
-    rows = [("NAME", "ID", "RANK", "SIZE", "MODULES"), *map(_row, adapters)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print_json(adapters)
+    elif all("ready" in adapter for adapter in adapters):
+        print_table(("NAME", "ID", "RANK", "SIZE", "MODULES"), list(map(_row, adapters)))
+    else:
+        keys = ("name", "id", "created_at", "description")
+        print_table(("NAME", "ID", "CREATED", "DESCRIPTION"), [[adapter[key] for key in keys] for adapter in adapters])
 
 
 @app.command()
-@with_settings("data_dir")
-def remove(name: Name, settings: Settings) -> None:
+@with_target()
+def show(name: Name, target: Target, as_json: Json = False) -> None:
+    """Show an adapter, of the account or public."""
+    adapter = target.show_adapter(name)
+    if as_json:
+        print_json(adapter)
+        return
+    width = max(map(len, adapter))
+    for key, value in adapter.items():
+        print(f"{key.ljust(width)}  {shown(value)}")
+
+
+@app.command()
+@with_target()
+def download(
+    name: Name,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Created when missing.", show_default=False)],
+    target: Target,
+    force: Annotated[bool, typer.Option("--force", help="Replace the files that are there.")] = False,
+) -> None:
+    """Write an adapter's two files into a folder, as they were uploaded."""
+    from gemlora.cli.progress import ProgressBar
+
+    for path in (folder / CONFIG_FILE, folder / WEIGHTS_FILE):
+        if path.exists() and not force:
+            raise InvalidRequest(f"{path} is there already; --force replaces it")
+    with ProgressBar() as progress:
+        target.download_adapter(name, folder, progress)
+    print(f"Wrote {name} to {folder}")
+
+
+@app.command()
+@with_target()
+def publish(
+    name: Name,
+    public_name: Annotated[
+        str, typer.Argument(metavar="PUBLIC_NAME", help="Begins with cf-public-.", show_default=False)
+    ],
+    target: Target,
+    as_json: Json = False,
+) -> None:
+    """Put a copy of an adapter on the shelf, where every account can use it. On a server for operators only."""
+    _tell("Published", target.publish_adapter(name, public_name), as_json)
+
+
+@app.command("delete", hidden=True, help="The same as remove.")
+@app.command()
+@with_target()
+def remove(name: Name, target: Target) -> None:
     """Remove an adapter. Requests that run keep it until they end."""
-    asyncio.run(_remove(settings, name))
+    target.remove_adapter(name)
     print(f"Removed {name}")
 
 
-async def _add(settings: Settings, name: str, folder: Path, description: str) -> Adapter:
-    from gemlora.app import open_engine, open_records
-
-    log = create_logger(settings.log_level, settings.log_format)
-    async with AsyncExitStack() as stack:
-        with ProgressBar() as progress:
-            served = await stack.enter_async_context(open_engine(settings, progress, log))
-        records = await stack.enter_async_context(open_records(settings, served.engine))
-        last = await records.adapter_rows.find_base(settings.model)
-        if last is not None and last.digest != served.model.base.digest:
-            print(f"Warning: checked with {served.model.base.name}; the server last had {last.name}", file=sys.stderr)
-        return await records.uploads.add(records.access.account_id, served.model, name, folder, description)
+def _tell(what: str, adapter: Record, as_json: bool) -> None:
+    for warning in adapter["warnings"]:
+        print(f"Warning: {shown(warning)}", file=sys.stderr)
+    if as_json:
+        print_json(adapter)
+    else:
+        modules = ", ".join(adapter["modules"])
+        print(f"{what} {shown(adapter['name'])} ({adapter['id']}): rank {adapter['rank']}, {modules}")
 
 
-async def _list(settings: Settings) -> tuple[Adapter, ...]:
-    from gemlora.app import open_records
-
-    async with open_records(settings) as records:
-        return await records.adapters.list(records.access.account_id)
-
-
-async def _remove(settings: Settings, name: str) -> None:
-    from gemlora.app import open_records
-
-    async with open_records(settings) as records:
-        await records.adapters.remove(records.access.account_id, name)
-
-
-def _row(adapter: Adapter) -> tuple[str, ...]:
-    files = adapter.files
-    if files is None:
-        return (adapter.name, adapter.id, "-", "-", "files missing")
-    return (adapter.name, adapter.id, str(files.rank), f"{files.size / 1e6:.1f} MB", ",".join(files.modules))
-
-
-def _plain(adapter: Adapter) -> dict[str, object]:
-    fields = asdict(adapter)
-    return fields | {key: getattr(adapter, key).isoformat() for key in ("created_at", "modified_at")}
+def _row(adapter: Record) -> tuple[object, ...]:
+    if not adapter["ready"]:
+        return (adapter["name"], adapter["id"], None, None, "files missing")
+    size = f"{adapter['size'] / 1e6:.1f} MB"
+    return (adapter["name"], adapter["id"], adapter["rank"], size, adapter["modules"])

@@ -1,6 +1,7 @@
-"""Settings as flags of a command."""
+"""Settings as flags of a command, and the flags that say what a command acts on."""
 
 import inspect
+import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -9,9 +10,14 @@ from typing import Annotated, Any, get_args
 import typer
 from pydantic.fields import FieldInfo
 
-from gemlora.settings import Settings, flag
+from gemlora.cli.targets import Target
+from gemlora.errors import SettingsInvalid
+from gemlora.settings import CLIENT_VARIABLE, Settings, flag
 
 Command = Callable[..., None]
+
+OWN_ACCOUNT = "your-account-id"
+"""What servers take for the token's own account."""
 
 
 def with_settings(*keys: str) -> Callable[[Command], Command]:
@@ -27,14 +33,60 @@ def with_settings(*keys: str) -> Callable[[Command], Command]:
             command(**arguments, settings=Settings.load(flags, config))
 
         own = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
-        parameters = [*own, *(_option(key, Settings.model_fields[key]) for key in keys), _CONFIG]
-        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-        )
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        return run
+        return _with_signature(run, [*own, *(_option(key, Settings.model_fields[key]) for key in keys), _CONFIG])
 
     return decorate
+
+
+def with_target(*keys: str, of_account: bool = True) -> Callable[[Command], Command]:
+    """Give a command `--data-dir` and these settings as flags, `--url`, `--token` and, if wanted, `--account`.
+
+    It gets a data folder or a server as its argument `target`. What a flag names wins over what a variable names.
+    """
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def run(
+            url: str | None, token: str | None, config: Path | None, account: str | None = None, **arguments: Any
+        ) -> None:
+            flags = {key: value for key in ("data_dir", *keys) if (value := arguments.pop(key)) is not None}
+            if url and "data_dir" in flags:
+                raise SettingsInvalid("--url and --data-dir exclude each other")
+            settings = Settings.load(flags, config)
+            if "data_dir" not in flags:
+                url = url or os.environ.get(CLIENT_VARIABLE)
+            command(**arguments, target=_target(settings, url, token, account))
+
+        own = [p for p in inspect.signature(command).parameters.values() if p.name != "target"]
+        settings = [_option(key, Settings.model_fields[key]) for key in ("data_dir", *keys)]
+        account = [_ACCOUNT] if of_account else []
+        return _with_signature(run, [*own, *settings, *_SERVER, *account, _CONFIG])
+
+    return decorate
+
+
+def _target(settings: Settings, url: str | None, token: str | None, account: str | None) -> Target:
+    if not url:
+        if token:
+            raise SettingsInvalid(f"--token is for a server: name it with --url or {CLIENT_VARIABLE}")
+        from gemlora.cli.local import LocalTarget
+
+        return LocalTarget(settings, account)
+    token = token or (settings.api_token.get_secret_value() if settings.api_token else None)
+    if not token:
+        raise SettingsInvalid(f"The server at {url} wants a token: --token or GEMLORA_API_TOKEN")
+    from gemlora.cli.remote import RemoteTarget
+
+    return RemoteTarget(url, token, account or OWN_ACCOUNT, settings.model)
+
+
+def _with_signature(run: Command, parameters: list[inspect.Parameter]) -> Command:
+    """Let typer see these parameters."""
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    )
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
 
 
 def default_text(field: FieldInfo) -> str:
@@ -70,4 +122,20 @@ _CONFIG = inspect.Parameter(
         Path | None,
         typer.Option("--config", metavar="FILE", help="TOML file with settings.", show_default=False),
     ],
+)
+
+
+def _text_option(name: str, description: str, metavar: str) -> inspect.Parameter:
+    option = typer.Option(flag(name), help=description, metavar=metavar, show_default=False)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+    )
+
+
+_SERVER = (
+    _text_option("url", f"Act on this server, not on a data directory. Default: {CLIENT_VARIABLE}.", "URL"),
+    _text_option("token", "Token for the server. Default: GEMLORA_API_TOKEN.", "TOKEN"),
+)
+_ACCOUNT = _text_option(
+    "account", "Id of the account. Default: the token's own; in a data directory the first one.", "ID"
 )

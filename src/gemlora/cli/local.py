@@ -1,0 +1,217 @@
+"""A data folder as the target of commands, also while a server runs on it.
+
+What a running server must know of is asked of that server: a new adapter is tried out by its engine, and a removed one
+leaves its memory. The rest is read and written beside it.
+"""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from gemlora.accounts.records import NewToken, Scope
+from gemlora.api.accounts import account_body, token_body
+from gemlora.api.finetunes import finetune_body
+from gemlora.app import Records, open_engine, open_records
+from gemlora.cli.remote import RemoteTarget
+from gemlora.cli.targets import Record, Target
+from gemlora.cli.transfers import CHUNK, downloading, opened, write_download
+from gemlora.engines.cpu.weights.progress import Progress
+from gemlora.errors import AdapterNotFound, ServerUnreachable
+from gemlora.settings import Settings
+from gemlora.storage.data import DataFolder
+from gemlora.storage.servers import find_server
+from gemlora.telemetry.logs import create_logger
+
+T = TypeVar("T")
+
+
+class LocalTarget:
+    """The data folder of `settings`, and one of its accounts: the first one unless `account` names another."""
+
+    def __init__(self, settings: Settings, account: str | None) -> None:
+        self._settings = settings
+        self._account = account
+
+    def list_adapters(self) -> list[Record]:
+        """See `Target`."""
+
+        async def work(records: Records) -> list[Record]:
+            account_id = await self._find_account(records)
+            return [] if account_id is None else [finetune_body(one) for one in await records.adapters.list(account_id)]
+
+        return self._run(work)
+
+    def show_adapter(self, name: str) -> Record:
+        """See `Target`."""
+
+        async def work(records: Records) -> Record:
+            account_id = await self._find_account(records)
+            if account_id is None:
+                raise AdapterNotFound(name)
+            return finetune_body(await records.adapters.find_visible(account_id, name))
+
+        return self._run(work)
+
+    def add_adapter(self, name: str, folder: Path, description: str, public: bool, progress: Progress) -> Record:
+        """See `Target`. Without a running server an engine is started to try the adapter out."""
+        with self._server() as server:
+            if server is not None:
+                return server.add_adapter(name, folder, description, public, progress)
+        return asyncio.run(self._add(name, folder, description, public, progress))
+
+    def download_adapter(self, name: str, folder: Path, progress: Progress) -> None:
+        """See `Target`."""
+
+        async def work(records: Records) -> None:
+            account_id = await self._find_account(records)
+            if account_id is None:
+                raise AdapterNotFound(name)
+            adapter = await records.adapters.find(account_id, name)
+            with downloading(folder) as paths:
+                for file_name, path in paths.items():
+                    source = await records.adapters.open_file(adapter, file_name)
+                    with opened(source) as file:
+                        chunks = iter(lambda: file.read(CHUNK), b"")
+                        write_download(path, chunks, source.stat().st_size, f"Copying {file_name}", progress)
+
+        self._run(work)
+
+    def remove_adapter(self, name: str) -> None:
+        """See `Target`."""
+
+        async def work(records: Records) -> None:
+            await records.adapters.remove(await self._prepare_account(records), name)
+
+        self._ask(lambda server: server.remove_adapter(name), work)
+
+    def publish_adapter(self, name: str, public_name: str) -> Record:
+        """See `Target`."""
+
+        async def work(records: Records) -> Record:
+            account_id = await self._prepare_account(records)
+            adapter = await records.adapters.find(account_id, name)
+            return finetune_body(await records.uploads.publish(adapter, account_id, public_name))
+
+        return self._run(work)
+
+    def list_accounts(self) -> list[Record]:
+        """See `Target`."""
+
+        async def work(records: Records) -> list[Record]:
+            return [account_body(one) for one in await records.accounts.list(0, await records.accounts.count())]
+
+        return self._run(work)
+
+    def create_account(self, name: str) -> Record:
+        """See `Target`. The first account is made before, so that it is the first one."""
+
+        async def work(records: Records) -> Record:
+            await records.prepare()
+            return account_body(await records.accounts.create(name))
+
+        return self._run(work)
+
+    def delete_account(self, account_id: str) -> None:
+        """See `Target`."""
+
+        async def work(records: Records) -> None:
+            await records.prepare()
+            await records.accounts.delete(account_id)
+
+        self._ask(lambda server: server.delete_account(account_id), work)
+
+    def list_tokens(self) -> list[Record]:
+        """See `Target`."""
+
+        async def work(records: Records) -> list[Record]:
+            account_id, now = await self._find_account(records), datetime.now(UTC)
+            tokens = () if account_id is None else await records.accounts.list_tokens(account_id)
+            return [token_body(token, now) for token in tokens]
+
+        return self._run(work)
+
+    def create_token(self, name: str, scopes: list[str], expires_at: datetime | None) -> Record:
+        """See `Target`."""
+
+        async def work(records: Records) -> Record:
+            account_id = await self._prepare_account(records)
+            allowed = frozenset(map(Scope, scopes))
+            new = await records.accounts.create_token(account_id, name, allowed, expires_at)
+            return token_body(new.record, datetime.now(UTC)) | {"value": new.value}
+
+        return self._run(work)
+
+    def revoke_token(self, token_id: str) -> None:
+        """See `Target`. A running server knows whether its settings preset the token."""
+
+        async def work(records: Records) -> None:
+            await records.accounts.revoke_token(await self._prepare_account(records), token_id)
+
+        self._ask(lambda server: server.revoke_token(token_id), work)
+
+    def _ask(self, remotely: Callable[[Target], None], here: Callable[[Records], Awaitable[None]]) -> None:
+        with self._server() as server:
+            if server is not None:
+                remotely(server)
+                return
+        self._run(here)
+
+    @contextmanager
+    def _server(self) -> Iterator[Target | None]:
+        """The server that runs on the folder, asked with a token that ends with the block; None if there is none."""
+        running = find_server(DataFolder(self._settings.data_dir.absolute()).servers)
+        if running is None:
+            yield None
+            return
+
+        async def lend(records: Records) -> tuple[str, NewToken]:
+            account_id = await self._prepare_account(records)
+            return account_id, await records.accounts.lend_token(account_id)
+
+        account_id, lent = self._run(lend)
+        try:
+            yield RemoteTarget(running.url, lent.value, account_id, self._settings.model, direct=True)
+        except ServerUnreachable as error:
+            raise ServerUnreachable(f"{error} (process {running.pid} runs on {self._settings.data_dir})") from error
+        finally:
+            self._run(lambda records: records.accounts.return_token(lent))
+
+    async def _add(self, name: str, folder: Path, description: str, public: bool, progress: Progress) -> Record:
+        settings = self._settings
+        log = create_logger(settings.log_level, settings.log_format)
+        async with AsyncExitStack() as stack:
+            served = await stack.enter_async_context(open_engine(settings, progress, log))
+            records = await stack.enter_async_context(open_records(settings, served.engine))
+            account_id = await self._prepare_account(records)
+            last = await records.adapter_rows.find_base(settings.model)
+            if last is not None and last.digest != served.model.base.digest:
+                print(
+                    f"Warning: checked with {served.model.base.name}; the server last had {last.name}", file=sys.stderr
+                )
+            added = await records.uploads.add(account_id, served.model, name, folder, description, public=public)
+            return finetune_body(added)
+
+    def _run(self, work: Callable[[Records], Awaitable[T]]) -> T:
+        """Open the folder for one piece of work."""
+
+        async def run() -> T:
+            async with open_records(self._settings) as records:
+                return await work(records)
+
+        return asyncio.run(run())
+
+    async def _find_account(self, records: Records) -> str | None:
+        """The account's id; None in a folder that has no account yet. Makes none."""
+        if self._account is not None:
+            return (await records.accounts.find(self._account)).id
+        first = await records.accounts.first_account()
+        return None if first is None else first.id
+
+    async def _prepare_account(self, records: Records) -> str:
+        """The account's id, after making sure that there is a first one."""
+        access = await records.prepare()
+        return access.account_id if self._account is None else (await records.accounts.find(self._account)).id

@@ -1,0 +1,66 @@
+"""What a command acts on: a data folder, or a server. Commands know neither; both answer in the wire's words."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from gemlora.engines.cpu.weights.progress import Progress
+
+Record: TypeAlias = dict[str, Any]
+"""An account, token or adapter as the API shows it."""
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+class Target(Protocol):
+    """What all commands can ask for. Everything raises `GemloraError`."""
+
+    def list_adapters(self) -> list[Record]:
+        """The account's adapters, oldest first."""
+        ...
+
+    def show_adapter(self, name: str) -> Record:
+        """One of them, or a public one, with what is known of its files."""
+        ...
+
+    def add_adapter(self, name: str, folder: Path, description: str, public: bool, progress: "Progress") -> Record:
+        """Register a folder; the adapter is ready, or nothing is left of it."""
+        ...
+
+    def download_adapter(self, name: str, folder: Path, progress: "Progress") -> None:
+        """Write both files into a folder, whole or not at all."""
+        ...
+
+    def remove_adapter(self, name: str) -> None:
+        """Remove one of the account's adapters."""
+        ...
+
+    def publish_adapter(self, name: str, public_name: str) -> Record:
+        """Put a copy of one of the account's adapters on the shelf."""
+        ...
+
+    def list_accounts(self) -> list[Record]:
+        """All accounts, oldest first."""
+        ...
+
+    def create_account(self, name: str) -> Record:
+        """A new account without tokens."""
+        ...
+
+    def delete_account(self, account_id: str) -> None:
+        """Delete an account with everything that it holds."""
+        ...
+
+    def list_tokens(self) -> list[Record]:
+        """The account's tokens, oldest first."""
+        ...
+
+    def create_token(self, name: str, scopes: list[str], expires_at: datetime | None) -> Record:
+        """A new token of the account; `value` is its plain text."""
+        ...
+
+    def revoke_token(self, token_id: str) -> None:
+        """Let one of the account's tokens open nothing any more."""
+        ...
