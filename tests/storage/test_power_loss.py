@@ -2,8 +2,7 @@
 
 import random
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -20,14 +19,6 @@ STATES = 60
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file_calls.build(tmp_path_factory.mktemp("library"))
-
-
-@pytest.fixture
-def memory() -> Iterator[Path]:
-    """A folder in memory where there is one: the disk's own speed and safety do not matter here."""
-    shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder:
-        yield Path(folder)
 
 
 def recorded(library: Path, folder: Path, kills: Iterable[int]) -> list[file_calls.Call]:

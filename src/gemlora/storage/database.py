@@ -83,7 +83,7 @@ class Database:
             await connection.run_sync(upgrade)
 
     async def _revision(self) -> str | None:
-        async with self._engine.connect() as connection:
+        async with self.reading() as connection:
             try:
                 revision: str | None = await connection.scalar(text("SELECT version_num FROM alembic_version"))
             except exc.DBAPIError:

@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import ExceptionContext, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from gemlora.errors import StorageFailed
@@ -15,6 +15,9 @@ BUSY_SECONDS = 30
 """How long a writer waits for another one."""
 
 RETRY_SECONDS = 0.05
+
+PRIMARY_CODE = 0xFF
+"""The part of an error's code that is not detail."""
 
 BEGIN_WRITING = "BEGIN IMMEDIATE"
 
@@ -26,6 +29,7 @@ def sqlite_engine(path: Path) -> AsyncEngine:
         f"sqlite+aiosqlite:///{path}", connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True
     )
     event.listen(engine.sync_engine, "connect", _prepare_connection)
+    event.listen(engine.sync_engine, "handle_error", _replace_read_only_connection)
     return engine
 
 
@@ -50,3 +54,10 @@ def _prepare_connection(connection: Any, _record: object) -> None:
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+
+
+def _replace_read_only_connection(context: ExceptionContext) -> None:
+    """SQLite opens a file for reading alone when it could not open it for writing: such a connection must not stay."""
+    code = getattr(context.original_exception, "sqlite_errorcode", 0)
+    if code & PRIMARY_CODE == sqlite3.SQLITE_READONLY:
+        context.is_disconnect = True
