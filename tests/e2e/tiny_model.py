@@ -1,8 +1,8 @@
 """A tiny random Gemma in a folder, PEFT adapters for it, and what transformers and PEFT answer greedily."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 import torch
@@ -10,7 +10,7 @@ from peft import LoraConfig
 from tests.adapters import peft_model, save_peft
 from tests.checkpoints import random_model, save, write_tokenizer
 
-LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LINEAR_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,10 @@ class TinyModel:
             model.model.embed_tokens.weight[marks] *= 0.01
         return cls(folder, save(model, folder))
 
-    def adapter(self, folder: Path, seed: int, modules: Sequence[str] = LINEAR_MODULES, rank: int = 4) -> PeftAdapter:
-        """A random LoRA adapter, strong enough to change greedy answers."""
-        model = peft_model(self.oracle, LoraConfig(r=rank, lora_alpha=7, target_modules=list(modules)), seed)
+    def adapter(self, folder: Path, seed: int, **settings: Any) -> PeftAdapter:
+        """A random LoRA adapter, strong enough to change greedy answers; `settings` are of PEFT's `LoraConfig`."""
+        config = LoraConfig(**{"r": 4, "lora_alpha": 7, "target_modules": LINEAR_MODULES, **settings})
+        model = peft_model(self.oracle, config, seed)
         return PeftAdapter(save_peft(model, folder), model)
 
     def greedy(self, model: torch.nn.Module, prompt: str, tokens: int) -> str:
