@@ -15,7 +15,7 @@ import pytest
 from tests.collecting import collect, until
 from tests.stepping import BROKEN, CONTEXT, NOT_FINITE, alone, request
 
-from gemlora.engines.contract import FinishReason, GenerateRequest, Output
+from gemlora.engines.contract import AdapterRef, FinishReason, GenerateRequest, Output
 from gemlora.engines.cpu.client import CpuEngine
 from gemlora.engines.cpu.options import CpuOptions
 from gemlora.errors import (
@@ -206,6 +206,63 @@ async def test_requests_fail_while_no_worker_can_be_started_and_later_ones_do_no
         await running
     flag.touch()
     assert [await collect(engine, request("b"))] == alone(request("b"))
+
+
+def ref(digest: str) -> AdapterRef:
+    return AdapterRef(digest, "", "", "")
+
+
+async def test_probes_and_unloads_get_their_answers(start: Starter) -> None:
+    engine = await start()
+    probe = await engine.probe(ref("one"))
+    assert probe.difference > 0
+    assert await engine.probe(ref("one")) == probe
+    assert engine.stats().adapters == 1
+    await engine.unload("one")
+    await until(lambda: engine.stats().adapters == 0)
+    with pytest.raises(AdapterInvalid, match="this adapter is broken"):
+        await engine.probe(ref(BROKEN))
+
+
+async def test_probes_and_unloads_survive_the_death_of_the_worker(start: Starter) -> None:
+    engine = await start({"step_seconds": 0.1})
+    expected = await engine.probe(ref("one"))
+    probes = [asyncio.create_task(engine.probe(ref("one"))) for _ in range(3)]
+    unload = asyncio.create_task(engine.unload("two"))
+    await asyncio.sleep(0)
+    kill(engine)
+    assert await asyncio.gather(*probes) == [expected] * 3
+    await unload
+    assert engine.stats().restarts == 1
+
+
+async def test_a_probe_of_an_adapter_that_kills_the_process_fails(start: Starter) -> None:
+    engine = await start()
+    with pytest.raises(EngineFailed, match="died repeatedly"):
+        await engine.probe(ref("deadly"))
+    assert (await engine.probe(ref("one"))).difference > 0
+
+
+async def test_a_probe_whose_client_goes_away_leaves_nothing_behind(start: Starter) -> None:
+    engine = await start(SLOW)
+    for delay in (0, 0.002, 0.01, 0.02):
+        task = asyncio.create_task(engine.probe(ref("one")))
+        await asyncio.sleep(delay)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await until(lambda: idle(engine))
+    assert (await engine.probe(ref("one"))).difference > 0
+
+
+async def test_probes_count_as_requests_and_unloads_do_not(start: Starter) -> None:
+    engine = await start(SLOW, max_sequences=1, max_queue=0)
+    running = asyncio.create_task(collect(engine, request("a", max_tokens=100)))
+    await until(lambda: engine.stats().running)
+    with pytest.raises(OutOfCapacity):
+        await engine.probe(ref("one"))
+    await engine.unload("one")
+    await running
 
 
 @pytest.mark.parametrize("state", ["queued", "in prefill", "decoding"])
