@@ -244,8 +244,8 @@ async def test_a_probe_of_an_adapter_that_kills_the_process_fails(start: Starter
 
 
 async def test_a_probe_whose_client_goes_away_leaves_nothing_behind(start: Starter) -> None:
-    engine = await start(SLOW)
-    for delay in (0, 0.002, 0.01, 0.02):
+    engine = await start({"step_seconds": 0.1})
+    for delay in (0, 0.002, 0.05, 0.15):
         task = asyncio.create_task(engine.probe(ref("one")))
         await asyncio.sleep(delay)
         task.cancel()

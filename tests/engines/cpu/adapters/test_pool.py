@@ -211,6 +211,7 @@ def test_an_unloaded_adapter_leaves_memory_and_disk_at_once_if_nobody_uses_it() 
     bench = Bench(red=40)
     bench.pool.release(bench.take("red"))
     done = bench.pool.unload("red")
+    bench.pool.settle()
     assert bench.pool.digests == ()
     assert bench.pool.reserved == 0
     assert not done.done()
@@ -252,10 +253,24 @@ def test_an_adapter_unloaded_while_it_is_read_and_wanted_by_nobody_goes() -> Non
     assert bench.pool.reserved == 0
 
 
+def test_who_waited_gets_an_adapter_that_is_unloaded_before_they_could_take_it() -> None:
+    bench = Bench(red=40)
+    assert bench.acquire("red") is None
+    bench.executor.run()
+    bench.pool.unload("red")
+    weights = bench.acquire("red")
+    bench.pool.settle()
+    assert weights is not None
+    bench.pool.release(weights)
+    assert bench.pool.reserved == 0
+    assert bench.shelf.reads == ["red"]
+
+
 def test_an_unloaded_adapter_is_read_again_for_who_asks_later() -> None:
     bench = Bench(red=40)
     bench.pool.release(bench.take("red"))
     bench.pool.unload("red")
+    bench.pool.settle()
     bench.executor.run()
     bench.take("red")
     assert bench.shelf.reads == ["red", "red"]

@@ -132,7 +132,8 @@ class AdapterPool:
                 del self._slots[digest]
 
     def unload(self, digest: str) -> Future[None]:
-        """Free the adapter's memory when nobody uses it; the future ends when its files are deleted.
+        """Free the adapter's memory with the next `settle` or with its last user; the future ends when its files are
+        deleted.
 
         Who asks for it later gets it read again.
         """
@@ -144,7 +145,6 @@ class AdapterPool:
         else:  # at once, or when it has been read, lest it be packed again
             slot.unloaded = True
             slot.future.add_done_callback(partial(self._discard, digest, discarded))
-        self.settle()
         return discarded
 
     def _load(self, ref: AdapterRef) -> None:
