@@ -17,8 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +30,16 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import save_file
 
-from gemlora.app import Records, Served, open_engine, open_records
+from gemlora.app import open_engine, open_records
 from gemlora.engines.cpu.weights.progress import silent
-from gemlora.registry.models import Base
+from gemlora.registry.models import Base, Model
 from gemlora.settings import Settings
 from gemlora.telemetry.logs import create_logger
 
 RANK = 4
 MODULES = ("q_proj", "v_proj")
 TURNS = 9
-LOOKUPS = 500
+LOOKUPS = 100
 USED = 10
 """Adapters that each server is asked for."""
 ADDED_AT_ONCE = 4
@@ -71,56 +71,51 @@ def write_adapter(folder: Path, base: Base, seed: int) -> Path:
     return folder
 
 
-@asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[tuple[Served, Records]]:
+async def add(settings: Settings, count: int, folder: Path) -> tuple[Model, Figures]:
+    """Add that many adapters; what each took while `ADDED_AT_ONCE` were added at once."""
+    times: list[float] = []
     async with (
         open_engine(settings, silent, create_logger("error")) as served,
         open_records(settings, served.engine) as records,
     ):
-        yield served, records
-
-
-async def add(settings: Settings, count: int, folder: Path) -> Figures:
-    """Add that many adapters; what each took while `ADDED_AT_ONCE` were added at once."""
-    times: list[float] = []
-    async with opened(settings) as (served, records):
 
         async def add_one(number: int) -> None:
             source = await asyncio.to_thread(write_adapter, folder / f"peft-{number}", served.model.base, number)
             begin = time.perf_counter()
             await records.uploads.add(records.access.account_id, served.model, f"adapter {number}", source)
-            times.append(time.perf_counter() - begin)
+            times.append(milliseconds_since(begin))
             await asyncio.to_thread(shutil.rmtree, source)
 
         for start in range(0, count, ADDED_AT_ONCE):
             await asyncio.gather(*map(add_one, range(start, min(start + ADDED_AT_ONCE, count))))
-    return {"add, ms": statistics.median(times) * 1e3}
+        return served.model, {"add, ms": statistics.median(times)}
 
 
-async def lookups(settings: Settings) -> Figures:
+async def look_up(settings: Settings, model: Model, generator: random.Random) -> Samples:
     """Resolving names and ids of adapters that are ready, as every request does; listing them all."""
-    async with opened(settings) as (served, records):
+    async with open_records(settings) as records:
         account = records.access.account_id
         adapters = await records.adapters.list(account)
-        chosen = [random.Random(0).choice(adapters) for _ in range(LOOKUPS)]
+        chosen = [generator.choice(adapters) for _ in range(LOOKUPS)]
 
         async def resolve(reference: str) -> None:
-            await records.adapters.resolve(account, reference, served.model)
+            await records.adapters.resolve(account, reference, model)
 
         return {
-            "lookup by name, ms": await median_of([lambda a=a: resolve(a.name) for a in chosen]),
-            "lookup by id, ms": await median_of([lambda a=a: resolve(a.id) for a in chosen]),
-            "list, ms": await median_of([lambda: records.adapters.list(account)] * 10),
+            "lookup by name, ms": [await timed(resolve(adapter.name)) for adapter in chosen],
+            "lookup by id, ms": [await timed(resolve(adapter.id)) for adapter in chosen],
+            "list, ms": [await timed(records.adapters.list(account)) for _ in range(5)],
         }
 
 
-async def median_of(calls: list[Callable[[], Awaitable[Any]]]) -> float:
-    times = []
-    for call in calls:
-        begin = time.perf_counter()
-        await call()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times) * 1e3
+async def timed(work: Awaitable[Any]) -> float:
+    begin = time.perf_counter()
+    await work
+    return milliseconds_since(begin)
+
+
+def milliseconds_since(begin: float) -> float:
+    return (time.perf_counter() - begin) * 1e3
 
 
 @contextmanager
@@ -177,7 +172,7 @@ def first_tokens(url: str, names: list[str]) -> Samples:
             body = PROMPT if adapter is None else PROMPT | {"lora": adapter}
             begin = time.perf_counter()
             client.post(run, json=body).raise_for_status()
-            return (time.perf_counter() - begin) * 1e3
+            return milliseconds_since(begin)
 
         for _ in range(10):
             request(None)
@@ -189,20 +184,24 @@ def first_tokens(url: str, names: list[str]) -> Samples:
 
 
 def measure(counts: list[int], folder: Path) -> dict[int, Figures]:
-    """The medians; servers with few and with many adapters take turns, so that what else runs slows down both."""
+    """The medians; places with few and with many adapters take turns, so that what else runs slows down both."""
     places = {count: place(folder / str(count)) for count in counts}
+    models: dict[int, Model] = {}
     figures: dict[int, Figures] = {}
-    for count, settings in places.items():
-        figures[count] = asyncio.run(add(settings, count, folder / str(count)))
-        figures[count] |= asyncio.run(lookups(settings))
     samples: dict[int, Samples] = {count: {} for count in counts}
+    for count, settings in places.items():
+        models[count], figures[count] = asyncio.run(add(settings, count, folder / str(count)))
     for turn in range(TURNS):
         for count, settings in places.items():
-            numbers = random.Random(turn).sample(range(count), min(USED, count))
-            for name, values in serve_once(settings, [f"adapter {number}" for number in numbers]).items():
+            generator = random.Random(turn)
+            found = asyncio.run(look_up(settings, models[count], generator))
+            numbers = generator.sample(range(count), min(USED, count))
+            served = serve_once(settings, [f"adapter {number}" for number in numbers])
+            for name, values in {**found, **served}.items():
                 samples[count].setdefault(name, []).extend(values)
-    medians = {count: {name: statistics.median(s) for name, s in own.items()} for count, own in samples.items()}
-    return {count: figures[count] | medians[count] for count in counts}
+    for count in counts:
+        figures[count] |= {name: statistics.median(values) for name, values in samples[count].items()}
+    return figures
 
 
 def place(folder: Path) -> Settings:

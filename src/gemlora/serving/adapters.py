@@ -1,10 +1,15 @@
 """Adapters between the registry and an engine."""
 
+import asyncio
+
 from structlog.typing import FilteringBoundLogger
 
 from gemlora.engines.contract import AdapterRef, Engine
 from gemlora.errors import GemloraError
 from gemlora.registry.records import ReadyAdapter
+
+UNLOAD_SECONDS = 5
+"""How long whoever removes an adapter waits for the engine to forget it."""
 
 
 def reference(adapter: ReadyAdapter) -> AdapterRef:
@@ -15,9 +20,10 @@ def reference(adapter: ReadyAdapter) -> AdapterRef:
 class ServingEngine:
     """An engine as the registry sees it; see `registry.engine.AdapterEngine`."""
 
-    def __init__(self, engine: Engine, log: FilteringBoundLogger) -> None:
+    def __init__(self, engine: Engine, log: FilteringBoundLogger, unload_seconds: float = UNLOAD_SECONDS) -> None:
         self._engine = engine
         self._log = log
+        self._unload_seconds = unload_seconds
 
     async def probe(self, adapter: ReadyAdapter) -> float:
         """How far the adapter moves the logits after a fixed prompt."""
@@ -26,6 +32,7 @@ class ServingEngine:
     async def unload(self, digest: str) -> None:
         """Forget the adapter; what fails is only logged, since the engine drops what it needs least anyway."""
         try:
-            await self._engine.unload(digest)
-        except GemloraError as error:
+            async with asyncio.timeout(self._unload_seconds):
+                await self._engine.unload(digest)
+        except (GemloraError, TimeoutError) as error:
             self._log.warning("adapter not unloaded", adapter=digest, cause=type(error).__name__)
