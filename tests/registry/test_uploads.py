@@ -415,3 +415,18 @@ async def test_the_engine_forgets_content_that_no_adapter_has_any_more(registry:
     await registry.adapters.remove(BOB, second.id)
 
     assert registry.probe.unloaded == [first.files.digest]
+
+
+async def test_a_removal_that_is_done_does_not_depend_on_the_database_any_more(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = await ready(registry)
+    assert adapter.files is not None
+
+    async def fail(*_: object) -> None:
+        raise StorageFailed("The database failed")
+
+    monkeypatch.setattr(registry.rows, "is_used", fail)
+    await registry.adapters.remove(ALICE, "poet")
+
+    assert registry.probe.unloaded == [adapter.files.digest]

@@ -100,16 +100,14 @@ class Adapters:
 
     async def remove_all(self, account_id: str) -> None:
         """Forget all adapters of the account, those that it published too."""
-        for adapter in await self._repository.remove_all(account_id):
-            await self._unload(adapter)
+        await self._unload(await self._repository.remove_all(account_id))
 
     async def discard_unused(self) -> int:
         """Delete blobs that no adapter refers to; return how many."""
         return await self._repository.discard_unused(lambda used: self._objects.discard(used, self._grace_seconds))
 
-    async def _unload(self, removed: Adapter) -> None:
-        if removed.files is not None and not await self._repository.is_used(removed.files.digest):
-            await self._engine.unload(removed.files.digest)
+    async def _unload(self, digests: frozenset[str]) -> None:
+        await asyncio.gather(*map(self._engine.unload, digests))
 
     async def _check_once(self, adapter: Adapter, files: AdapterFiles, model: Model) -> AdapterFiles:
         """Check it again; requests that come meanwhile wait for the same check."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, Select, and_, delete, func, insert, null, or_, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gemlora.errors import AdapterExists, AdapterNotFound, StorageFailed, TooManyAdapters
 from gemlora.registry.models import Base
@@ -103,30 +104,23 @@ class AdapterRepository:
             await _check_stored(still_stored)
             await connection.execute(change)
 
-    async def remove(self, account_id: str, name_or_id: str) -> Adapter:
-        """Delete the row and return it. Raises `AdapterNotFound`."""
+    async def remove(self, account_id: str, name_or_id: str) -> frozenset[str]:
+        """Delete the row; the digest of its content, if no other adapter has it. Raises `AdapterNotFound`."""
         if not is_storable(name_or_id):
             raise AdapterNotFound(name_or_id)
-        condition = and_(owned_by(account_id), _named(name_or_id))
-        async with self._database.writing() as connection:
-            row = (await connection.execute(select(adapters).where(condition))).mappings().one_or_none()
-            if row is None:
-                raise AdapterNotFound(name_or_id)
-            await connection.execute(delete(adapters).where(owned_by(account_id), adapters.c.id == row["id"]))
-        return _adapter(row)
+        removed = await self._remove(and_(owned_by(account_id), _named(name_or_id)))
+        if removed is None:
+            raise AdapterNotFound(name_or_id)
+        return removed
 
-    async def remove_all(self, account_id: str) -> tuple[Adapter, ...]:
-        """Delete all rows of the account and return them."""
-        async with self._database.writing() as connection:
-            rows = (await connection.execute(select(adapters).where(owned_by(account_id)))).mappings().all()
-            await connection.execute(delete(adapters).where(owned_by(account_id)))
-        return tuple(map(_adapter, rows))
+    async def remove_all(self, account_id: str) -> frozenset[str]:
+        """Delete all rows of the account; the digests of the content that no other adapter has."""
+        return await self._remove(owned_by(account_id)) or frozenset()
 
     async def is_used(self, digest: str) -> bool:
         """Whether any adapter, of whatever account, has this content."""
-        query = select(adapters.c.id).where(adapters.c.digest == digest).limit(1)
         async with self._database.reading() as connection:
-            return (await connection.execute(query)).first() is not None
+            return await _is_used(connection, digest)
 
     async def discard_unused(self, discard: Callable[[frozenset[str]], int]) -> int:
         """Call `discard` in a thread with every blob in use, while nobody can add an adapter."""
@@ -163,6 +157,16 @@ class AdapterRepository:
             raise AdapterNotFound(name_or_id)
         return _adapter(row)
 
+    async def _remove(self, condition: ColumnElement[bool]) -> frozenset[str] | None:
+        """The digests that are in no row any more; None if there was nothing to delete."""
+        async with self._database.writing() as connection:
+            digests = (await connection.execute(select(adapters.c.digest).where(condition))).scalars().all()
+            if not digests:
+                return None
+            await connection.execute(delete(adapters).where(condition))
+            gone = {digest for digest in digests if digest is not None}
+            return frozenset({digest for digest in gone if not await _is_used(connection, digest)})
+
     async def _list(self, condition: ColumnElement[bool]) -> tuple[Adapter, ...]:
         query = select(adapters).where(condition).order_by(adapters.c.created_at, adapters.c.id)
         async with self._database.reading() as connection:
@@ -177,6 +181,11 @@ _FILE_COLUMNS = (*_CONTENT_COLUMNS, "pending_config_blob", "pending_weights_blob
 async def _check_stored(still_stored: Callable[[], bool] | None) -> None:
     if still_stored is not None and not await in_thread(still_stored):
         raise StorageFailed("The adapter's files vanished before it was registered; add it again")
+
+
+async def _is_used(connection: AsyncConnection, digest: str) -> bool:
+    query = select(adapters.c.id).where(adapters.c.digest == digest).limit(1)
+    return (await connection.execute(query)).first() is not None
 
 
 def _named(name_or_id: str) -> ColumnElement[bool]:
