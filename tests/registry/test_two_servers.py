@@ -80,11 +80,10 @@ async def test_blobs_that_another_server_collects_before_the_row_is_written_are_
         return await writing(*arguments, **options)
 
     monkeypatch.setattr(registry.rows, write, collect_first)
+    whole = PeftFolder().write(tmp_path / "peft")
+    work = registry.uploads.add(ALICE, MODEL, "cook", whole) if write == "add" else attach(registry, CONFIG_FILE)
     with pytest.raises(StorageFailed, match="vanished"):
-        if write == "add":
-            await registry.uploads.add(ALICE, MODEL, "cook", PeftFolder().write(tmp_path / "peft"))
-        else:
-            await attach(registry, CONFIG_FILE)
+        await work
     monkeypatch.undo()
 
     (poet,) = await other.adapters.list(ALICE)
