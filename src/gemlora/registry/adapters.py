@@ -11,12 +11,13 @@ from pathlib import Path
 from gemlora.errors import AdapterIncomplete, AdapterInvalid, AdapterNotFound, InvalidRequest
 from gemlora.registry.engine import AdapterEngine, with_difference
 from gemlora.registry.models import Model
-from gemlora.registry.records import Adapter, AdapterFiles, ReadyAdapter
+from gemlora.registry.receiving import stored_file
+from gemlora.registry.records import Adapter, AdapterFiles, ReadyAdapter, adapter_digest
 from gemlora.registry.repository import AdapterRepository
 from gemlora.registry.validation import fit_adapter, read_config
 from gemlora.storage.blocking import in_thread
 from gemlora.storage.files import storage_errors
-from gemlora.storage.objects import Objects
+from gemlora.storage.objects import Objects, is_digest
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -136,13 +137,16 @@ class Adapters:
 
     def _fit(self, adapter: Adapter, files: AdapterFiles, model: Model) -> AdapterFiles:
         with storage_errors(f"read the files of adapter {adapter.id}"):
-            config = read_config(self._objects.local(files.config_blob).read_bytes())
-            weights = self._objects.local(files.weights_blob)
+            config = read_config(stored_file(self._objects, files.config_blob).read_bytes())
+            weights = stored_file(self._objects, files.weights_blob)
             checked = fit_adapter(config, weights, model.base, model.limits, files.weights_blob)
         manifest = self._objects.put(checked.manifest.to_json())
         return replace(files, manifest_blob=manifest, geometry=model.base.geometry)
 
     def _ready(self, adapter: Adapter, files: AdapterFiles) -> ReadyAdapter:
+        # The engine knows content by this digest alone, and the files by digests of their own.
+        if files.digest != adapter_digest(files.config_blob, files.weights_blob) or not is_digest(files.manifest_blob):
+            raise AdapterInvalid(f"The record of adapter {adapter.name} was damaged: delete and create it again")
         return ReadyAdapter(
             adapter.id,
             adapter.name,

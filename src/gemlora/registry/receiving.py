@@ -5,8 +5,10 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from gemlora.errors import AdapterInvalid
 from gemlora.storage.blocking import in_thread
-from gemlora.storage.objects import Incoming, Objects
+from gemlora.storage.files import storage_errors
+from gemlora.storage.objects import Incoming, Objects, digest_of
 
 BUFFER = 1 << 20
 """Bytes that are collected before a thread writes them."""
@@ -55,6 +57,18 @@ class Receiver:
             self._kept = True
 
 
+def stored_file(objects: Objects, digest: str) -> Path:
+    """A local file with a blob's bytes, compared with their digest. Blocks.
+
+    Raises `AdapterInvalid` if they are damaged, which the same upload mends, and `StorageFailed`.
+    """
+    path = objects.local(digest)
+    with storage_errors("read a stored file"):
+        if digest_of(path) != digest:
+            raise AdapterInvalid("A file of this adapter was damaged in the store: upload the same files again")
+    return path
+
+
 class Kept:
     """A file that is a blob already."""
 
@@ -63,8 +77,8 @@ class Kept:
         self.digest = digest
 
     def path(self) -> Path:
-        """A local file with the bytes. Blocks. Raises `StorageFailed`."""
-        return self._objects.local(self.digest)
+        """A local file with the bytes. Blocks. Raises `StorageFailed`, or `AdapterInvalid` if they are damaged."""
+        return stored_file(self._objects, self.digest)
 
     def keep(self) -> None:
         """Nothing to do."""

@@ -1,5 +1,6 @@
 """What an adapter is, as the registry knows it."""
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -72,3 +73,8 @@ class ReadyAdapter:
     """SHA-256 of the manifest's file; that of the weights is inside the manifest."""
     public: bool = False
     """Whether it is on the shelf that every account can use."""
+
+
+def adapter_digest(config: str, weights: str) -> str:
+    """SHA-256 over the digests of both files, each field tagged."""
+    return hashlib.sha256(f"gemlora adapter\nconfig {config}\nweights {weights}\n".encode()).hexdigest()

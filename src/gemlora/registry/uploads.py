@@ -5,7 +5,6 @@ and on disk, verified, before one transaction makes the adapter ready. What is r
 changes nothing; blobs that it left are deleted by `Adapters.discard_unused`.
 """
 
-import hashlib
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from gemlora.registry.engine import AdapterEngine, with_difference
 from gemlora.registry.models import AdapterLimits, Model
 from gemlora.registry.names import check_description, check_name
 from gemlora.registry.receiving import Kept, Receiver, receiving
-from gemlora.registry.records import Adapter, AdapterFiles, PendingFiles, ReadyAdapter
+from gemlora.registry.records import Adapter, AdapterFiles, PendingFiles, ReadyAdapter, adapter_digest
 from gemlora.registry.repository import AdapterRepository
 from gemlora.registry.safetensors_header import read_header
 from gemlora.registry.validation import CheckedAdapter, check_adapter, read_config
@@ -186,11 +185,6 @@ class Uploads:
         if files is not None:
             blobs |= {files.config_blob, files.weights_blob, files.manifest_blob}
         return all(self._objects.contains(blob) for blob in blobs if blob is not None)
-
-
-def adapter_digest(config: str, weights: str) -> str:
-    """SHA-256 over the digests of both files, each field tagged."""
-    return hashlib.sha256(f"gemlora adapter\nconfig {config}\nweights {weights}\n".encode()).hexdigest()
 
 
 def _size_limit(file_name: str, limits: AdapterLimits) -> int:

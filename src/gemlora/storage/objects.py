@@ -104,9 +104,14 @@ def put(objects: Objects, content: bytes) -> str:
         return incoming.keep()
 
 
+def is_digest(text: str) -> bool:
+    """Whether the text has a digest's form."""
+    return _DIGEST.fullmatch(text) is not None
+
+
 def check_digest(digest: str) -> str:
     """`digest`, if it has a digest's form: only such a text ever becomes a part of a path or a key."""
-    if not _DIGEST.fullmatch(digest):
+    if not is_digest(digest):
         raise ValueError("not a SHA-256 digest in hexadecimal")
     return digest
 

@@ -18,7 +18,7 @@ from obstore.store import S3Store
 from gemlora.errors import StorageFailed
 from gemlora.storage.files import storage_errors
 from gemlora.storage.object_cache import ObjectCache
-from gemlora.storage.objects import Incoming, check_digest, incoming_file, put
+from gemlora.storage.objects import Incoming, check_digest, incoming_file, is_digest, put
 
 PART_BYTES = 8 << 20
 """Bytes of one request. Larger blobs are sent in parts, which become visible together."""
@@ -87,7 +87,7 @@ class S3Objects:
         with _store_errors("delete unused blobs"):
             for page in obstore.list(self._store, chunk_size=1000):
                 old = [entry["path"] for entry in page if entry["last_modified"] < deadline]
-                unused = [key for key in old if key not in referenced and _is_digest(key)]
+                unused = [key for key in old if key not in referenced and is_digest(key)]
                 if unused:
                     obstore.delete(self._store, unused)
                 discarded += len(unused)
@@ -142,13 +142,6 @@ def open_bucket(
         },
         retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
     )
-
-
-def _is_digest(key: str) -> bool:
-    try:
-        return check_digest(key) == key
-    except ValueError:
-        return False
 
 
 @contextmanager
