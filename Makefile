@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(shell find native -type f)
 
-.PHONY: setup serve test check format bench quality registry clean
+.PHONY: setup serve test check format bench quality registry adapters clean
 
 setup: $(VENV)/installed
 
@@ -44,6 +44,10 @@ $(VENV)/peers: $(VENV)/developer
 
 quality: $(VENV)/peers
 	$(BIN)/python benchmarks/quality.py
+
+adapters: $(VENV)/developer
+	$(BIN)/python -m benchmarks.adapters
+	$(BIN)/python -m benchmarks.adapter_memory
 
 registry: $(VENV)/developer
 	$(BIN)/python benchmarks/registry.py --json benchmarks/results/registry.json
