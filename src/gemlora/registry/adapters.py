@@ -82,7 +82,8 @@ class Adapters:
     async def open_file(self, adapter: Adapter, file_name: str) -> Path:
         """A local copy of one of the adapter's files, also while the other one is missing.
 
-        Raises `InvalidRequest` for another name and `AdapterIncomplete` if it was not uploaded yet.
+        Raises `InvalidRequest` for another name, `AdapterIncomplete` if it was not uploaded yet, and
+        `AdapterInvalid` if it was damaged in the store.
         """
         if file_name not in FILE_NAMES:
             raise InvalidRequest(f"file_name: must be {CONFIG_FILE} or {WEIGHTS_FILE}")
@@ -90,7 +91,7 @@ class Adapters:
         blob = held.config_blob if file_name == CONFIG_FILE else held.weights_blob
         if blob is None:
             raise AdapterIncomplete(f"Adapter {adapter.name} is missing {file_name}")
-        return await in_thread(lambda: self._objects.local(blob))
+        return await in_thread(lambda: stored_file(self._objects, blob))
 
     async def remove(self, account_id: str, name_or_id: str) -> None:
         """Forget the account's own adapter. Raises `AdapterNotFound`.

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import update
 from tests.api.parts import ALICE
 from tests.api.real_parts import FINETUNES, RealParts, create, ready, real_parts, upload
 from tests.api.real_server import RealServer, eventually
 
 from gemlora.api.application import Limits
 from gemlora.registry.adapters import CONFIG_FILE, WEIGHTS_FILE
+from gemlora.storage.tables import adapters
 
 IDLE_SECONDS = 0.3
 LARGEST = 4 << 20
@@ -130,12 +132,10 @@ async def test_a_file_that_is_too_large_is_refused_in_words_and_not_with_a_reset
     assert parts.stored() == []
 
 
-def enlarge(parts: RealParts, weights: bytes) -> None:
-    """Let the stored file have 8 MiB, more than sockets hold."""
-    (path,) = [path for path in parts.stored() if path.read_bytes() == weights]
-    path.chmod(0o600)
-    with path.open("ab") as file:
-        file.truncate(8 << 20)
+async def enlarge(parts: RealParts) -> None:
+    """Let the finetune's stored weights have 8 MiB, more than sockets hold."""
+    async with parts.database.writing() as connection:
+        await connection.execute(update(adapters).values(weights_blob=parts.objects.put(bytes(8 << 20))))
 
 
 def getting(path: str) -> bytes:
@@ -146,7 +146,7 @@ async def test_a_reader_that_stalls_during_a_download_is_dropped(tmp_path: Path,
     async with real_parts(tmp_path / "stalled", Limits(write_stall_seconds=0.2)) as parts:
         async with parts.client() as client:
             await ready(client, "poet", files)
-        enlarge(parts, files[WEIGHTS_FILE])
+        await enlarge(parts)
         async with RealServer.running(parts) as server, server.connection() as (_reader, writer):
             writer.write(getting(f"{FINETUNES}/poet/finetune-assets/{WEIGHTS_FILE}"))
             await eventually(lambda: any(line["event"] == "stream stalled" for line in parts.log_lines), 10)
@@ -156,7 +156,7 @@ async def test_much_of_a_download_may_wait_in_the_kernel_but_only_of_the_downloa
     server: RealServer, parts: RealParts, client: httpx.AsyncClient, files: dict[str, bytes]
 ) -> None:
     await ready(client, "large", files)
-    enlarge(parts, files[WEIGHTS_FILE])
+    await enlarge(parts)
 
     def waiting() -> list[int]:
         connections = [
