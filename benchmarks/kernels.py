@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from gemlora.kernels import LoraPair, LoraWeights, Matrix, SamplingBatch, Segments
+from gemlora.kernels import EmbeddingPair, LoraPair, LoraWeights, Matrix, SamplingBatch, Segments
 from gemlora.kernels.native import NativeKernels, instruction_sets
 
 HIDDEN, FEED_FORWARD, HEADS, KV_HEADS, HEAD_SIZE, VOCABULARY = 640, 2048, 4, 1, 256, 262144
@@ -127,6 +127,32 @@ def lora_case(kernels: NativeKernels, rows: int, adapters: int, rank: int = 8) -
     )
 
 
+def side_cases(kernels: NativeKernels, rows: int, rank: int = 8) -> Iterator[Case]:
+    """LoRA on the embedding and on the output head."""
+    vocabulary = VOCABULARY
+    head = LoraPair(
+        floats(rank, HIDDEN).astype(ml_dtypes.bfloat16), floats(rank, vocabulary).astype(ml_dtypes.bfloat16), 0.5
+    )
+    embedding = EmbeddingPair(
+        floats(vocabulary, rank).astype(ml_dtypes.bfloat16), floats(rank, HIDDEN).astype(ml_dtypes.bfloat16), 0.5
+    )
+    segments = Segments.of([(LoraWeights("both", {}, embedding, head), rows)])
+    x, logits = floats(rows, HIDDEN), np.zeros((rows, vocabulary), np.float32)
+    tokens = np.arange(rows, dtype=np.int32)
+    yield Case(
+        f"adapt head rank {rank}, {rows} rows",
+        lambda: kernels.adapt_head(x, logits, segments),
+        rows * rank * (HIDDEN + vocabulary),
+        rank * vocabulary * 2,
+    )
+    yield Case(
+        f"adapt embedding rank {rank}, {rows} rows",
+        lambda: kernels.adapt_embedding(tokens, 25.25, x, segments),
+        rows * rank * HIDDEN,
+        rank * (HIDDEN + rows) * 2,
+    )
+
+
 def sample_case(kernels: NativeKernels, name: str, rows: int, temperature: float, top_k: int, top_p: float) -> Case:
     logits = floats(rows, VOCABULARY) * 4
     zeros = np.zeros(rows, np.float32)
@@ -189,6 +215,18 @@ def row_cases(kernels: NativeKernels) -> Iterator[Case]:
         np.empty((512, HIDDEN), np.float32),
     )
     yield Case("embed int8, 512 rows", lambda: kernels.embed(matrix, tokens, 25.25, out), 0, out.nbytes)
+    left, right = floats(matrix.rows, 8), floats(8, matrix.columns)
+    rows_out, columns_out = np.zeros(matrix.rows, np.float32), np.zeros(matrix.columns, np.float32)
+    macs = matrix.rows * matrix.columns * 9
+    yield Case(
+        "row norms int8, rank 8", lambda: kernels.row_norms(matrix, left, right, rows_out), macs, matrix.values.nbytes
+    )
+    yield Case(
+        "column norms int8, rank 8",
+        lambda: kernels.column_norms(matrix, left, right, columns_out),
+        macs,
+        matrix.values.nbytes,
+    )
 
 
 def cases(kernels: NativeKernels) -> Iterator[Case]:
@@ -202,6 +240,8 @@ def cases(kernels: NativeKernels) -> Iterator[Case]:
     yield lora_case(kernels, 16, 1)
     yield lora_case(kernels, 16, 16)
     yield lora_case(kernels, 512, 1)
+    yield from side_cases(kernels, 1)
+    yield from side_cases(kernels, 16)
     yield from row_cases(kernels)
     for rows in (1, 16):
         yield sample_case(kernels, "greedy", rows, 0, 0, 1)

@@ -8,8 +8,10 @@ void Kernels::embed(const PackedMatrix& matrix, Span<std::int32_t> tokens, float
     const std::lock_guard lock(mutex_);
     require_below(tokens, matrix.rows, "tokens");
     for_rows(tokens.size, 8 * matrix.columns, [&](std::int64_t row) {
+        float* const numbers = out.row(row);
+        unpack_row(matrix, tokens[row], numbers);
         for (std::int64_t column = 0; column < matrix.columns; ++column) {
-            out.row(row)[column] = weight_at(matrix, tokens[row], column) * scale;
+            numbers[column] *= scale;
         }
     });
 }

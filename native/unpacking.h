@@ -1,4 +1,4 @@
-// Single weights of a packed matrix.
+// Rows of a packed matrix as floats.
 #pragma once
 
 #include "half.h"
@@ -6,16 +6,32 @@
 
 namespace gemlora {
 
-inline float weight_at(const PackedMatrix& matrix, std::int64_t row, std::int64_t column) {
-    const std::int64_t panel = row / panel_size, lane = row % panel_size, inputs = matrix.inputs();
-    if (!matrix.integers) {
-        return number_at(matrix.values, (panel * inputs + column) * panel_size + lane);
+// numbers[columns] = the weights of one output.
+inline void unpack_floats(const PackedMatrix& matrix, std::int64_t row, float* numbers) {
+    const std::int64_t first = row / panel_size * matrix.columns * panel_size + row % panel_size;
+    for (std::int64_t column = 0; column < matrix.columns; ++column) {
+        numbers[column] = number_at(matrix.values, first + column * panel_size);
     }
-    const auto* const bytes = static_cast<const std::uint8_t*>(matrix.values.data);
-    const int biased = bytes[((panel * inputs + column / 4 * 4) * panel_size) + lane * 4 + column % 4];
-    const std::int64_t group = (panel * matrix.groups() + column / matrix.group) * panel_size + lane;
-    const float scaled = number_at(matrix.scales, group) * static_cast<float>(biased - 128);
-    return matrix.minimums.data == nullptr ? scaled : scaled - number_at(matrix.minimums, group);
+}
+
+inline void unpack_integers(const PackedMatrix& matrix, std::int64_t row, float* numbers) {
+    const std::int64_t panel = row / panel_size, lane = row % panel_size;
+    const auto* const bytes =
+        static_cast<const std::uint8_t*>(matrix.values.data) + panel * matrix.inputs() * panel_size + lane * 4;
+    for (std::int64_t start = 0; start < matrix.columns; start += matrix.group) {
+        const std::int64_t group = (panel * matrix.groups() + start / matrix.group) * panel_size + lane;
+        const std::int64_t end = start + matrix.group < matrix.columns ? start + matrix.group : matrix.columns;
+        const float scale = number_at(matrix.scales, group);
+        const float minimum = matrix.minimums.data == nullptr ? 0.0f : number_at(matrix.minimums, group);
+        for (std::int64_t column = start; column < end; ++column) {
+            const int biased = bytes[column / 4 * 4 * panel_size + column % 4];
+            numbers[column] = scale * static_cast<float>(biased - 128) - minimum;
+        }
+    }
+}
+
+inline void unpack_row(const PackedMatrix& matrix, std::int64_t row, float* numbers) {
+    matrix.integers ? unpack_integers(matrix, row, numbers) : unpack_floats(matrix, row, numbers);
 }
 
 } // namespace gemlora
