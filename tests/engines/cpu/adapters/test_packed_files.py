@@ -1,8 +1,12 @@
 """Packed files are whole or as good as missing, and together stay within their budget."""
 
+import hashlib
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
+from random import Random
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -117,3 +121,34 @@ def test_only_digests_become_paths(tmp_path: Path, name: str) -> None:
     for call in (lambda: files.discard(name), lambda: files.open(name, KEY, 1), lambda: files.open(KEY, name, 1)):
         with pytest.raises(ValueError, match="not a SHA-256 digest"):
             call()
+
+
+def test_several_processes_may_share_the_folder(tmp_path: Path) -> None:
+    """Each with its own view of how full it is; files come and go under the others' hands, and none is ever torn."""
+    contents = {hashlib.sha256(bytes([seed])).hexdigest(): np.full(5000, seed, np.uint8) for seed in range(12)}
+    failures: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        random, files = Random(seed), PackedFiles(tmp_path, 5 * (HEADER_BYTES + 5000))
+        try:
+            for _ in range(150):
+                digest = random.choice(list(contents))
+                key = random.choice(list(contents))
+                found = files.open(digest, key, 5000)
+                if found is None:
+                    with suppress(FileNotFoundError, FileExistsError):  # a folder left or came meanwhile
+                        files.write(digest, key, contents[digest])
+                else:
+                    assert np.array_equal(found, contents[digest])
+                if random.random() < 0.2:
+                    with suppress(OSError):  # another one writes there
+                        files.discard(digest)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
