@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(shell find native -type f)
 
-.PHONY: setup serve test check format bench quality registry adapters clean
+.PHONY: setup serve test check format bench quality registry adapters soak-kills clean
 
 setup: $(VENV)/installed
 
@@ -44,6 +44,10 @@ $(VENV)/peers: $(VENV)/developer
 
 quality: $(VENV)/peers
 	$(BIN)/python benchmarks/quality.py
+
+soak-kills: $(VENV)/developer
+	tests/install
+	$(BIN)/python -m tests.soaks.kills
 
 adapters: $(VENV)/developer
 	$(BIN)/python -m benchmarks.adapters
