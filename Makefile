@@ -56,6 +56,9 @@ adapters: $(VENV)/developer
 registry: $(VENV)/developer
 	$(BIN)/python benchmarks/registry.py --json benchmarks/results/registry.json
 
+fuzz: $(VENV)/developer
+	$(BIN)/python -m tests.fuzz.run
+
 docs: $(VENV)/developer
 	$(BIN)/python docs/generate.py
 
