@@ -37,8 +37,9 @@ DOCUMENTED = ["id", "model", "name", "description", "created_at", "modified_at"]
 EVERY_SCOPE = frozenset(Scope)
 OWN_SCOPES = EVERY_SCOPE - {Scope.ADMIN}
 FACTS = msgspec.structs.replace(
-    FAKE_FACTS, name=BASE.name, layers=BASE.layers, vocabulary=BASE.vocabulary, modules=BASE.modules
-)
+    FAKE_FACTS, name=BASE.name, layers=BASE.layers, vocabulary=BASE.vocabulary, modules=BASE.modules,
+    hidden=BASE.hidden, tied=BASE.tied,
+)  # fmt: skip
 
 TOKENS = {
     "alice": (ALICE, OWN_SCOPES, "valid"),
@@ -75,7 +76,7 @@ class RealParts(Parts):
     """An application and what is behind it."""
 
     def __init__(
-        self, data: DataFolder, database: Database, limits: Limits | None, largest: int, facts: ModelFacts
+        self, data: DataFolder, database: Database, limits: Limits | None, largest: AdapterLimits, facts: ModelFacts
     ) -> None:
         self.data = data
         self.database = database
@@ -89,7 +90,7 @@ class RealParts(Parts):
             accounts=Accounts(AccountRepository(database), data.first_token, AdapterHoldings(self.registry)),
             adapters=self.registry,
             uploads=Uploads(rows, self.objects, self.probe),
-            adapter_limits=AdapterLimits(max_bytes=largest),
+            adapter_limits=largest,
         )
         self.statements: list[str] = []
         event.listen(database._engine.sync_engine, "before_cursor_execute", self._note)
@@ -109,7 +110,11 @@ class RealParts(Parts):
 
 @asynccontextmanager
 async def real_parts(
-    folder: Path, limits: Limits | None = None, largest: int = 1 << 20, facts: ModelFacts = FACTS
+    folder: Path,
+    limits: Limits | None = None,
+    largest: int = 1 << 20,
+    facts: ModelFacts = FACTS,
+    highest_rank: int = 256,
 ) -> AsyncIterator[RealParts]:
     """Parts in an empty folder, with the accounts and tokens of `TOKENS`."""
     data = DataFolder.open(folder)
@@ -123,7 +128,7 @@ async def real_parts(
                 expires = START + timedelta(days=1) if state == "expired" else None
                 token = Token(text, account_id, text, scopes, START, expires, revoked)
                 await changes.add_token(token, token_digest(text))
-        yield RealParts(data, database, limits, largest, facts)
+        yield RealParts(data, database, limits, AdapterLimits(highest_rank, largest), facts)
     finally:
         await database.close()
 
