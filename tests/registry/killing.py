@@ -62,7 +62,7 @@ class Place:
         local = {path.name for path in (self.data_dir / "objects").rglob("*") if path.is_file()}
         if self.bucket is None:
             return local
-        unfinished = {path.name for path in (self.data_dir / "cache" / "incoming").glob("*")}
+        unfinished = {path.name for path in (self.data_dir / "cache" / "objects" / "incoming").glob("*")}
         return local | unfinished | {entry["path"] for page in obstore.list(self.store()) for entry in page}
 
 
@@ -76,7 +76,7 @@ async def opened(place: Place) -> AsyncIterator[Registry]:
         if place.bucket is None:
             yield make_registry(data, database, LocalObjects(data.objects))
         else:
-            cache = ObjectCache(place.data_dir / "cache", 1 << 30)
+            cache = ObjectCache(place.data_dir / "cache" / "objects", 1 << 30)
             yield make_registry(data, database, S3Objects(place.store(), cache))
     finally:
         await database.close()
