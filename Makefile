@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(shell find native -type f)
 
-.PHONY: setup serve test check format bench quality registry adapters soak-kills clean
+.PHONY: setup serve test check format bench quality registry adapters soak-kills soak-power-losses clean
 
 setup: $(VENV)/installed
 
@@ -48,6 +48,9 @@ quality: $(VENV)/peers
 soak-kills: $(VENV)/developer
 	tests/install
 	$(BIN)/python -m tests.soaks.kills
+
+soak-power-losses: $(VENV)/developer
+	$(BIN)/python -m tests.soaks.power_losses
 
 adapters: $(VENV)/developer
 	$(BIN)/python -m benchmarks.adapters
