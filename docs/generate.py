@@ -137,6 +137,9 @@ def adapters_page() -> str:
         or several `alpha_pattern` entries with different values match one module (PEFT sorts them when it saves, so
         training may have used another one).
 
+        These rules are held by a corpus of odd and hostile uploads (`tests/registry/upload_corpus/`) and by a fuzzer, which
+        also compares what is accepted with the `safetensors` library (`make fuzz`, `benchmarks/results/fuzz.json`).
+
         When the server later serves other weights, each adapter is checked against them at its next use.
 
         ## What is refused
