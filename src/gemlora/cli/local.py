@@ -7,7 +7,7 @@ leaves its memory. The rest is read and written beside it.
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -153,6 +153,9 @@ class LocalTarget:
 
         self._ask(lambda server: server.revoke_token(token_id), work)
 
+    def close(self) -> None:
+        """See `Target`; each piece of work opens and closes what it needs."""
+
     def _ask(self, remotely: Callable[[Target], None], here: Callable[[Records], Awaitable[None]]) -> None:
         with self._server() as server:
             if server is not None:
@@ -174,7 +177,9 @@ class LocalTarget:
 
         account_id, lent = self._run(lend)
         try:
-            yield RemoteTarget(running.url, lent.value, account_id, self._settings.model, direct=True)
+            model = self._settings.model
+            with closing(RemoteTarget(running.url, lent.value, account_id, model, direct=True)) as server:
+                yield server
         except ServerUnreachable as error:
             raise ServerUnreachable(f"{error} (process {running.pid} runs on {self._settings.data_dir})") from error
         finally:

@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Callable
+from contextlib import closing
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -55,7 +56,8 @@ def with_target(*keys: str, of_account: bool = True) -> Callable[[Command], Comm
             settings = Settings.load(flags, config)
             if "data_dir" not in flags:
                 url = url or os.environ.get(CLIENT_VARIABLE)
-            command(**arguments, target=_target(settings, url, token, account))
+            with closing(_target(settings, url, token, account)) as target:
+                command(**arguments, target=target)
 
         own = [p for p in inspect.signature(command).parameters.values() if p.name != "target"]
         settings = [_option(key, Settings.model_fields[key]) for key in ("data_dir", *keys)]

@@ -9,8 +9,9 @@ from urllib.parse import quote
 
 import httpx2
 
+from gemlora.cli.tables import shown
 from gemlora.cli.targets import CONFIG_FILE, WEIGHTS_FILE, Record
-from gemlora.cli.transfers import Form, downloading, opened, write_download
+from gemlora.cli.transfers import CHUNK, Form, downloading, opened, write_download
 from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.errors import ServerRefused, ServerUnreachable
 
@@ -72,7 +73,7 @@ class RemoteTarget:
                         answer.read()
                         self._result(answer)
                     size = int(answer.headers.get("content-length", "0"))
-                    write_download(path, answer.iter_raw(), size, f"Downloading {file_name}", progress)
+                    write_download(path, answer.iter_raw(CHUNK), size, f"Downloading {file_name}", progress)
 
     def remove_adapter(self, name: str) -> None:
         """See `Target`."""
@@ -109,6 +110,10 @@ class RemoteTarget:
     def revoke_token(self, token_id: str) -> None:
         """See `Target`."""
         self._ask("DELETE", f"{self._tokens()}/{_segment(token_id)}")
+
+    def close(self) -> None:
+        """See `Target`."""
+        self._client.close()
 
     def _tokens(self) -> str:
         return f"{ACCOUNTS}/{_segment(self._account)}/tokens"
@@ -181,7 +186,7 @@ class RemoteTarget:
             success, result, errors = envelope["success"], envelope["result"], envelope["errors"]
             if success:
                 return result
-            text, code = str(errors[0]["message"]), int(errors[0]["code"])
+            text, code = shown(errors[0]["message"]), int(errors[0]["code"])
         except (ValueError, TypeError, KeyError, IndexError):
             raise ServerUnreachable(
                 f"The server at {self._url} answers {answer.status_code}, but not as gemlora does"

@@ -64,3 +64,7 @@ class Target(Protocol):
     def revoke_token(self, token_id: str) -> None:
         """Let one of the account's tokens open nothing any more."""
         ...
+
+    def close(self) -> None:
+        """Close connections."""
+        ...

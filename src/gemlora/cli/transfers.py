@@ -35,14 +35,13 @@ class Form:
         self._file.seek(0)
         sent = 0
         while sent < self._length:
-            self._progress(self._activity, sent, self._length)
             with storage_errors(f"read {self._file.name}"):
                 chunk = self._file.read(min(CHUNK, self._length - sent))
             if not chunk:
                 raise StorageFailed(f"{self._file.name} became shorter while it was sent")
-            sent += len(chunk)
             yield chunk
-        self._progress(self._activity, sent, self._length)
+            sent += len(chunk)
+            self._progress(self._activity, sent, self._length)
         yield self._tail
 
 
@@ -80,7 +79,6 @@ def write_download(path: Path, chunks: Iterable[bytes], size: int, activity: str
     received = 0
     with storage_errors(f"write {path}"), path.open("xb") as file:
         for chunk in chunks:
-            progress(activity, received, size)
             file.write(chunk)
             received += len(chunk)
-    progress(activity, received, size)
+            progress(activity, received, size)
