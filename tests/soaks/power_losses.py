@@ -50,12 +50,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, default=RESULT)
     options = parser.parse_args()
-    began = time.monotonic()
+    began, soaked = time.monotonic(), commit()
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         # The first contradiction ends it.
         seen = asyncio.run(soak(Path(folder), options.states, options.seed))
-    report = {"commit": commit(), "seed": options.seed} | seen | {"minutes": round((time.monotonic() - began) / 60, 1)}
+    report = {"commit": soaked, "seed": options.seed} | seen | {"minutes": round((time.monotonic() - began) / 60, 1)}
     options.json.write_text(json.dumps(report, indent=1) + "\n")
     print(report)
 
