@@ -234,6 +234,26 @@ def test_a_refused_upload_leaves_nothing_behind(target: Command, server: Running
     assert missing.errors == f"Error: adapter_config.json is missing in {tmp_path}\n"
 
 
+def test_names_cannot_speak_to_the_terminal(target: Command, folder: Path) -> None:
+    escape = "x\x1b[2J\r\u202ey"
+    account = target("accounts", "create", escape, "--json")
+    token = target("tokens", "create", escape)
+    adapter = target("adapters", "add", "hostile", folder, "--description", escape)
+
+    answers = [account, token, adapter, target("accounts", "list"), target("tokens", "list")]
+    answers += [target("adapters", "show", "hostile"), target("adapters", "show", escape)]
+    target("adapters", "remove", "hostile")
+
+    shown = "".join(answer.output + answer.errors for answer in answers[1:])
+    assert [mark for mark in ("\x1b", "\r", "\u202e") if mark in shown] == []
+    for one in target("accounts", "list", "--json").json:
+        if one["id"] != ACCOUNT_ID:
+            target("accounts", "delete", one["id"], "--yes")
+    for one in target("tokens", "list", "--json").json:
+        if one["name"] == escape:
+            target("tokens", "revoke", one["id"])
+
+
 def test_an_upload_that_was_cut_off_is_no_obstacle(target: Command, server: RunningServer, folder: Path) -> None:
     url = f"{server.url}/client/v4/accounts/{ACCOUNT_ID}/ai/finetunes"
     left = {"name": "poet", "model": MODEL, "description": ""}

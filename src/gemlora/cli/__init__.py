@@ -66,5 +66,7 @@ def main() -> None:
     try:
         app(prog_name="gemlora")
     except GemloraError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        # Names are free text: their control characters would speak to the terminal.
+        text = "".join(mark if mark.isprintable() or mark == "\n" else "\ufffd" for mark in str(error))
+        print(f"Error: {text}", file=sys.stderr)
         raise SystemExit(1) from None
