@@ -10,6 +10,9 @@ from tests.api.parts import RUN, TOKEN, Parts
 
 from gemlora.api.server import Config, Server, bound_socket
 
+SILENT_SECONDS = 5
+"""How long an answer may take before there is none: long, because a busy machine stops a process for a second at times."""
+
 
 class QuietServer(Server):
     """Leaves the test process's signal handlers alone."""
@@ -66,7 +69,7 @@ class RealServer:
             writer.write(request)
             answer = b""
             try:
-                while chunk := await asyncio.wait_for(reader.read(65536), 1):
+                while chunk := await asyncio.wait_for(reader.read(65536), SILENT_SECONDS):
                     answer += chunk
                     if _is_complete(answer):
                         break
@@ -87,7 +90,7 @@ def run_request(body: bytes, *headers: str, target: str = RUN, host: str = "geml
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 2.0) -> None:
+async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     """Wait until the condition holds; fails when it does not in time."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - what tests wait for has no event

@@ -111,6 +111,8 @@ def test_every_error_that_a_request_can_meet_is_in_the_table() -> None:
         errors.Forbidden,
         errors.WeightsInvalid,
         errors.SettingsInvalid,
+        errors.ServerRefused,  # those two tell people at the command line what another server said
+        errors.ServerUnreachable,
         errors.GemloraError,
     }
     tree = {value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)}
