@@ -11,7 +11,7 @@ from tests.api.parts import RUN, TOKEN, Parts
 from gemlora.api.server import Config, Server, bound_socket
 
 SILENT_SECONDS = 5
-"""How long an answer may take before there is none: long, because a busy machine stops a process for a second at times."""
+"""How long an answer may take before there is none: long, because a busy machine stops processes for a second."""
 
 
 class QuietServer(Server):
