@@ -17,6 +17,9 @@ from gemlora.kernels import LoraWeights
 
 Array = NDArray[np.float32]
 
+TOLERANCE = 1e-4
+"""Of a `relative_errors` to an oracle that computes in float32."""
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -81,3 +84,13 @@ def relative_errors(actual: Trace, expected: Trace) -> dict[str, float]:
         name: float(np.abs(actual.tensors[name] - tensor).max() / np.abs(tensor).max())
         for name, tensor in expected.tensors.items()
     }
+
+
+def assert_close(actual: Trace, expected: Trace) -> None:
+    errors = relative_errors(actual, expected)
+    assert max(errors.values()) <= TOLERANCE, errors
+
+
+def assert_identical(actual: Trace, expected: Trace) -> None:
+    differing = [name for name, tensor in expected.tensors.items() if not np.array_equal(actual.tensors[name], tensor)]
+    assert differing == []

@@ -105,3 +105,14 @@ def _is_complete(answer: bytes) -> bool:
         if line.startswith(b"content-length:"):
             return len(body) >= int(line.partition(b":")[2])
     return body.endswith(b"0\r\n\r\n")
+
+
+def leave(writer: asyncio.StreamWriter, way: str) -> None:
+    """End a connection as clients do: by `reset`, `close` or `half-close`."""
+    match way:
+        case "reset":
+            writer.transport.abort()
+        case "close":
+            writer.close()
+        case "half-close":
+            writer.write_eof()

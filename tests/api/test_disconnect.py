@@ -6,7 +6,7 @@ import json
 import httpx
 import pytest
 from tests.api.parts import RUN, TOKEN, Parts
-from tests.api.real_server import RealServer, eventually, run_request
+from tests.api.real_server import RealServer, eventually, leave, run_request
 
 from gemlora.engines.fake import FakeEngine
 
@@ -39,13 +39,7 @@ async def test_leaving_while_tokens_come_frees_the_sequence_before_the_next_step
         if stream:
             await reader.readuntil(b'{"response":')
         left = asyncio.get_running_loop().time()
-        match way:
-            case "reset":
-                writer.transport.abort()
-            case "close":
-                writer.close()
-            case "half-close":
-                writer.write_eof()
+        leave(writer, way)
         await eventually(lambda: engine.live == 0)
 
         assert asyncio.get_running_loop().time() - left < LONG_STEP

@@ -15,8 +15,9 @@ from gemlora.api.authentication import PLACEHOLDER_ACCOUNT, caller_of
 from gemlora.api.body import BodyReader
 from gemlora.api.changes import changing
 from gemlora.api.envelope import envelope
+from gemlora.api.members import members, required, string
 from gemlora.api.validation import Json, type_mismatch
-from gemlora.errors import IncompleteRequest, InvalidRequest
+from gemlora.errors import InvalidRequest
 
 ACCOUNT_TYPE = "standard"
 DEFAULT_PAGE_SIZE = 20
@@ -52,11 +53,11 @@ class AccountRoutes:
 
     async def create(self, request: Request) -> Response:
         """An account without tokens."""
-        wanted = await self._bodies.json(request, _members)
+        wanted = await self._bodies.json(request, members)
         if wanted.get("type", ACCOUNT_TYPE) != ACCOUNT_TYPE:
             raise InvalidRequest(f"'/type' must be {ACCOUNT_TYPE!r}")
         with changing(self._log):
-            account = await self._accounts.create(_string(wanted, "name"))
+            account = await self._accounts.create(string(wanted, "name"))
         self._log.info("account created", account=account.id)
         return envelope(account_body(account))
 
@@ -82,14 +83,14 @@ class AccountRoutes:
 
     async def create_token(self, request: Request) -> Response:
         """A token; its `value` is in this answer and nowhere else."""
-        wanted = await self._bodies.json(request, _members)
+        wanted = await self._bodies.json(request, members)
         for key in UNSUPPORTED:
             if wanted.get(key) not in (None, [], {}):
                 raise InvalidRequest(f"'/{key}' is not supported; 'scopes' says what a token may do")
         account_id = _account_id(request)
         with changing(self._log):
             new = await self._accounts.create_token(
-                account_id, _string(wanted, "name"), _scopes(wanted), _moment(wanted, "expires_on")
+                account_id, string(wanted, "name"), _scopes(wanted), _moment(wanted, "expires_on")
             )
         self._log.info("token created", account=account_id, token_id=new.record.id)
         return envelope(token_body(new.record, self._clock()) | {"value": new.value})
@@ -161,25 +162,8 @@ def _info(page: int, size: int, count: int, total: int) -> Json:
     }
 
 
-def _members(body: Json) -> dict[str, Json]:
-    if not isinstance(body, dict):
-        raise InvalidRequest(type_mismatch((), "object", body))
-    return body
-
-
-def _string(members: dict[str, Json], key: str) -> str:
-    if key not in members:
-        raise IncompleteRequest(f"Request is missing headers or body: {key}")
-    value = members[key]
-    if not isinstance(value, str):
-        raise InvalidRequest(type_mismatch((key,), "string", value))
-    return value
-
-
-def _scopes(members: dict[str, Json]) -> frozenset[Scope]:
-    if "scopes" not in members:
-        raise IncompleteRequest("Request is missing headers or body: scopes")
-    value = members["scopes"]
+def _scopes(wanted: dict[str, Json]) -> frozenset[Scope]:
+    value = required(wanted, "scopes")
     if not isinstance(value, list):
         raise InvalidRequest(type_mismatch(("scopes",), "array", value))
     allowed = tuple(Scope)
@@ -188,10 +172,10 @@ def _scopes(members: dict[str, Json]) -> frozenset[Scope]:
     return frozenset(Scope(scope) for scope in value)
 
 
-def _moment(members: dict[str, Json], key: str) -> datetime | None:
-    if members.get(key) is None:
+def _moment(wanted: dict[str, Json], key: str) -> datetime | None:
+    if wanted.get(key) is None:
         return None
-    text = _string(members, key)
+    text = string(wanted, key)
     try:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:

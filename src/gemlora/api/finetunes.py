@@ -15,9 +15,10 @@ from gemlora.api.body import BodyReader
 from gemlora.api.changes import changing
 from gemlora.api.download import Download
 from gemlora.api.envelope import envelope
+from gemlora.api.members import members, string
 from gemlora.api.multipart import FormReader
 from gemlora.api.validation import Json, type_mismatch
-from gemlora.errors import Forbidden, IncompleteRequest, InvalidRequest
+from gemlora.errors import Forbidden, InvalidRequest
 from gemlora.registry.adapters import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE, Adapters
 from gemlora.registry.models import Catalogue
 from gemlora.registry.records import Adapter
@@ -56,10 +57,10 @@ class Finetunes:
     async def create(self, request: Request) -> Response:
         """A finetune without files."""
         caller = caller_of(request)
-        wanted = await self._bodies.json(request, _members)
-        name = _string(wanted, "name")
-        model = self._catalogue.get(_string(wanted, "model"))
-        description = "" if wanted.get("description") is None else _string(wanted, "description")
+        wanted = await self._bodies.json(request, members)
+        name = string(wanted, "name")
+        model = self._catalogue.get(string(wanted, "model"))
+        description = "" if wanted.get("description") is None else string(wanted, "description")
         public = False if wanted.get("public") is None else wanted["public"]
         if not isinstance(public, bool):
             raise InvalidRequest(type_mismatch(("public",), "boolean", public))
@@ -135,7 +136,7 @@ class Finetunes:
         """Put a copy of the account's finetune on the shelf, under its public name."""
         account_id = caller_of(request).account_id
         adapter = await self._adapters.find(account_id, _named(request))
-        name = _string(await self._bodies.json(request, _members), "name")
+        name = string(await self._bodies.json(request, members), "name")
         with changing(self._log):
             published = await self._uploads.publish(adapter, account_id, name)
         return envelope(finetune_body(published))
@@ -188,21 +189,6 @@ def _moment(moment: datetime) -> str:
 def _named(request: Request) -> str:
     name: str = request.path_params["finetune"]
     return name
-
-
-def _members(body: Json) -> dict[str, Json]:
-    if not isinstance(body, dict):
-        raise InvalidRequest(type_mismatch((), "object", body))
-    return body
-
-
-def _string(members: dict[str, Json], key: str) -> str:
-    if key not in members:
-        raise IncompleteRequest(f"Request is missing headers or body: {key}")
-    value = members[key]
-    if not isinstance(value, str):
-        raise InvalidRequest(type_mismatch((key,), "string", value))
-    return value
 
 
 def _number(query: QueryParams, key: str, default: int, highest: int) -> int:

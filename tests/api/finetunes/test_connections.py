@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import update
 from tests.api.parts import ALICE
 from tests.api.real_parts import FINETUNES, RealParts, create, ready, real_parts, upload
-from tests.api.real_server import RealServer, eventually
+from tests.api.real_server import RealServer, eventually, leave
 
 from gemlora.api.application import Limits
 from gemlora.registry.adapters import CONFIG_FILE, WEIGHTS_FILE
@@ -59,13 +59,7 @@ async def test_a_client_that_leaves_in_the_middle_leaves_nothing(
         writer.write(head(LARGEST) + FORM + bytes(LARGEST // 2))
         await writer.drain()
         await eventually(lambda: unfinished(parts) > 0)
-        match way:
-            case "reset":
-                writer.transport.abort()
-            case "close":
-                writer.close()
-            case "half-close":
-                writer.write_eof()
+        leave(writer, way)
         await eventually(lambda: parts.stored() == [])
 
     assert (await client.get(f"{FINETUNES}/poet")).json()["result"]["files"] == []

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests import checkpoints
 from tests.checkpoints import ARCHITECTURES, Checkpoint
-from tests.forward import Blocks, Trace, relative_errors, run, step
+from tests.forward import Blocks, Trace, assert_close, assert_identical, relative_errors, run, step
 
 from gemlora.engines.cpu.batch import Batch, Chunk
 from gemlora.engines.cpu.config import Rope
@@ -17,8 +17,6 @@ from gemlora.engines.cpu.gemma import RopeTable
 from gemlora.engines.cpu.runner import Runner, all_logits
 from gemlora.errors import SettingsInvalid
 from gemlora.kernels import Kernels
-
-TOLERANCE = 1e-4
 
 CHUNKINGS = {
     "ones": [1] * 100,
@@ -38,16 +36,6 @@ def prompt(length: int, seed: int = 0) -> list[int]:
 
 def runner(checkpoint: Checkpoint, kernels: Kernels, kv_cache_bytes: int = 1 << 26) -> Runner:
     return Runner(checkpoint.weights, kernels, context=checkpoints.CONTEXT, kv_cache_bytes=kv_cache_bytes)
-
-
-def assert_close(actual: Trace, expected: Trace) -> None:
-    errors = relative_errors(actual, expected)
-    assert max(errors.values()) <= TOLERANCE, errors
-
-
-def assert_identical(actual: Trace, expected: Trace) -> None:
-    differing = [name for name, tensor in expected.tensors.items() if not np.array_equal(actual.tensors[name], tensor)]
-    assert differing == []
 
 
 @every_architecture

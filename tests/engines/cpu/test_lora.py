@@ -12,7 +12,7 @@ from peft import LoraConfig
 from tests import checkpoints
 from tests.adapters import Pair, peft_model, random_pairs, registered, save_peft, write_adapter
 from tests.checkpoints import Checkpoint
-from tests.forward import Blocks, Trace, relative_errors, run, step
+from tests.forward import Blocks, Trace, assert_close, assert_identical, relative_errors, run, step
 
 from gemlora.engines.cpu.adapters import AdapterLoader, PackedFiles
 from gemlora.engines.cpu.batch import Chunk
@@ -20,7 +20,6 @@ from gemlora.engines.cpu.runner import Runner
 from gemlora.kernels import Kernels, LoraWeights
 from gemlora.kernels.native import NativeKernels
 
-TOLERANCE = 1e-4
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 FEED_FORWARD = ["gate_proj", "up_proj", "down_proj"]
 ALL = [*ATTENTION, *FEED_FORWARD]
@@ -60,16 +59,6 @@ def peft_case(
     model = peft_model(case.oracle, config, seed, dtype)
     ref = registered(save_peft(model, folder, dtype), case.weights.config)
     return checkpoints.trace(model, TOKENS), loader(case, folder).load(ref)
-
-
-def assert_close(actual: Trace, expected: Trace) -> None:
-    errors = relative_errors(actual, expected)
-    assert max(errors.values()) <= TOLERANCE, errors
-
-
-def assert_identical(actual: Trace, expected: Trace) -> None:
-    differing = [name for name, tensor in expected.tensors.items() if not np.array_equal(actual.tensors[name], tensor)]
-    assert differing == []
 
 
 @pytest.mark.parametrize("settings", CONFIGS.values(), ids=CONFIGS)

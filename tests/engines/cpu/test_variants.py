@@ -17,7 +17,7 @@ from peft import LoraConfig, PeftModel
 from tests import checkpoints
 from tests.adapters import described, peft_model, save_peft
 from tests.checkpoints import Checkpoint
-from tests.forward import Blocks, Trace, relative_errors, run, step
+from tests.forward import Blocks, Trace, assert_close, assert_identical, relative_errors, run, step
 from tests.stepping import LateExecutor, ListMailbox
 from transformers import PreTrainedModel
 
@@ -33,7 +33,6 @@ from gemlora.engines.cpu.scheduler import Scheduler
 from gemlora.kernels import Kernels, LoraWeights
 from gemlora.kernels.native import NativeKernels
 
-TOLERANCE = 1e-4
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TOKENS = np.random.default_rng(6).integers(0, checkpoints.VOCABULARY, 60).tolist()
 PROMPTS = 10
@@ -93,16 +92,6 @@ def variants(checkpoint: Callable[[str], Checkpoint], tmp_path_factory: pytest.T
 
 def runner(case: Checkpoint, kernels: Kernels) -> Runner:
     return Runner(case.weights, kernels, context=checkpoints.CONTEXT, kv_cache_bytes=1 << 25)
-
-
-def assert_close(actual: Trace, expected: Trace) -> None:
-    errors = relative_errors(actual, expected)
-    assert max(errors.values()) <= TOLERANCE, errors
-
-
-def assert_identical(actual: Trace, expected: Trace) -> None:
-    differing = [name for name, tensor in expected.tensors.items() if not np.array_equal(actual.tensors[name], tensor)]
-    assert differing == []
 
 
 @pytest.mark.parametrize("architecture", GENERATIONS)
