@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from gemlora.kernels import EmbeddingPair, LoraPair, LoraWeights, Matrix, SamplingBatch, Segments
+from gemlora.kernels import EmbeddingPair, LoraPair, LoraWeights, Matrix, SamplingBatch, Segments, aligned_rows
 from gemlora.kernels.native import NativeKernels, instruction_sets
 
 HIDDEN, FEED_FORWARD, HEADS, KV_HEADS, HEAD_SIZE, VOCABULARY = 640, 2048, 4, 1, 256, 262144
@@ -46,11 +46,16 @@ def floats(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape, dtype=np.float32)
 
 
-def int8_matrix(outputs: int, inputs: int, *, group: int = 32, minimums: bool = False, quantize: bool = True) -> Matrix:
-    quantised = RNG.integers(-127, 128, (outputs, inputs), dtype=np.int8)
+def integer_matrix(
+    outputs: int, inputs: int, *, bits: int = 8, group: int = 32, minimums: bool = False, quantize: bool = True
+) -> Matrix:
+    highest = (1 << (bits - 1)) - 1
+    quantised = RNG.integers(0 if bits == 4 and minimums else -highest, highest + 1, (outputs, inputs), dtype=np.int8)
     dtype = np.float32 if minimums else np.float16
     scales = (RNG.random((outputs, inputs // group), np.float32) / 1000).astype(dtype)
-    return Matrix.from_int8(quantised, scales, scales if minimums else None, quantize_activations=quantize)
+    return Matrix.from_integers(
+        quantised, scales, scales if minimums else None, bits=bits, quantize_activations=quantize
+    )
 
 
 def size_of(matrices: list[Matrix]) -> int:
@@ -60,17 +65,17 @@ def size_of(matrices: list[Matrix]) -> int:
 
 def linear_case(kernels: NativeKernels, name: str, rows: int, matrices: list[Matrix]) -> Case:
     x = floats(rows, matrices[0].columns)
-    out = np.empty((rows, sum(matrix.rows for matrix in matrices)), np.float32)
+    out = aligned_rows(rows, sum(matrix.rows for matrix in matrices))
     macs = rows * sum(matrix.rows * matrix.columns for matrix in matrices)
     return Case(f"{name}, {rows} rows", lambda: kernels.linear(x, matrices, out), macs, size_of(matrices))
 
 
 def linear_cases(kernels: NativeKernels) -> Iterator[Case]:
-    gate_up = [int8_matrix(FEED_FORWARD, HIDDEN), int8_matrix(FEED_FORWARD, HIDDEN)]
-    down = [int8_matrix(HIDDEN, FEED_FORWARD)]
+    gate_up = [integer_matrix(FEED_FORWARD, HIDDEN), integer_matrix(FEED_FORWARD, HIDDEN)]
+    down = [integer_matrix(HIDDEN, FEED_FORWARD)]
     sizes = (HEADS * HEAD_SIZE, KV_HEADS * HEAD_SIZE, KV_HEADS * HEAD_SIZE)
-    qkv = [int8_matrix(size, HIDDEN) for size in sizes]
-    head = [int8_matrix(VOCABULARY, HIDDEN)]
+    qkv = [integer_matrix(size, HIDDEN) for size in sizes]
+    head = [integer_matrix(VOCABULARY, HIDDEN)]
     for rows in (1, 4, 16):
         yield linear_case(kernels, "head int8", rows, head)
     for rows in (1, 16, 512):
@@ -78,10 +83,11 @@ def linear_cases(kernels: NativeKernels) -> Iterator[Case]:
         yield linear_case(kernels, "gate and up int8", rows, gate_up)
         yield linear_case(kernels, "down int8", rows, down)
     for rows in (16, 512):
-        with_minimums = [int8_matrix(FEED_FORWARD, HIDDEN, minimums=True)]
+        with_minimums = [integer_matrix(FEED_FORWARD, HIDDEN, minimums=True)]
         yield linear_case(kernels, "up int8, minimums", rows, with_minimums)
-        yield linear_case(kernels, "up int8, groups of 16", rows, [int8_matrix(FEED_FORWARD, HIDDEN, group=16)])
-        yield linear_case(kernels, "up int8 × float32", rows, [int8_matrix(FEED_FORWARD, HIDDEN, quantize=False)])
+        yield linear_case(kernels, "up int8, groups of 16", rows, [integer_matrix(FEED_FORWARD, HIDDEN, group=16)])
+        yield linear_case(kernels, "up int4", rows, [integer_matrix(FEED_FORWARD, HIDDEN, bits=4)])
+        yield linear_case(kernels, "up int8 × float32", rows, [integer_matrix(FEED_FORWARD, HIDDEN, quantize=False)])
     for dtype in (np.float32, ml_dtypes.bfloat16, np.float16):
         matrix = [Matrix.from_floats(floats(FEED_FORWARD, HIDDEN).astype(dtype))]
         for rows in (1, 512):
@@ -210,7 +216,7 @@ def row_cases(kernels: NativeKernels) -> Iterator[Case]:
         3 * keys.nbytes,
     )
     matrix, tokens, out = (
-        int8_matrix(VOCABULARY // 16, HIDDEN),
+        integer_matrix(VOCABULARY // 16, HIDDEN),
         np.arange(512, dtype=np.int32),
         np.empty((512, HIDDEN), np.float32),
     )

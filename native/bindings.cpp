@@ -182,26 +182,26 @@ struct Matrix {
 
     Matrix(std::int64_t rows, std::int64_t columns, int format, nb::handle values_, nb::handle scales_,
            nb::handle minimums_, std::int64_t group, bool quantize_activations) {
-        constexpr int int8_format = 3;
+        constexpr int int8_format = 3, int4_format = 4;
         constexpr std::int64_t most = std::int64_t{1} << 28;
         if (rows < 1 || columns < 1 || rows > most || columns > most) {
             refuse("rows and columns", "between 1 and 2^28");
         }
         packed.rows = rows;
         packed.columns = columns;
-        packed.integers = format == int8_format;
+        packed.bits = format == int8_format ? 8 : format == int4_format ? 4 : 0;
         packed.quantize_activations = quantize_activations;
         values = array_of<ReadOnly>(values_, "values");
-        if (!packed.integers) {
+        if (!packed.integers()) {
             packed.group = block_inputs;
             packed.values = numbers_of(values, format, packed.panels() * panel_size * columns, "values");
             return;
         }
-        if (group != 16 && group != 32) {
-            refuse("group", "16 or 32");
+        if (group != 32 && (group != 16 || packed.bits == 4)) {
+            refuse("group", packed.bits == 4 ? "32" : "16 or 32");
         }
         packed.group = group;
-        const std::int64_t count = packed.panels() * panel_size * packed.inputs();
+        const std::int64_t count = packed.panels() * packed.panel_bytes();
         if (!is_contiguous(values) || static_cast<std::int64_t>(values.nbytes()) != count) {
             refuse("values", "contiguous and " + std::to_string(count) + " bytes long");
         }
@@ -209,6 +209,9 @@ struct Matrix {
         packed.scales = group_numbers(scales, scales_, "scales");
         if (!minimums_.is_none()) {
             packed.minimums = group_numbers(minimums, minimums_, "minimums");
+            if (packed.minimums.type != packed.scales.type) {
+                refuse("minimums", "of the scales' type");
+            }
         }
     }
 

@@ -18,6 +18,11 @@ struct RowBlocks {
     std::int64_t size(std::int64_t block) const { return rows / count + (block < rows % count ? 1 : 0); }
 };
 
+// Some panels of a matrix and some blocks of rows.
+struct LinearPart {
+    std::int64_t first_panel, end_panel, first_block, end_block;
+};
+
 // Block b with R rows lies at start(b) · inputs, as [inputs, R].
 struct FloatInputs {
     RowBlocks blocks;
@@ -25,18 +30,30 @@ struct FloatInputs {
     float* numbers;
 };
 
-// Activations as whole numbers −127 … 127 with a scale per row and group of 32 inputs. Block b with R rows lies at
-// start(b) times the numbers per row, as [groups, R] (words: [inputs / 4, R, words]). The sums are per group of 32 and
-// of 16 inputs: `bias` is −128 · sum and cancels the weights' bias, `scaled_sums` is scale · sum, for the minimums.
+// Inputs that share one scale of quantised activations.
+constexpr std::int64_t span_inputs = 64;
+
+// Sums of quantised activations by group of inputs [groups, R], for the minimums, and minus the sums times the zero
+// points of 8-bit and 4-bit weights. Null: no matrix needs them.
+struct GroupSums {
+    float* sums = nullptr;
+    std::int32_t* minus_128_sums = nullptr;
+    std::int32_t* minus_8_sums = nullptr;
+
+    bool any() const { return sums != nullptr || minus_128_sums != nullptr || minus_8_sums != nullptr; }
+};
+
+// Activations as whole numbers −127 … 127 with a scale per row and span of inputs. Block b with R rows lies at start(b)
+// times the numbers per row: words [inputs / 4, R, words per four inputs], scales [spans, R], and the sums.
+
 struct IntegerInputs {
     RowBlocks blocks;
     std::int64_t inputs;
     std::int32_t* words;
     float* scales;
-    std::int32_t* bias_32;
-    std::int32_t* bias_16;
-    float* scaled_sums_32;
-    float* scaled_sums_16;
+    GroupSums by_32, by_16;
+
+    std::int64_t spans() const { return ceil_divide(inputs, span_inputs); }
 };
 
 } // namespace gemlora

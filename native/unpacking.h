@@ -14,24 +14,33 @@ inline void unpack_floats(const PackedMatrix& matrix, std::int64_t row, float* n
     }
 }
 
+// Four consecutive inputs of one lane lie together. Of eight inputs, the first four are the low halves of 4-bit weights.
+inline int stored_integer(const PackedMatrix& matrix, const std::uint8_t* lane, std::int64_t column) {
+    if (matrix.bits == 8) {
+        return lane[column / 4 * 4 * panel_size + column % 4];
+    }
+    const int both = lane[column / 8 * 4 * panel_size + column % 4];
+    return column % 8 < 4 ? both & 15 : both >> 4;
+}
+
 inline void unpack_integers(const PackedMatrix& matrix, std::int64_t row, float* numbers) {
     const std::int64_t panel = row / panel_size, lane = row % panel_size;
     const auto* const bytes =
-        static_cast<const std::uint8_t*>(matrix.values.data) + panel * matrix.inputs() * panel_size + lane * 4;
+        static_cast<const std::uint8_t*>(matrix.values.data) + panel * matrix.panel_bytes() + lane * 4;
+    const int zero_point = matrix.zero_point();
     for (std::int64_t start = 0; start < matrix.columns; start += matrix.group) {
         const std::int64_t group = (panel * matrix.groups() + start / matrix.group) * panel_size + lane;
         const std::int64_t end = start + matrix.group < matrix.columns ? start + matrix.group : matrix.columns;
         const float scale = number_at(matrix.scales, group);
         const float minimum = matrix.minimums.data == nullptr ? 0.0f : number_at(matrix.minimums, group);
         for (std::int64_t column = start; column < end; ++column) {
-            const int biased = bytes[column / 4 * 4 * panel_size + column % 4];
-            numbers[column] = scale * static_cast<float>(biased - 128) - minimum;
+            numbers[column] = scale * static_cast<float>(stored_integer(matrix, bytes, column) - zero_point) - minimum;
         }
     }
 }
 
 inline void unpack_row(const PackedMatrix& matrix, std::int64_t row, float* numbers) {
-    matrix.integers ? unpack_integers(matrix, row, numbers) : unpack_floats(matrix, row, numbers);
+    matrix.integers() ? unpack_integers(matrix, row, numbers) : unpack_floats(matrix, row, numbers);
 }
 
 } // namespace gemlora

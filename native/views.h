@@ -7,7 +7,7 @@
 namespace gemlora {
 
 constexpr std::int64_t panel_size = 16;   // outputs per panel of a packed matrix, and lanes of a vector
-constexpr std::int64_t block_inputs = 32; // inputs per scale of quantised activations
+constexpr std::int64_t block_inputs = 32; // inputs of an integer matrix are padded to a multiple
 
 constexpr std::int64_t ceil_divide(std::int64_t number, std::int64_t by) { return (number + by - 1) / by; }
 
@@ -58,16 +58,20 @@ struct Numbers {
 // A matrix in the layout that src/gemlora/kernels/matrix.py describes.
 struct PackedMatrix {
     std::int64_t rows, columns;
-    bool integers;         // int8 values with scales, else floats of type `values.type`
+    int bits;              // of whole numbers with scales, 8 or 4; 0 for floats of type `values.type`
     Numbers values;
     Numbers scales, minimums;
     std::int64_t group;    // inputs per scale
     bool quantize_activations;
 
+    bool integers() const { return bits != 0; }
+    // What is subtracted from a stored whole number.
+    int zero_point() const { return bits == 8 ? 128 : minimums.data == nullptr ? 8 : 0; }
     std::int64_t panels() const { return ceil_divide(rows, panel_size); }
     // Inputs with padding.
-    std::int64_t inputs() const { return integers ? ceil_divide(columns, block_inputs) * block_inputs : columns; }
+    std::int64_t inputs() const { return integers() ? ceil_divide(columns, block_inputs) * block_inputs : columns; }
     std::int64_t groups() const { return inputs() / group; }
+    std::int64_t panel_bytes() const { return inputs() * panel_size * bits / 8; }
 };
 
 // One layer's paged cache [blocks, 2, heads, block size, size]; keys lie in a block as [size, block size].

@@ -26,37 +26,45 @@ void gather_inputs(const Rows<const float>& x, const FloatInputs& to, std::int64
 // The inputs of one block, as the tiles read them.
 template <class Isa>
 struct IntegerBlock {
+    std::int64_t rows;
     std::int32_t* words;
     float* scales;
-    std::int32_t *bias_32, *bias_16;
-    float *scaled_sums_32, *scaled_sums_16;
-    std::int64_t rows;
+    GroupSums by_32, by_16;
 
-    IntegerBlock(const IntegerInputs& inputs, std::int64_t block) : rows(inputs.blocks.size(block)) {
-        const std::int64_t first = inputs.blocks.start(block);
-        const std::int64_t groups = inputs.inputs / block_inputs;
-        words = inputs.words + first * (inputs.inputs / 4) * Isa::DotInput::words;
-        scales = inputs.scales + first * groups;
-        bias_32 = inputs.bias_32 + first * groups;
-        bias_16 = inputs.bias_16 + first * groups * 2;
-        scaled_sums_32 = inputs.scaled_sums_32 + first * groups;
-        scaled_sums_16 = inputs.scaled_sums_16 + first * groups * 2;
+    IntegerBlock(const IntegerInputs& inputs, std::int64_t block)
+        : rows(inputs.blocks.size(block)),
+          words(inputs.words + inputs.blocks.start(block) * (inputs.inputs / 4) * Isa::DotInput::words),
+          scales(inputs.scales + inputs.blocks.start(block) * inputs.spans()),
+          by_32(from(inputs.by_32, inputs.blocks.start(block) * (inputs.inputs / 32))),
+          by_16(from(inputs.by_16, inputs.blocks.start(block) * (inputs.inputs / 16))) {}
+
+    // Notes the sum of the whole numbers of one group and row in the arrays that are there.
+    void set_sum(const GroupSums& groups, std::int64_t group, std::int64_t row, std::int32_t sum) const {
+        const std::int64_t place = group * rows + row;
+        if (groups.sums != nullptr) {
+            groups.sums[place] = static_cast<float>(sum);
+        }
+        if (groups.minus_128_sums != nullptr) {
+            groups.minus_128_sums[place] = -128 * sum;
+        }
+        if (groups.minus_8_sums != nullptr) {
+            groups.minus_8_sums[place] = -8 * sum;
+        }
+    }
+
+private:
+    static GroupSums from(const GroupSums& groups, std::int64_t start) {
+        const auto moved = [&](auto* numbers) { return numbers == nullptr ? nullptr : numbers + start; };
+        return {moved(groups.sums), moved(groups.minus_128_sums), moved(groups.minus_8_sums)};
     }
 };
 
 // Quantises 32 inputs of one row of a block.
 template <class Isa>
-void quantise_group(typename Isa::Vector low, typename Isa::Vector high, const IntegerBlock<Isa>& to,
-                    std::int64_t group, std::int64_t row) {
-    using Vector = typename Isa::Vector;
+void quantise_group(typename Isa::Vector low, typename Isa::Vector high, typename Isa::Vector inverse,
+                    const IntegerBlock<Isa>& to, std::int64_t group, std::int64_t row) {
     using Integers = typename Isa::Integers;
-    // Compared as integers, a NaN is the largest and reaches the scale, and with it the outputs.
-    const float most = std::bit_cast<float>(largest(max(bits(absolute(low)), bits(absolute(high)))));
-    const bool usable = most >= 0x1p-100f && most < __builtin_inff();
-    const Vector inverse = Vector::broadcast(usable ? 127.0f / most : 0.0f);
-    const Integers first = usable ? round_to_integers(low * inverse) : Integers::broadcast(0);
-    const Integers second = usable ? round_to_integers(high * inverse) : Integers::broadcast(0);
-
+    const Integers first = round_to_integers(low * inverse), second = round_to_integers(high * inverse);
     std::int32_t words[8 * Isa::DotInput::words];
     pack_dot_inputs(first, second, words);
     for (std::int64_t i = 0; i < 8; ++i) {
@@ -65,34 +73,50 @@ void quantise_group(typename Isa::Vector low, typename Isa::Vector high, const I
                 words[i * Isa::DotInput::words + word];
         }
     }
-    const float scale = most / 127.0f;
-    const std::int32_t sums[2] = {sum(first), sum(second)};
-    to.scales[group * to.rows + row] = scale;
-    to.bias_32[group * to.rows + row] = -128 * (sums[0] + sums[1]);
-    to.scaled_sums_32[group * to.rows + row] = scale * static_cast<float>(sums[0] + sums[1]);
-    for (std::int64_t half = 0; half < 2; ++half) {
-        to.bias_16[(group * 2 + half) * to.rows + row] = -128 * sums[half];
-        to.scaled_sums_16[(group * 2 + half) * to.rows + row] = scale * static_cast<float>(sums[half]);
+    if (to.by_16.any()) {
+        to.set_sum(to.by_16, 2 * group, row, sum(first));
+        to.set_sum(to.by_16, 2 * group + 1, row, sum(second));
+    }
+    if (to.by_32.any()) {
+        to.set_sum(to.by_32, group, row, sum(first + second));
+    }
+}
+
+// Quantises one span of one row: `count` inputs, of which those from `columns` on are padding.
+template <class Isa>
+void quantise_span(const float* from, std::int64_t count, std::int64_t columns, const IntegerBlock<Isa>& to,
+                   std::int64_t span, std::int64_t row) {
+    using Vector = typename Isa::Vector;
+    using Integers = typename Isa::Integers;
+    Vector inputs[span_inputs / 16];
+    // Compared as integers, a NaN is the largest and reaches the scale, and with it the outputs.
+    Integers most = Integers::broadcast(0);
+    for (std::int64_t i = 0; i < count / 16; ++i) {
+        const std::int64_t left = columns - i * 16;
+        inputs[i] = left >= 16 ? Vector::load(from + i * 16)
+                    : left > 0 ? Vector::load(from + i * 16, left)
+                               : Vector::zero();
+        most = max(most, bits(absolute(inputs[i])));
+    }
+    const float largest_input = std::bit_cast<float>(largest(most));
+    const bool usable = largest_input >= 0x1p-100f && largest_input < __builtin_inff();
+    to.scales[span * to.rows + row] = largest_input / 127.0f;
+    const Vector inverse = Vector::broadcast(usable ? 127.0f / largest_input : 0.0f);
+    for (std::int64_t i = 0; i < count / 16; i += 2) {
+        const Vector low = usable ? inputs[i] : Vector::zero(), high = usable ? inputs[i + 1] : Vector::zero();
+        quantise_group<Isa>(low, high, inverse, to, (span * span_inputs + i * 16) / block_inputs, row);
     }
 }
 
 // Quantises the rows of one block, with zeros past the columns of x.
 template <class Isa>
 void quantise_inputs(const Rows<const float>& x, const IntegerInputs& inputs, std::int64_t block) {
-    using Vector = typename Isa::Vector;
     const IntegerBlock<Isa> to(inputs, block);
     for (std::int64_t row = 0; row < to.rows; ++row) {
         const float* const from = x.row(inputs.blocks.start(block) + row);
-        for (std::int64_t group = 0; group * block_inputs < inputs.inputs; ++group) {
-            Vector halves[2];
-            for (std::int64_t half = 0; half < 2; ++half) {
-                const std::int64_t start = group * block_inputs + half * 16;
-                const std::int64_t left = x.columns - start;
-                halves[half] = left >= 16 ? Vector::load(from + start)
-                               : left > 0 ? Vector::load(from + start, left)
-                                          : Vector::zero();
-            }
-            quantise_group<Isa>(halves[0], halves[1], to, group, row);
+        for (std::int64_t span = 0; span < inputs.spans(); ++span) {
+            const std::int64_t start = span * span_inputs, left = inputs.inputs - start;
+            quantise_span<Isa>(from + start, left < span_inputs ? left : span_inputs, x.columns - start, to, span, row);
         }
     }
 }
@@ -145,99 +169,169 @@ void float_tile(const Weight* weights, std::int64_t inputs, std::int64_t ahead, 
     store_tile<Vector, panels, rows>(sums, out);
 }
 
-// The weights of consecutive panels; scales and (negated) minimums are widened, [panels, groups, 16].
-struct IntegerPanels {
-    const std::uint8_t* values;
-    std::int64_t inputs, group;
-    const float* scales;
-    const float* negative_minimums; // or null
-    std::int64_t ahead;             // bytes from a weight to the one to fetch into the second-level cache meanwhile
+// How an integer matrix is stored, known to the compiler.
+template <int bits_, int zero_point_, std::int64_t group_, class Scale_>
+struct IntegerFormat {
+    static constexpr int bits = bits_, zero_point = zero_point_;
+    static constexpr std::int64_t group = group_;
+    using Scale = Scale_;
+
+    static const GroupSums& sums(const auto& inputs) { return group == 32 ? inputs.by_32 : inputs.by_16; }
+    static const std::int32_t* start(const GroupSums& sums) {
+        return zero_point == 128 ? sums.minus_128_sums : sums.minus_8_sums;
+    }
 };
 
-template <class Isa, int panels, int rows>
-void integer_tile(const IntegerPanels& weights, const IntegerBlock<Isa>& x, const Tile& out) {
+// The blocks of rows that go through the same panels share the fetching of the next panels into the second-level cache:
+// this one fetches every `every`-th group from `first` on, `ahead` bytes behind the weights that it reads.
+struct Fetching {
+    std::int64_t first, every, ahead;
+};
+
+// Consecutive panels of an integer matrix.
+template <class Format>
+struct IntegerPanels {
+    const std::uint8_t* values;
+    const typename Format::Scale *scales, *minimums; // [panels, groups, 16]; minimums may be null
+    std::int64_t inputs;
+    Fetching fetching;
+
+    std::int64_t panel_bytes() const { return inputs * panel_size * Format::bits / 8; }
+    std::int64_t panel_scales() const { return inputs / Format::group * panel_size; }
+};
+
+// Four weights of each of 16 outputs: step `step` of the values.
+template <class Isa, int bits>
+typename Isa::DotWeights dot_weights(const std::uint8_t* values, std::int64_t step) {
+    using DotWeights = typename Isa::DotWeights;
+    if constexpr (bits == 8) {
+        return DotWeights::load(values + step * 4 * panel_size);
+    } else {
+        const std::uint8_t* const pair = values + step / 2 * 4 * panel_size;
+        return step % 2 == 0 ? DotWeights::load_low_halves(pair) : DotWeights::load_high_halves(pair);
+    }
+}
+
+// The sums of one span stay in registers, those of all spans, which change more seldom, in the first-level cache.
+template <class Isa, class Format, int panels, int rows>
+void integer_tile(const IntegerPanels<Format>& weights, const IntegerBlock<Isa>& x, const Tile& out) {
     using Vector = typename Isa::Vector;
     using Integers = typename Isa::Integers;
     using DotInput = typename Isa::DotInput;
     using DotWeights = typename Isa::DotWeights;
-    const std::int64_t groups = weights.inputs / weights.group, steps = weights.group / 4;
-    const std::int64_t panel_bytes = weights.inputs * panel_size, panel_scales = groups * panel_size;
-    const bool by_32 = weights.group == block_inputs;
-    const std::int32_t* const bias = by_32 ? x.bias_32 : x.bias_16;
-    const float* const scaled_sums = by_32 ? x.scaled_sums_32 : x.scaled_sums_16;
+    constexpr std::int64_t steps = Format::group / 4, group_bytes = Format::group * panel_size * Format::bits / 8;
+    const std::int64_t panel_bytes = weights.panel_bytes(), panel_scales = weights.panel_scales();
+    const GroupSums& group_sums = Format::sums(x);
+    const std::int32_t* const starts = Format::start(group_sums);
     const std::uint8_t* values = weights.values;
     const std::int32_t* words = x.words;
-
-    Vector sums[panels][rows];
+    std::int64_t next_fetched = weights.fetching.first;
+    // Lines that are not in the cache when they are written would hold up the next tiles.
 #pragma GCC unroll 16
-    for (int p = 0; p < panels; ++p) {
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; ++r) {
-            sums[p][r] = Vector::zero();
-        }
-    }
-    for (std::int64_t g = 0; g < groups; ++g) {
-        Integers dots[panels][rows];
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; ++r) {
-            const Integers start = Integers::broadcast(bias[g * rows + r]);
-#pragma GCC unroll 16
-            for (int p = 0; p < panels; ++p) {
-                dots[p][r] = start;
-            }
-        }
-        for (std::int64_t step = 0; step < steps; ++step) {
-            DotWeights w[panels];
-#pragma GCC unroll 16
-            for (int p = 0; p < panels; ++p) {
-                w[p] = DotWeights::load(values + p * panel_bytes);
-                __builtin_prefetch(values + p * panel_bytes + weights.ahead, 0, 2);
-            }
-#pragma GCC unroll 16
-            for (int r = 0; r < rows; ++r) {
-                const DotInput input = DotInput::load(words + r * DotInput::words);
-#pragma GCC unroll 16
-                for (int p = 0; p < panels; ++p) {
-                    dots[p][r] = dot(dots[p][r], w[p], input);
-                }
-            }
-            values += 4 * panel_size;
-            words += rows * DotInput::words;
-        }
-        const float* const input_scales = x.scales + (by_32 ? g : g / 2) * rows;
+    for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 16
         for (int p = 0; p < panels; ++p) {
-            const Vector scale = Vector::load(weights.scales + p * panel_scales + g * panel_size);
+            __builtin_prefetch(out.data + r * out.stride + p * panel_size, 1, 3);
+        }
+    }
+
+    alignas(64) float totals[panels][rows][16] = {};
+    for (std::int64_t span = 0; span * span_inputs < weights.inputs; ++span) {
+        Vector sums[panels][rows];
+#pragma GCC unroll 16
+        for (int p = 0; p < panels; ++p) {
 #pragma GCC unroll 16
             for (int r = 0; r < rows; ++r) {
-                sums[p][r] = fma(to_floats(dots[p][r]), scale * Vector::broadcast(input_scales[r]), sums[p][r]);
+                sums[p][r] = Vector::zero();
             }
         }
-        if (weights.negative_minimums != nullptr) {
+        const std::int64_t end = (span + 1) * span_inputs < weights.inputs ? (span + 1) * span_inputs : weights.inputs;
+        for (std::int64_t g = span * span_inputs / Format::group; g < end / Format::group; ++g) {
+            if (g == next_fetched) {
+                next_fetched += weights.fetching.every;
 #pragma GCC unroll 16
-            for (int p = 0; p < panels; ++p) {
-                const Vector minimum = Vector::load(weights.negative_minimums + p * panel_scales + g * panel_size);
+                for (int p = 0; p < panels; ++p) {
+#pragma GCC unroll 8
+                    for (std::int64_t line = 0; line < group_bytes; line += 64) {
+                        __builtin_prefetch(values + p * panel_bytes + weights.fetching.ahead + line, 0, 2);
+                    }
+                }
+            }
+            Integers dots[panels][rows];
+#pragma GCC unroll 16
+            for (int r = 0; r < rows; ++r) {
+                const Integers start = Integers::broadcast(Format::zero_point == 0 ? 0 : starts[g * rows + r]);
+#pragma GCC unroll 16
+                for (int p = 0; p < panels; ++p) {
+                    dots[p][r] = start;
+                }
+            }
+#pragma GCC unroll 8
+            for (std::int64_t step = 0; step < steps; ++step) {
+                DotWeights w[panels];
+#pragma GCC unroll 16
+                for (int p = 0; p < panels; ++p) {
+                    w[p] = dot_weights<Isa, Format::bits>(values + p * panel_bytes, step);
+                }
 #pragma GCC unroll 16
                 for (int r = 0; r < rows; ++r) {
-                    sums[p][r] = fma(minimum, Vector::broadcast(scaled_sums[g * rows + r]), sums[p][r]);
+                    const DotInput input = DotInput::load(words + (step * rows + r) * DotInput::words);
+#pragma GCC unroll 16
+                    for (int p = 0; p < panels; ++p) {
+                        dots[p][r] = dot(dots[p][r], w[p], input);
+                    }
+                }
+            }
+            values += group_bytes;
+            words += steps * rows * DotInput::words;
+#pragma GCC unroll 16
+            for (int p = 0; p < panels; ++p) {
+                const Vector scale = Vector::load(weights.scales + p * panel_scales + g * panel_size);
+#pragma GCC unroll 16
+                for (int r = 0; r < rows; ++r) {
+                    sums[p][r] = fma(to_floats(dots[p][r]), scale, sums[p][r]);
+                }
+            }
+            if (weights.minimums != nullptr) {
+#pragma GCC unroll 16
+                for (int p = 0; p < panels; ++p) {
+                    const Vector minimum =
+                        Vector::zero() - Vector::load(weights.minimums + p * panel_scales + g * panel_size);
+#pragma GCC unroll 16
+                    for (int r = 0; r < rows; ++r) {
+                        sums[p][r] = fma(minimum, Vector::broadcast(group_sums.sums[g * rows + r]), sums[p][r]);
+                    }
                 }
             }
         }
+#pragma GCC unroll 16
+        for (int p = 0; p < panels; ++p) {
+#pragma GCC unroll 16
+            for (int r = 0; r < rows; ++r) {
+                float* const total = totals[p][r];
+                fma(sums[p][r], Vector::broadcast(x.scales[span * rows + r]), Vector::load(total)).store(total);
+            }
+        }
     }
-    store_tile<Vector, panels, rows>(sums, out);
+    for (int p = 0; p < panels; ++p) {
+        const std::int64_t left = out.columns - p * panel_size;
+        for (int r = 0; r < rows; ++r) {
+            store(Vector::load(totals[p][r]), out.data + r * out.stride + p * panel_size, left < 16 ? left : 16);
+        }
+    }
 }
 
-// tile(Constant<panels>, Constant<rows>, panel, block) for all panels and blocks; the weights of the panels are
-// prepared once by ready(panel, panels).
+// compute(Constant<panels>, Constant<rows>, panel, block) for all panels and blocks of a part; the weights of the panels
+// are prepared once by ready(panel, panels).
 template <int most_rows, class Panels, class Ready, class Compute>
-inline void for_each_tile(const RowBlocks& blocks, std::int64_t begin, std::int64_t end, Panels panels_for,
-                          Ready&& ready, Compute&& compute) {
+inline void for_each_tile(const RowBlocks& blocks, const LinearPart& part, Panels panels_for, Ready&& ready,
+                          Compute&& compute) {
     with_constant<most_rows>(blocks.size(0), [&](auto longest) {
         constexpr int rows = decltype(longest)::value;
         constexpr int most_panels = panels_for(rows);
         const auto all_blocks = [&](auto panels, std::int64_t panel) {
             ready(panel, decltype(panels)::value);
-            for (std::int64_t block = 0; block < blocks.count; ++block) {
+            for (std::int64_t block = part.first_block; block < part.end_block; ++block) {
                 if (blocks.size(block) == rows) {
                     compute(panels, Constant<rows>{}, panel, block);
                 } else if constexpr (rows > 1) {
@@ -245,78 +339,88 @@ inline void for_each_tile(const RowBlocks& blocks, std::int64_t begin, std::int6
                 }
             }
         };
-        std::int64_t panel = begin;
-        for (; panel + most_panels <= end; panel += most_panels) {
+        std::int64_t panel = part.first_panel;
+        for (; panel + most_panels <= part.end_panel; panel += most_panels) {
             all_blocks(Constant<most_panels>{}, panel);
         }
-        for (; panel < end; ++panel) {
+        for (; panel < part.end_panel; ++panel) {
             all_blocks(Constant<1>{}, panel);
         }
     });
 }
 
-// Widens `count` numbers, a multiple of 16, and multiplies them by ±1.
-template <class Isa>
-void widen(const Numbers& numbers, std::int64_t start, std::int64_t count, float sign, float* to) {
-    using Vector = typename Isa::Vector;
-    with_type(numbers.type, [&](auto type) {
-        const auto* const from = static_cast<decltype(type)>(numbers.data) + start;
-        for (std::int64_t i = 0; i < count; i += 16) {
-            (Vector::load(from + i) * Vector::broadcast(sign)).store(to + i);
+// Calls body with the IntegerFormat of a matrix.
+template <class Function>
+void with_format(const PackedMatrix& matrix, Function&& body) {
+    const auto with_scale = [&](auto scale) {
+        using Scale = decltype(scale);
+        if (matrix.bits == 4) {
+            matrix.zero_point() == 8 ? body(IntegerFormat<4, 8, 32, Scale>{}) : body(IntegerFormat<4, 0, 32, Scale>{});
+        } else {
+            matrix.group == 32 ? body(IntegerFormat<8, 128, 32, Scale>{}) : body(IntegerFormat<8, 128, 16, Scale>{});
         }
-    });
+    };
+    matrix.scales.type == Stored::float16 ? with_scale(Half{}) : with_scale(float{});
+}
+
+template <class Format>
+IntegerPanels<Format> integer_panels(const PackedMatrix& matrix, std::int64_t panel, const Fetching& fetching) {
+    using Scale = typename Format::Scale;
+    const std::int64_t first = panel * matrix.groups() * panel_size;
+    const auto* const minimums = static_cast<const Scale*>(matrix.minimums.data);
+    return {static_cast<const std::uint8_t*>(matrix.values.data) + panel * matrix.panel_bytes(),
+            static_cast<const Scale*>(matrix.scales.data) + first, minimums == nullptr ? nullptr : minimums + first,
+            matrix.inputs(), fetching};
 }
 
 // The float32 weights of one panel, [inputs, 16].
-template <class Isa>
-void dequantise_panel(const PackedMatrix& matrix, std::int64_t panel, float* to) {
+template <class Isa, class Format>
+void dequantise_panel(const IntegerPanels<Format>& weights, float* to) {
     using Vector = typename Isa::Vector;
-    const std::int64_t inputs = matrix.inputs(), groups = matrix.groups();
-    const auto* values = static_cast<const std::uint8_t*>(matrix.values.data) + panel * inputs * panel_size;
-    for (std::int64_t g = 0; g < groups; ++g) {
-        float scales[16] = {}, minimums[16] = {};
-        widen<Isa>(matrix.scales, (panel * groups + g) * panel_size, 16, 1.0f, scales);
-        if (matrix.minimums.data != nullptr) {
-            widen<Isa>(matrix.minimums, (panel * groups + g) * panel_size, 16, 1.0f, minimums);
-        }
-        const Vector scale = Vector::load(scales), minimum = Vector::load(minimums);
-        for (std::int64_t step = 0; step < matrix.group / 4; ++step) {
-            Vector weights[4];
-            Isa::DotWeights::load(values).unpack(weights);
-            for (const Vector& weight : weights) {
+    for (std::int64_t g = 0; g < weights.inputs / Format::group; ++g) {
+        const Vector scale = Vector::load(weights.scales + g * panel_size);
+        const Vector minimum =
+            weights.minimums == nullptr ? Vector::zero() : Vector::load(weights.minimums + g * panel_size);
+        for (std::int64_t step = 0; step < Format::group / 4; ++step) {
+            Vector unpacked[4];
+            dot_weights<Isa, Format::bits>(weights.values, g * (Format::group / 4) + step).unpack(unpacked);
+            for (const Vector& number : unpacked) {
+                const Vector weight = number - Vector::broadcast(static_cast<float>(Format::zero_point));
                 (scale * weight - minimum).store(to);
                 to += panel_size;
             }
-            values += 4 * panel_size;
         }
     }
 }
 
-// Panels begin … end of a float matrix, or of an int8 matrix dequantised into `scratch` (inputs · 16 floats a panel).
+// A part of a float matrix, or of an integer matrix dequantised into `scratch` (inputs · 16 floats a panel).
 template <class Isa>
-void float_linear(const PackedMatrix& matrix, const FloatInputs& x, const Rows<float>& out, std::int64_t begin,
-                  std::int64_t end, float* scratch) {
+void float_linear(const PackedMatrix& matrix, const FloatInputs& x, const Rows<float>& out, const LinearPart& part,
+                  float* scratch) {
     const std::int64_t inputs = matrix.inputs();
     const auto run = [&](auto weights_of, auto ready) {
         for_each_tile<Isa::float_rows>(
-            x.blocks, begin, end, [](int rows) { return Isa::float_panels(rows); }, ready,
+            x.blocks, part, [](int rows) { return Isa::float_panels(rows); }, ready,
             [&](auto panels, auto rows, std::int64_t panel, std::int64_t block) {
                 const auto* const weights = weights_of(panel);
                 const std::int64_t first = x.blocks.start(block), column = panel * panel_size;
                 using Weight = std::remove_cvref_t<decltype(*weights)>;
-                const bool streams = block == 0 && !matrix.integers;
+                const bool streams = block == part.first_block && !matrix.integers();
                 const std::int64_t ahead = streams ? decltype(panels)::value * inputs * panel_size : 0;
                 float_tile<Isa, Weight, decltype(panels)::value, decltype(rows)::value>(
                     weights, inputs, ahead, x.numbers + first * x.inputs,
                     {out.row(first) + column, out.stride, matrix.rows - column});
             });
     };
-    if (matrix.integers) {
+    if (matrix.integers()) {
         run([&](std::int64_t) { return static_cast<const float*>(scratch); },
             [&](std::int64_t panel, std::int64_t panels) {
-                for (std::int64_t p = 0; p < panels; ++p) {
-                    dequantise_panel<Isa>(matrix, panel + p, scratch + p * inputs * panel_size);
-                }
+                with_format(matrix, [&](auto format) {
+                    for (std::int64_t p = 0; p < panels; ++p) {
+                        dequantise_panel<Isa>(integer_panels<decltype(format)>(matrix, panel + p, {-1, 0, 0}),
+                                              scratch + p * inputs * panel_size);
+                    }
+                });
             });
         return;
     }
@@ -327,30 +431,24 @@ void float_linear(const PackedMatrix& matrix, const FloatInputs& x, const Rows<f
     });
 }
 
-// Panels begin … end of an int8 matrix; `scratch` holds 2 · inputs floats a panel.
+// A part of an integer matrix.
 template <class Isa>
-void integer_linear(const PackedMatrix& matrix, const IntegerInputs& x, const Rows<float>& out, std::int64_t begin,
-                    std::int64_t end, float* scratch) {
-    const std::int64_t inputs = matrix.inputs(), panel_scales = matrix.groups() * panel_size;
-    IntegerPanels weights{nullptr, inputs, matrix.group, scratch, nullptr, 0};
-    const auto ready = [&](std::int64_t panel, std::int64_t panels) {
-        const std::int64_t start = panel * panel_scales, count = panels * panel_scales;
-        weights.values = static_cast<const std::uint8_t*>(matrix.values.data) + panel * inputs * panel_size;
-        widen<Isa>(matrix.scales, start, count, 1.0f, scratch);
-        if (matrix.minimums.data != nullptr) {
-            widen<Isa>(matrix.minimums, start, count, -1.0f, scratch + count);
-            weights.negative_minimums = scratch + count;
-        }
-    };
-    for_each_tile<Isa::integer_rows>(
-        x.blocks, begin, end, [](int rows) { return Isa::integer_panels(rows); }, ready,
-        [&](auto panels, auto rows, std::int64_t panel, std::int64_t block) {
-            const std::int64_t first = x.blocks.start(block), column = panel * panel_size;
-            // The first block reads the panels from memory; while it computes, the next ones come into the cache.
-            weights.ahead = block == 0 ? decltype(panels)::value * inputs * panel_size : 0;
-            integer_tile<Isa, decltype(panels)::value, decltype(rows)::value>(
-                weights, IntegerBlock<Isa>(x, block), {out.row(first) + column, out.stride, matrix.rows - column});
-        });
+void integer_linear(const PackedMatrix& matrix, const IntegerInputs& x, const Rows<float>& out,
+                    const LinearPart& part) {
+    with_format(matrix, [&](auto format) {
+        using Format = decltype(format);
+        for_each_tile<Isa::integer_rows>(
+            x.blocks, part, [](int rows) { return Isa::integer_panels(rows); }, [](std::int64_t, std::int64_t) {},
+            [&](auto panels, auto rows, std::int64_t panel, std::int64_t block) {
+                constexpr int width = decltype(panels)::value;
+                const std::int64_t first = x.blocks.start(block), column = panel * panel_size;
+                const Fetching fetching{block - part.first_block, part.end_block - part.first_block,
+                                        width * matrix.panel_bytes()};
+                integer_tile<Isa, Format, width, decltype(rows)::value>(
+                    integer_panels<Format>(matrix, panel, fetching), IntegerBlock<Isa>(x, block),
+                    {out.row(first) + column, out.stride, matrix.rows - column});
+            });
+    });
 }
 
 } // namespace gemlora::simd

@@ -162,18 +162,23 @@ inline void pack_dot_inputs(Integers low, Integers high, std::int32_t* activatio
     }
 }
 
-// Four biased weights of each of 16 outputs, widened to 16 bits.
+// Four unsigned weights of each of 16 outputs, widened to 16 bits.
 struct DotWeights {
     __m256i low_even, low_odd, high_even, high_odd;
 
     static DotWeights load(const std::uint8_t* weights) {
-        const __m256i bytes = _mm256_set1_epi16(0xFF);
-        const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights));
-        const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights + 32));
-        return {_mm256_and_si256(low, bytes), _mm256_srli_epi16(low, 8), _mm256_and_si256(high, bytes),
-                _mm256_srli_epi16(high, 8)};
+        return widen(load_half(weights), load_half(weights + 32));
     }
-    // The weights without bias, input by input.
+    static DotWeights load_low_halves(const std::uint8_t* weights) {
+        const __m256i halves = _mm256_set1_epi8(15);
+        return widen(_mm256_and_si256(load_half(weights), halves), _mm256_and_si256(load_half(weights + 32), halves));
+    }
+    static DotWeights load_high_halves(const std::uint8_t* weights) {
+        const __m256i halves = _mm256_set1_epi8(15);
+        return widen(_mm256_and_si256(_mm256_srli_epi16(load_half(weights), 4), halves),
+                     _mm256_and_si256(_mm256_srli_epi16(load_half(weights + 32), 4), halves));
+    }
+    // The weights as they are stored, input by input.
     void unpack(Vector (&inputs)[4]) const {
         inputs[0] = {lower(low_even), lower(high_even)};
         inputs[1] = {lower(low_odd), lower(high_odd)};
@@ -182,11 +187,18 @@ struct DotWeights {
     }
 
 private:
-    static __m256 unbiased(__m256i numbers) {
-        return _mm256_cvtepi32_ps(_mm256_sub_epi32(numbers, _mm256_set1_epi32(128)));
+    static __m256i load_half(const std::uint8_t* weights) {
+        return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights));
     }
-    static __m256 lower(__m256i pairs) { return unbiased(_mm256_and_si256(pairs, _mm256_set1_epi32(0xFFFF))); }
-    static __m256 upper(__m256i pairs) { return unbiased(_mm256_srli_epi32(pairs, 16)); }
+    static DotWeights widen(__m256i low, __m256i high) {
+        const __m256i bytes = _mm256_set1_epi16(0xFF);
+        return {_mm256_and_si256(low, bytes), _mm256_srli_epi16(low, 8), _mm256_and_si256(high, bytes),
+                _mm256_srli_epi16(high, 8)};
+    }
+    static __m256 lower(__m256i pairs) {
+        return _mm256_cvtepi32_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(0xFFFF)));
+    }
+    static __m256 upper(__m256i pairs) { return _mm256_cvtepi32_ps(_mm256_srli_epi32(pairs, 16)); }
 };
 
 inline Integers dot(Integers sums, DotWeights weights, DotInput input) {

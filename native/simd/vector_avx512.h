@@ -109,18 +109,24 @@ inline void pack_dot_inputs(Integers low, Integers high, std::int32_t* activatio
     _mm_storeu_si128(reinterpret_cast<__m128i*>(activations + 4), _mm512_cvtepi32_epi8(high.lanes));
 }
 
-// Four biased weights of each of 16 outputs.
+// Four unsigned weights of each of 16 outputs.
 struct DotWeights {
     __m512i lanes;
 
     static DotWeights load(const std::uint8_t* weights) { return {_mm512_loadu_si512(weights)}; }
-    // The weights without bias, input by input.
+    static DotWeights load_low_halves(const std::uint8_t* weights) {
+        return {_mm512_and_si512(_mm512_loadu_si512(weights), _mm512_set1_epi8(15))};
+    }
+    static DotWeights load_high_halves(const std::uint8_t* weights) {
+        return {_mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(weights), 4), _mm512_set1_epi8(15))};
+    }
+    // The weights as they are stored, input by input.
     void unpack(Vector (&inputs)[4]) const {
-        const __m512i signs = _mm512_xor_si512(lanes, _mm512_set1_epi8(static_cast<char>(0x80)));
-        inputs[0] = {_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(signs, 24), 24))};
-        inputs[1] = {_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(signs, 16), 24))};
-        inputs[2] = {_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(signs, 8), 24))};
-        inputs[3] = {_mm512_cvtepi32_ps(_mm512_srai_epi32(signs, 24))};
+        const __m512i byte = _mm512_set1_epi32(0xFF);
+        inputs[0] = {_mm512_cvtepi32_ps(_mm512_and_si512(lanes, byte))};
+        inputs[1] = {_mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(lanes, 8), byte))};
+        inputs[2] = {_mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(lanes, 16), byte))};
+        inputs[3] = {_mm512_cvtepi32_ps(_mm512_srli_epi32(lanes, 24))};
     }
 };
 
@@ -139,7 +145,7 @@ struct InstructionSet {
     static constexpr int float_rows = 8;
     static constexpr int integer_rows = 6;
     static constexpr int float_panels(int rows) { return rows <= 3 ? 4 : 2; }
-    static constexpr int integer_panels(int rows) { return rows <= 2 ? 4 : 2; }
+    static constexpr int integer_panels(int rows) { return rows <= 3 ? 4 : 2; }
     static constexpr int lora_rows = 4;
     static constexpr int value_rows = 4;
     static constexpr int value_vectors = 4;

@@ -193,22 +193,34 @@ inline void pack_dot_inputs(const Integers& low, const Integers& high, std::int3
     }
 }
 
-// Four biased weights of each of 16 outputs.
+// Four unsigned weights of each of 16 outputs.
 struct DotWeights {
     std::uint8_t bytes[64];
 
     static DotWeights load(const std::uint8_t* weights) {
-        DotWeights result;
-        for (int i = 0; i < 64; ++i) {
-            result.bytes[i] = weights[i];
-        }
-        return result;
+        return of(weights, [](std::uint8_t byte) { return byte; });
     }
-    // The weights without bias, input by input.
+    static DotWeights load_low_halves(const std::uint8_t* weights) {
+        return of(weights, [](std::uint8_t byte) { return byte & 15; });
+    }
+    static DotWeights load_high_halves(const std::uint8_t* weights) {
+        return of(weights, [](std::uint8_t byte) { return byte >> 4; });
+    }
+    // The weights as they are stored, input by input.
     void unpack(Vector (&inputs)[4]) const {
         for (int i = 0; i < 64; ++i) {
-            inputs[i % 4].lanes[i / 4] = static_cast<float>(bytes[i] - 128);
+            inputs[i % 4].lanes[i / 4] = static_cast<float>(bytes[i]);
         }
+    }
+
+private:
+    template <class Function>
+    static DotWeights of(const std::uint8_t* weights, Function weight) {
+        DotWeights result;
+        for (int i = 0; i < 64; ++i) {
+            result.bytes[i] = static_cast<std::uint8_t>(weight(weights[i]));
+        }
+        return result;
     }
 };
 
@@ -230,7 +242,7 @@ struct InstructionSet {
     using DotWeights = portable::DotWeights;
 
     static constexpr int float_rows = 4;
-    static constexpr int integer_rows = 4;
+    static constexpr int integer_rows = 2;
     static constexpr int float_panels(int) { return 1; }
     static constexpr int integer_panels(int) { return 1; }
     static constexpr int lora_rows = 2;

@@ -26,7 +26,7 @@ def misaligned(array: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def matrix() -> Matrix:
-    return Matrix.from_int8(np.ones((20, 64), np.int8), floats(20, 2), quantize_activations=True)
+    return Matrix.from_integers(np.ones((20, 64), np.int8), floats(20, 2), quantize_activations=True)
 
 
 def read_only(array: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from gemlora.kernels.reference import ReferenceKernels, quantise_activations
 KINDS = [
     *[("float", dtype) for dtype in (np.float32, np.float16, ml_dtypes.bfloat16)],
     *product(("int8", "int8 × float32"), (16, 32), (np.float16, np.float32), (False, True)),
+    *product(("int4", "int4 × float32"), (32,), (np.float16, np.float32), (False, True)),
 ]
 
 
@@ -20,16 +21,18 @@ def make_matrix(rng: np.random.Generator, rows: int, columns: int, kind: tuple) 
     if kind[0] == "float":
         return Matrix.from_floats(rng.standard_normal((rows, columns)).astype(kind[1]))
     name, group, dtype, with_minimums = kind
-    quantised = rng.integers(-128, 128, (rows, columns), dtype=np.int8)
+    bits = 8 if name.startswith("int8") else 4
+    lowest = 0 if bits == 4 and with_minimums else -(1 << (bits - 1))
+    quantised = rng.integers(lowest, lowest + (1 << bits), (rows, columns), dtype=np.int8)
     scales = rng.random((rows, -(-columns // group))).astype(dtype)
     minimums = (rng.random(scales.shape) * 50).astype(dtype) if with_minimums else None
-    return Matrix.from_int8(quantised, scales, minimums, quantize_activations=name == "int8")
+    return Matrix.from_integers(quantised, scales, minimums, bits=bits, quantize_activations="float32" not in name)
 
 
 @settings(max_examples=40)
 @given(
     rows=st.integers(1, 20) | st.just(70),
-    columns=st.integers(1, 150),
+    columns=st.integers(1, 150) | st.integers(200, 300),
     outputs=st.lists(st.tuples(st.integers(1, 100), st.sampled_from(KINDS)), min_size=1, max_size=4),
     seed=st.integers(0, 1000),
 )
@@ -66,7 +69,7 @@ def test_float_linear_is_exact_where_arithmetic_is(native: NativeKernels) -> Non
 def test_extreme_integers_do_not_overflow_or_saturate(variants) -> None:
     ones = np.ones((16, 2), np.float32)
     for weight in (-128, 127):
-        matrix = Matrix.from_int8(np.full((16, 64), weight, np.int8), ones, quantize_activations=True)
+        matrix = Matrix.from_integers(np.full((16, 64), weight, np.int8), ones, quantize_activations=True)
         for sign in (-1, 1):
             for kernels in variants:
                 out = np.empty((1, 16), np.float32)
@@ -91,7 +94,7 @@ def test_strided_inputs_and_outputs_are_used_in_place(native: NativeKernels, ref
 def test_what_is_not_finite_stays_in_its_row_and_reaches_its_outputs(variants, bad, quantize) -> None:
     rng = np.random.default_rng(4)
     scales = rng.random((20, 3), np.float32) + 1
-    matrix = Matrix.from_int8(np.full((20, 96), 3, np.int8), scales, quantize_activations=quantize)
+    matrix = Matrix.from_integers(np.full((20, 96), 3, np.int8), scales, quantize_activations=quantize)
     x = rng.standard_normal((3, 96), np.float32)
     x[1, 50] = bad
     for kernels in variants:
@@ -102,11 +105,11 @@ def test_what_is_not_finite_stays_in_its_row_and_reaches_its_outputs(variants, b
 
 
 def test_quantised_activations_are_within_half_a_step() -> None:
-    x = np.random.default_rng(5).standard_normal((4, 64), np.float32)
+    x = np.random.default_rng(5).standard_normal((4, 128), np.float32)
     x[2] = 0
-    numbers, scales = quantise_activations(x, 64)
+    numbers, scales = quantise_activations(x, 128)
     assert np.abs(numbers).max() == 127
-    assert np.abs(numbers * np.repeat(scales, 32, axis=1) - x).max() <= scales.max() * 0.501
+    assert np.abs(numbers * np.repeat(scales, 64, axis=1) - x).max() <= scales.max() * 0.501
     assert not numbers[2].any()
 
 

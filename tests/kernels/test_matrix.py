@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemlora.kernels import Format, Matrix
-from gemlora.kernels.matrix import group_size, pack_float_rows, pack_int8_rows
+from gemlora.kernels.matrix import group_size, pack_float_rows, pack_integer_rows
 
 sizes = st.integers(1, 80)
 
@@ -26,7 +26,7 @@ def test_int8_weights_come_back_as_scale_times_q_minus_minimum(
     quantised = rng.integers(-128, 128, (rows, columns), dtype=np.int8)
     scales = rng.random((rows, -(-columns // group))).astype(dtype)
     minimums = rng.random(scales.shape).astype(dtype) if with_minimums else None
-    matrix = Matrix.from_int8(quantised, scales, minimums, quantize_activations=False)
+    matrix = Matrix.from_integers(quantised, scales, minimums, quantize_activations=False)
 
     def spread(numbers: np.ndarray) -> np.ndarray:
         return np.repeat(numbers.astype(np.float32), matrix.group, axis=1)[:, :columns]
@@ -47,9 +47,9 @@ def test_chunks_of_whole_panels_are_packed_like_the_whole() -> None:
 
     quantised = rng.integers(-128, 128, (70, 40), dtype=np.int8)
     scales, minimums = rng.random((70, 2), np.float32), rng.random((70, 2), np.float32)
-    whole = pack_int8_rows(quantised, scales, minimums)
+    whole = pack_integer_rows(quantised, scales, minimums)
     parts = [
-        pack_int8_rows(quantised[start : start + 32], scales[start : start + 32], minimums[start : start + 32])
+        pack_integer_rows(quantised[start : start + 32], scales[start : start + 32], minimums[start : start + 32])
         for start in range(0, 70, 32)
     ]
     for joined, expected in zip(map(np.concatenate, zip(*parts, strict=True)), whole, strict=True):
@@ -57,7 +57,7 @@ def test_chunks_of_whole_panels_are_packed_like_the_whole() -> None:
 
 
 def test_padding_is_zero_weights_with_zero_scales() -> None:
-    packed = pack_int8_rows(np.full((3, 5), 7, np.int8), np.ones((3, 1), np.float16))
+    packed = pack_integer_rows(np.full((3, 5), 7, np.int8), np.ones((3, 1), np.float16))
     values = packed.values.reshape(8, 16, 4)
     assert (values[:, 3:] == 128).all()
     assert (values[2:] == 128).all()
@@ -75,9 +75,9 @@ def test_what_cannot_be_packed_is_refused() -> None:
     with pytest.raises(ValueError, match="not float64"):
         pack_float_rows(np.zeros((16, 16)))
     with pytest.raises(ValueError, match="must be int8, not uint8"):
-        pack_int8_rows(np.zeros((16, 32), np.uint8), np.zeros((16, 1), np.float16))
+        pack_integer_rows(np.zeros((16, 32), np.uint8), np.zeros((16, 1), np.float16))
     with pytest.raises(ValueError, match="float16 or float32, not float64"):
-        pack_int8_rows(np.zeros((16, 32), np.int8), np.zeros((16, 1)))
+        pack_integer_rows(np.zeros((16, 32), np.int8), np.zeros((16, 1)))
 
 
 def test_formats_name_their_stored_types() -> None:

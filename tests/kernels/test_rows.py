@@ -109,7 +109,7 @@ def test_embed_scales_the_stored_row_exactly(agree, dtype) -> None:
 def test_embed_dequantises_exactly(agree, group, with_minimums) -> None:
     rng = np.random.default_rng(5)
     scales = rng.random((50, -(-45 // group)), np.float32)
-    matrix = Matrix.from_int8(
+    matrix = Matrix.from_integers(
         rng.integers(-128, 128, (50, 45), dtype=np.int8),
         scales,
         scales * 3 if with_minimums else None,

@@ -6,8 +6,11 @@ order of K. Rows past N and inputs past K are zero.
 
     float formats   values [P, K', 16]             K' = K
     int8            values [P, K'/4, 16, 4]        K' = K rounded up to a multiple of 32, bytes are q + 128
-                    scales [P, K'/G, 16]           float16 or float32; G is 16 or 32
-                    minimums [P, K'/G, 16] or None w = scale · q − minimum, each operation rounded to float32
+    int4            values [P, K'/8, 16, 4]        the low halves of four bytes are the first four of eight inputs;
+                                                   they are q + 8, or q itself where there are minimums
+    both            scales [P, K'/G, 16]           float16 or float32; G is 32, or 16 with int8
+                    minimums [P, K'/G, 16] or None of the scales' type
+                                                   w = scale · q − minimum, each operation rounded to float32
 """
 
 from dataclasses import dataclass
@@ -21,11 +24,11 @@ from numpy.typing import NDArray
 PANEL = 16
 """Outputs per panel."""
 
-BIAS = 128
-"""Added to int8 weights so that they are unsigned, as VNNI's dot product wants its first operand."""
-
 BLOCK = 32
-"""Inputs of an int8 matrix are padded to a multiple of this; also the group size of quantised activations."""
+"""Inputs of an integer matrix are padded to a multiple of this."""
+
+SPAN = 64
+"""Inputs that share one scale of quantised activations."""
 
 Scales = NDArray[np.float16] | NDArray[np.float32]
 
@@ -37,17 +40,23 @@ class Format(IntEnum):
     BFLOAT16 = 1
     FLOAT16 = 2
     INT8 = 3
+    INT4 = 4
+
+    @property
+    def bits(self) -> int | None:
+        """Of the whole numbers of an integer matrix; None for floats."""
+        return {Format.INT8: 8, Format.INT4: 4}.get(self)
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
-        """The NumPy type of one stored value."""
+        """The NumPy type of one stored value, or of two with int4."""
         return _DTYPES[self]
 
     @classmethod
     def of(cls, dtype: np.dtype[np.generic]) -> "Format":
         """The float format that stores `dtype` as it is; ValueError for other types."""
         for format_, stored in _DTYPES.items():
-            if dtype == stored and format_ is not cls.INT8:
+            if dtype == stored and format_.bits is None:
                 return format_
         raise ValueError(f"weights must be float32, bfloat16 or float16, not {dtype}")
 
@@ -57,7 +66,15 @@ _DTYPES: dict[Format, np.dtype[np.generic]] = {
     Format.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
     Format.FLOAT16: np.dtype(np.float16),
     Format.INT8: np.dtype(np.uint8),
+    Format.INT4: np.dtype(np.uint8),
 }
+
+
+def zero_point(bits: int, *, minimums: bool) -> int:
+    """Added to whole numbers so that they are unsigned, as VNNI's dot product wants its first operand."""
+    if bits == 8:
+        return 128
+    return 0 if minimums else 8
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -65,8 +82,8 @@ class Matrix:
     """A packed matrix of `rows` outputs and `columns` inputs; the arrays are usually memory-mapped.
 
     `values` are the bytes of the layout above in any contiguous shape, usually [P, bytes per panel].
-    `quantize_activations` is only meaningful for int8: True multiplies int8 activations (a scale per row and group
-    of 32), False multiplies float32 activations by the dequantised weights.
+    `quantize_activations` is only meaningful for whole numbers: True multiplies int8 activations (a scale per row and
+    span of 64 inputs), False multiplies float32 activations by the dequantised weights.
     """
 
     rows: int
@@ -85,14 +102,16 @@ class Matrix:
         return cls(rows, columns, Format.of(weights.dtype), pack_float_rows(weights))
 
     @classmethod
-    def from_int8(
-        cls, quantised: NDArray[np.int8], scales: Scales, minimums: Scales | None = None, *, quantize_activations: bool
-    ) -> "Matrix":
+    def from_integers(
+        cls, quantised: NDArray[np.int8], scales: Scales, minimums: Scales | None = None, *, quantize_activations: bool,
+        bits: int = 8,
+    ) -> "Matrix":  # fmt: skip
         """Pack q [N, K] with scales (and minimums) [N, ceil(K / G)]; G is the one of 16 and 32 that fits."""
         rows, columns = quantised.shape
         group = group_size(columns, scales.shape[1])
-        packed = pack_int8_rows(quantised, scales, minimums)
-        return cls(rows, columns, Format.INT8, *packed, group, quantize_activations)
+        packed = pack_integer_rows(quantised, scales, minimums, bits)
+        format_ = Format.INT8 if bits == 8 else Format.INT4
+        return cls(rows, columns, format_, *packed, group, quantize_activations)
 
     def dequantised(self) -> NDArray[np.float32]:
         """The float32 weights [N, K] that the kernels multiply by."""
@@ -106,23 +125,29 @@ class Matrix:
         return weights[np.arange(len(rows)), rows % PANEL, : self.columns]
 
     def quantised(self) -> NDArray[np.int8]:
-        """q [P·16, K'] of an int8 matrix, padding included."""
+        """q [P·16, K'] of an integer matrix, padding included."""
         return self._panel_integers(np.arange(-(-self.rows // PANEL))).reshape(-1, padded(self.columns))
 
     def _panel_integers(self, panels: NDArray[np.integer]) -> NDArray[np.int8]:
         """q [P, 16, K'] of the chosen panels."""
-        stored = self.values.reshape(-1, padded(self.columns) // 4, PANEL, 4)[panels]
-        signed: NDArray[np.int8] = (stored ^ BIAS).view(np.int8)
+        fours = padded(self.columns) // 4
+        if self.format is Format.INT8:
+            stored = self.values.reshape(-1, fours, PANEL, 4)[panels]
+        else:
+            both = self.values.reshape(-1, fours // 2, 1, PANEL, 4)[panels]
+            stored = np.concatenate([both & 0x0F, both >> 4], axis=2).reshape(len(panels), fours, PANEL, 4)
+        zero = zero_point(self.format.bits or 8, minimums=self.minimums is not None)
+        signed: NDArray[np.int8] = (stored - np.uint8(zero)).view(np.int8)
         return signed.transpose(0, 2, 1, 3).reshape(len(panels), PANEL, -1)
 
     def _panel_weights(self, panels: NDArray[np.integer]) -> NDArray[np.float32]:
         """Weights [P, 16, K or K'] of the chosen panels."""
-        if self.format is not Format.INT8:
+        if self.format.bits is None:
             stored = self.values.reshape(-1).view(self.format.dtype).reshape(-1, self.columns, PANEL)
             floats: NDArray[np.float32] = stored[panels].astype(np.float32)
             return floats.transpose(0, 2, 1)
         if self.scales is None:
-            raise ValueError("an int8 matrix needs scales")
+            raise ValueError("an integer matrix needs scales")
         integers = self._panel_integers(panels).astype(np.float32).reshape(len(panels), PANEL, -1, self.group)
         weights = integers * _by_output(self.scales, panels, integers.shape[2])
         if self.minimums is not None:
@@ -131,15 +156,15 @@ class Matrix:
 
 
 class PackedRows(NamedTuple):
-    """Consecutive panels of an int8 matrix; the panels of a matrix are those of its chunks, one after the other."""
+    """Consecutive panels of an integer matrix; the panels of a matrix are those of its chunks, one after the other."""
 
-    values: NDArray[np.uint8]  # [P, K'·16]
+    values: NDArray[np.uint8]  # [P, K'·16] or [P, K'·8]
     scales: Scales  # [P, K'/G, 16]
     minimums: Scales | None
 
 
 def padded(columns: int) -> int:
-    """K' of an int8 matrix."""
+    """K' of an integer matrix."""
     return -(-columns // BLOCK) * BLOCK
 
 
@@ -164,20 +189,29 @@ def pack_float_rows(weights: NDArray[np.generic]) -> NDArray[np.uint8]:
     return packed.view(np.uint8).reshape(panels, -1)
 
 
-def pack_int8_rows(quantised: NDArray[np.int8], scales: Scales, minimums: Scales | None = None) -> PackedRows:
+def pack_integer_rows(
+    quantised: NDArray[np.int8], scales: Scales, minimums: Scales | None = None, bits: int = 8
+) -> PackedRows:
     """Pack q [N, K] and scales, minimums [N, ceil(K / G)]; N must be a multiple of 16 but in the last chunk."""
     if quantised.dtype != np.int8:
         raise ValueError(f"quantised weights must be int8, not {quantised.dtype}")
     rows, columns = quantised.shape
     panels, inputs = -(-rows // PANEL), padded(columns)
-    groups = inputs // group_size(columns, scales.shape[1])
-    biased = np.full((panels * PANEL, inputs), BIAS, np.uint8)
-    np.bitwise_xor(quantised.view(np.uint8), BIAS, out=biased[:rows, :columns])
-    values = np.ascontiguousarray(biased.reshape(panels, PANEL, inputs // 4, 4).transpose(0, 2, 1, 3))
+    group = group_size(columns, scales.shape[1])
+    if bits == 4 and group != BLOCK:
+        raise ValueError(f"4-bit weights need a scale per {BLOCK} inputs, not {group}")
+    zero = np.uint8(zero_point(bits, minimums=minimums is not None))
+    unsigned = np.full((panels * PANEL, inputs), zero, np.uint8)
+    np.add(quantised.view(np.uint8), zero, out=unsigned[:rows, :columns])
+    values = unsigned.reshape(panels, PANEL, inputs // 4, 4).transpose(0, 2, 1, 3)
+    if bits == 4:
+        if unsigned.max(initial=0) > 15:
+            raise ValueError("a weight does not fit 4 bits")
+        values = values[:, 0::2] | values[:, 1::2] << 4
     return PackedRows(
-        values.reshape(panels, -1),
-        _pack_groups(scales, panels, groups),
-        None if minimums is None else _pack_groups(minimums, panels, groups),
+        np.ascontiguousarray(values).reshape(panels, -1),
+        _pack_groups(scales, panels, inputs // group),
+        None if minimums is None else _pack_groups(minimums, panels, inputs // group),
     )
 
 

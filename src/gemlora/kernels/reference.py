@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gemlora.kernels.interface import Float32, Int32
 from gemlora.kernels.lora import EmbeddingPair, LoraPair, Segments
-from gemlora.kernels.matrix import BLOCK, Format, Matrix, padded
+from gemlora.kernels.matrix import SPAN, Matrix, padded
 from gemlora.kernels.reference_sampling import sample_row
 from gemlora.kernels.sampling import SamplingBatch
 
@@ -24,7 +24,7 @@ class ReferenceKernels:
         """See `Kernels.linear`."""
         start = 0
         for matrix in matrices:
-            integer = matrix.format is Format.INT8 and matrix.quantize_activations
+            integer = matrix.format.bits is not None and matrix.quantize_activations
             product = integer_product(x, matrix) if integer else x @ matrix.dequantised().T
             out[:, start : start + matrix.rows] = product
             start += matrix.rows
@@ -132,13 +132,13 @@ def _add_low_rank(low_rank: Float32, pair: LoraPair | EmbeddingPair, out: Float3
 
 
 def integer_product(x: Float32, matrix: Matrix) -> Float32:
-    """x · Wᵀ with activations quantised per row and group of 32; the dot product of a group is exact."""
+    """x · Wᵀ with activations quantised per row and span; the dot product of a group is exact."""
     if matrix.scales is None:
-        raise ValueError("an int8 matrix needs scales")
+        raise ValueError("an integer matrix needs scales")
     inputs, group = padded(matrix.columns), matrix.group
     quantised, activation_scales = quantise_activations(x, inputs)
     groups = inputs // group
-    scales = np.repeat(activation_scales, BLOCK // group, axis=1)  # [T, K'/G]
+    scales = np.repeat(activation_scales, SPAN // group, axis=1)[:, :groups]  # [T, K'/G]
     activations = quantised.reshape(len(x), groups, group).transpose(1, 0, 2)
     weights = matrix.quantised().astype(np.float32).reshape(-1, groups, group).transpose(1, 2, 0)
     sums = activations @ weights  # [K'/G, T, N'], integers below 2^24
@@ -152,15 +152,15 @@ def integer_product(x: Float32, matrix: Matrix) -> Float32:
 
 
 def quantise_activations(x: Float32, inputs: int) -> tuple[Float32, Float32]:
-    """Whole numbers −127 … 127 [T, inputs] and scales [T, inputs / 32] with x ≈ number · scale."""
-    padded_x = np.zeros((len(x), inputs), np.float32)
+    """Whole numbers −127 … 127 [T, inputs] and scales [T, spans] with x ≈ number · scale; the last span may be cut."""
+    padded_x = np.zeros((len(x), -(-inputs // SPAN) * SPAN), np.float32)
     padded_x[:, : x.shape[1]] = x
-    blocks = padded_x.reshape(len(x), -1, BLOCK)
-    largest = np.abs(blocks).max(axis=2, keepdims=True)
+    spans = padded_x.reshape(len(x), -1, SPAN)
+    largest = np.abs(spans).max(axis=2, keepdims=True)
     usable = (largest >= 2.0**-100) & np.isfinite(largest)  # else all zeros; what is not finite reaches the scale
     inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=usable)
-    numbers = np.rint(np.where(usable, blocks, 0) * inverse)
-    return numbers.reshape(len(x), inputs), largest[..., 0] / np.float32(127)
+    numbers = np.rint(np.where(usable, spans, 0) * inverse)
+    return numbers.reshape(len(x), -1)[:, :inputs], largest[..., 0] / np.float32(127)
 
 
 def _views(cache: NDArray[np.generic]) -> tuple[NDArray[np.generic], NDArray[np.generic]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gemlora.engines.cpu.batch import Batch
 from gemlora.engines.cpu.config import GemmaConfig, LayerConfig, Rope
-from gemlora.kernels import Kernels, Matrix, Segments
+from gemlora.kernels import Kernels, Matrix, Segments, aligned_rows
 
 Float32 = NDArray[np.float32]
 
@@ -132,7 +132,7 @@ class Activations:
 
     @staticmethod
     def allocate(config: GemmaConfig, rows: int) -> tuple[Float32, ...]:
-        """Uninitialised arrays for `rows` rows."""
+        """Uninitialised arrays for `rows` rows, see `aligned_rows`."""
         columns = (
             config.hidden,  # hidden: the residual stream
             config.hidden,  # normed: the stream as a layer's halves read it
@@ -142,7 +142,7 @@ class Activations:
             2 * config.feed_forward,  # gate_up
             config.feed_forward,  # gated
         )
-        return tuple(np.empty((rows, count), np.float32) for count in columns)
+        return tuple(aligned_rows(rows, count) for count in columns)
 
     @staticmethod
     def _heads(x: Float32, config: GemmaConfig) -> Float32:
@@ -167,7 +167,7 @@ class Gemma:
             Layer.of(weights, index, layer, ropes[layer.rope]) for index, layer in enumerate(self.config.layers)
         ]
         self._arrays = Activations.allocate(self.config, 0)
-        self._logits = np.empty((0, self.config.vocabulary), np.float32)
+        self._logits = aligned_rows(0, self.config.vocabulary)
 
     def forward(self, batch: Batch, caches: Sequence[LayerCache], observe: Observer | None = None) -> Float32:
         """Compute the batch's rows, write their keys and values into `caches` (one per layer).
@@ -239,7 +239,7 @@ class Gemma:
         """Logits [R, V] of the rows hidden[R, E], which this overwrites; `segments` are those of the R rows."""
         rows = len(hidden)
         if rows > len(self._logits):
-            self._logits = np.empty((rows, self.config.vocabulary), np.float32)
+            self._logits = aligned_rows(rows, self.config.vocabulary)
         logits = self._logits[:rows]
         if rows:
             self._kernels.rms_norm(hidden, self._final_norm, self.config.norm_epsilon, hidden)

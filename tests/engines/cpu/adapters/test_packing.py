@@ -32,7 +32,7 @@ def with_int8(base: Base, *names: str) -> Base:
         scales = np.abs(weights).max(axis=1, keepdims=True) / 127
         quantised = np.rint(weights / scales).astype(np.int8)
         groups = -(-weights.shape[1] // 32)
-        matrices[name] = Matrix.from_int8(
+        matrices[name] = Matrix.from_integers(
             quantised, np.repeat(scales, groups, axis=1).astype(np.float32), quantize_activations=True
         )
     return replace(base, quantize="int8", matrices=matrices)

@@ -87,7 +87,7 @@ class _Comparison:
         self._matrix = matrix
         self._squares = self._total = 0.0
         self._close = True
-        self._quantised = matrix.format is Format.INT8
+        self._quantised = matrix.format.bits is not None
         types = set() if self._quantised else {str(saved_dtype), str(matrix.format.dtype)}
         steps = [STEPS[each] for each in types if len(types) > 1]
         self._step = ROUNDING * sum(step for step, _ in steps)

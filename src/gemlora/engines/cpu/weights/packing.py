@@ -22,7 +22,7 @@ from gemlora.engines.cpu.weights.packed import (
 )
 from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.errors import WeightsInvalid
-from gemlora.kernels.matrix import PANEL, Format, PackedRows, pack_float_rows, pack_int8_rows, padded
+from gemlora.kernels.matrix import PANEL, Format, PackedRows, pack_float_rows, pack_integer_rows, padded
 
 CHUNK_WEIGHTS = 1 << 18
 """Weights converted at once: their intermediate arrays fit the caches."""
@@ -166,7 +166,7 @@ def _packed(rows: Floats | Quantized, entry: MatrixEntry, name: str) -> list[NDA
         assert not isinstance(rows, Quantized)  # noqa: S101
         return [pack_float_rows(rows)]
     quantized = rows if isinstance(rows, Quantized) else _finite(quantization.quantize_rows(rows), name)
-    packed: PackedRows = pack_int8_rows(quantized.q, quantized.scales, quantized.minimums)
+    packed: PackedRows = pack_integer_rows(quantized.q, quantized.scales, quantized.minimums)
     return [array for array in packed if array is not None]
 
 
