@@ -7,7 +7,7 @@ from gemlora.engines.cpu.adapters.layout import FILE_DTYPES, AdapterLayout, Pair
 from gemlora.engines.cpu.adapters.originals import WeightsFile
 from gemlora.engines.cpu.dora import embedding_output_scale, output_scale
 from gemlora.errors import AdapterInvalid
-from gemlora.kernels import Format, Kernels, Matrix
+from gemlora.kernels import Kernels, Matrix
 from gemlora.storage.manifest import AdapterManifest, BaseCopy, EmbeddingLora
 
 ROWS = 4096
