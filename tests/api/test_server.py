@@ -7,7 +7,8 @@ import pytest
 from tests.api.parts import Parts
 from tests.api.real_server import QuietServer, RealServer, run_request
 
-from gemlora.api.server import HEAD_BYTES, Config, bound_socket
+from gemlora.api.listener import bound_socket
+from gemlora.api.server import HEAD_BYTES, Config
 from gemlora.engines.fake import FakeEngine
 from gemlora.errors import SettingsInvalid
 

@@ -17,11 +17,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gemlora.api.envelope import error_kind, gateway_error
 from gemlora.api.health import Lifecycle, Phase
+from gemlora.api.listener import UNSENT_BYTES
 from gemlora.api.streaming import ABORT_EXTENSION, BULK_EXTENSION
 from gemlora.errors import GemloraError, RequestTimedOut, RequestTooLarge, SettingsInvalid
-
-UNSENT_BYTES = 32 << 10
-"""Bytes of an answer that wait in this process, and as many in the kernel, before the generation waits too."""
 
 BULK_BYTES = 1 << 20
 """The same for an answer that asks for it: with the few bytes above a network of 50 ms takes 600 KB a second."""
@@ -221,23 +219,3 @@ def _listen(listener: socket.socket, backlog: int) -> None:
     except OSError as error:
         host, port = listener.getsockname()[:2]
         raise SettingsInvalid(f"--host {host} --port {port}: {error.strerror}") from error
-
-
-def bound_socket(host: str, port: int) -> socket.socket:
-    """A socket that has the address but does not listen yet, so that a taken port shows before a model is loaded.
-
-    Raises `SettingsInvalid`.
-    """
-    listener: socket.socket | None = None
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Accepted connections inherit it. Left to itself, the kernel would buffer a whole answer for a stalled reader.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT_BYTES)
-        listener.bind(address)
-    except OSError as error:
-        if listener is not None:
-            listener.close()
-        raise SettingsInvalid(f"--host {host} --port {port}: {error.strerror}") from error
-    return listener
