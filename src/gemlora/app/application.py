@@ -1,6 +1,7 @@
 """Services, storage and an HTTP application around an engine. A straight line: whatever fails stops the start."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ async def run(
         shown = LOCAL_ADDRESSES.get(host, f"[{host}]" if ":" in host else host)
         announcement = Announcement(f"http://{shown}:{port}", application.access, application.model)
         config = Config(application.api, settings.drain_seconds, settings.header_seconds)
+        gc.freeze()  # what the start left stays: looking through it ever again would hold up every stream
         with notice(DataFolder(settings.data_dir.absolute()).servers) as publish:
 
             def listening() -> None:
