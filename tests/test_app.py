@@ -51,6 +51,25 @@ settings = Settings(**json.loads(sys.argv[1]))
 serve(settings, lambda announcement: print(announcement.url, flush=True), silent)
 """
 
+EAGER_SERVER = """
+import sys
+from gemlora.app.server import serve
+from gemlora.engines import fake
+from gemlora.engines.cpu.weights.progress import silent
+from gemlora.settings import Settings
+
+class Seeing(fake.FakeEngine):
+    async def start(self):
+        raise SystemExit(str([name for name in sys.argv[2:] if name in sys.modules]))
+
+fake.FakeEngine = Seeing
+serve(Settings(engine="fake", port=0, data_dir=sys.argv[1]), print, silent)
+"""
+
+SERVER_MODULES = ("gemlora.app.application", "gemlora.engines.cpu.client", "gemlora.engines.cpu.weights.prepare")
+FORMATS = ("alembic", "gguf", "huggingface_hub", "httpx2", "obstore", "tokenizers", "torch")
+"""Libraries for what a start from the cache does not do: migrations, conversions, downloads, buckets."""
+
 
 @dataclass
 class Process:
@@ -168,6 +187,27 @@ def test_a_port_that_is_taken_is_named_before_anything_is_loaded(tmp_path: Path)
     assert result.returncode == 1
     assert f"--port {port}: Address already in use" in result.stderr
     assert not (tmp_path / "data").exists()
+
+
+def test_the_engine_starts_before_the_rest_of_the_server_is_imported(tmp_path: Path) -> None:
+    rest = ("fastapi", "numpy", "prometheus_client", "sqlalchemy", "structlog", "uvicorn", *FORMATS)
+    arguments = [sys.executable, "-c", EAGER_SERVER, str(tmp_path / "data"), *rest]
+
+    assert subprocess.run(arguments, capture_output=True, text=True, timeout=60).stderr == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("modules", "unneeded"),
+    [
+        (SERVER_MODULES, ("numpy", "ml_dtypes", *FORMATS)),
+        (("gemlora.engines.cpu.worker",), ("asyncio", "fastapi", "pydantic", "sentencepiece", "sqlalchemy", *FORMATS)),
+    ],
+)
+def test_a_start_from_the_cache_imports_only_what_it_needs(modules: tuple[str, ...], unneeded: tuple[str, ...]) -> None:
+    program = f"import sys, {', '.join(modules)}; print([name for name in {unneeded!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+
+    assert result.stdout == "[]\n"
 
 
 async def test_every_route_of_the_whole_application_is_authorised_or_public(tmp_path: Path) -> None:

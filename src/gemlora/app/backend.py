@@ -54,6 +54,7 @@ async def starting_backend(settings: Settings, progress: Progress) -> AsyncItera
     """
     starting = StartingBackend(await asyncio.to_thread(_backend, settings, progress))
     try:
+        await asyncio.sleep(0)  # both have begun when the caller goes on with what takes long
         yield starting
     finally:
         await starting.stop()
@@ -75,7 +76,7 @@ def _cpu_backend(settings: Settings, progress: Progress) -> Backend:
     # Only here: the fake engine starts without the readers of checkpoints.
     from gemlora.engines.cpu.client import CpuEngine
     from gemlora.engines.cpu.options import CpuOptions
-    from gemlora.engines.cpu.weights import PackedModel
+    from gemlora.engines.cpu.weights.folder import Summary
 
     folder = _packed_folder(settings, progress)
     options = CpuOptions(
@@ -92,7 +93,7 @@ def _cpu_backend(settings: Settings, progress: Progress) -> Backend:
         adapter_dtype=settings.adapter_dtype,
         context_window=settings.context_window or DEFAULT_CONTEXT_WINDOW,
     )
-    return Backend(CpuEngine(options), lambda: Tokenizer.load(PackedModel.open(folder).tokenizer_path))
+    return Backend(CpuEngine(options), lambda: Tokenizer.load(folder / Summary.read(folder).tokenizer))
 
 
 def _packed_folder(settings: Settings, progress: Progress) -> Path:
