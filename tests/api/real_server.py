@@ -44,7 +44,7 @@ class RealServer:
         try:
             yield cls(parts, listener.getsockname()[1], server, task)
         finally:
-            server.should_exit = True
+            server.stop()
             await asyncio.wait_for(task, 5)
 
     @property

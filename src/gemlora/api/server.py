@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
@@ -29,6 +30,9 @@ KEEP_ALIVE_SECONDS = 75
 
 HEAD_BYTES = 64 << 10
 """Longest request line and headers together."""
+
+CLOCK_SECONDS = 1
+"""Between two looks at the clock."""
 
 HEAD_END = re.compile(rb"\n\r?\n")
 UPGRADE = re.compile(rb"\r\nUpgrade:[^\r\n]*", re.IGNORECASE)
@@ -180,6 +184,7 @@ class Server(uvicorn.Server):
         self._lifecycle = lifecycle
         self._on_ready = on_ready
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen and say so. Raises `SettingsInvalid` if another server listens at the address by now."""
@@ -190,12 +195,24 @@ class Server(uvicorn.Server):
         self._lifecycle.phase = Phase.READY
         self._on_ready()
 
+    async def main_loop(self) -> None:
+        """Wait for the end, and look at the clock once a second for the answers' date; uvicorn does so ten times."""
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), CLOCK_SECONDS)
+
+    def stop(self) -> None:
+        """Drain and end. May be called while a signal is handled."""
+        self.should_exit = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
+
     def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
         """The first signal drains, a second one drops the requests that still run."""
         self._lifecycle.phase = Phase.DRAINING
         if self.should_exit and self._loop is not None:
             self._loop.call_soon_threadsafe(self._drop_connections)
-        self.should_exit = True
+        self.stop()
         LOGGER.info("received %s", signal.Signals(sig).name)
 
     def _drop_connections(self) -> None:
