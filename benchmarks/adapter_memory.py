@@ -23,7 +23,7 @@ from benchmarks.made_adapters import make_adapter
 from gemlora.engines.contract import AdapterRef, GenerateRequest, Sampling
 from gemlora.engines.cpu.client import CpuEngine
 from gemlora.engines.cpu.options import CpuOptions
-from gemlora.engines.cpu.weights import PackedModel
+from gemlora.engines.cpu.weights.packed import PackedModel
 from gemlora.engines.cpu.weights.prepare import prepare
 from gemlora.engines.cpu.weights.progress import silent
 from gemlora.settings import Settings

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemlora.engines.cpu.runner import Runner, all_logits
-from gemlora.engines.cpu.weights import PackedModel
+from gemlora.engines.cpu.weights.packed import PackedModel
 from gemlora.engines.cpu.weights.prepare import prepare
 from gemlora.engines.cpu.weights.progress import silent
 from gemlora.kernels.native import NativeKernels

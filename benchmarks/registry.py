@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import save_file
 
-from gemlora.app import open_engine, open_records
+from gemlora.app.application import open_engine, open_records
 from gemlora.engines.cpu.weights.progress import silent
 from gemlora.registry.models import Base, Model
 from gemlora.settings import Settings

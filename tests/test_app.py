@@ -21,7 +21,8 @@ import pytest
 from fastapi.routing import APIRoute
 
 from gemlora.api.authentication import Guard
-from gemlora.app import open_application
+from gemlora.app.application import open_application
+from gemlora.app.backend import starting_backend
 from gemlora.engines.cpu.weights.progress import silent
 from gemlora.errors import StorageFailed
 from gemlora.settings import Settings
@@ -36,7 +37,7 @@ PUBLIC = {"/", "/playground/style.css", "/livez", "/readyz", "/startupz", "/metr
 
 SLOW_SERVER = """
 import json, sys
-import gemlora.app
+from gemlora.app.server import serve
 from gemlora.engines import fake
 from gemlora.engines.cpu.weights.progress import silent
 from gemlora.settings import Settings
@@ -47,8 +48,27 @@ class Slow(fake.FakeEngine):
 
 fake.FakeEngine = Slow
 settings = Settings(**json.loads(sys.argv[1]))
-gemlora.app.serve(settings, lambda announcement: print(announcement.url, flush=True), silent)
+serve(settings, lambda announcement: print(announcement.url, flush=True), silent)
 """
+
+EAGER_SERVER = """
+import sys
+from gemlora.app.server import serve
+from gemlora.engines import fake
+from gemlora.engines.cpu.weights.progress import silent
+from gemlora.settings import Settings
+
+class Seeing(fake.FakeEngine):
+    async def start(self):
+        raise SystemExit(str([name for name in sys.argv[2:] if name in sys.modules]))
+
+fake.FakeEngine = Seeing
+serve(Settings(engine="fake", port=0, data_dir=sys.argv[1]), print, silent)
+"""
+
+SERVER_MODULES = ("gemlora.app.application", "gemlora.engines.cpu.client", "gemlora.engines.cpu.weights.prepare")
+FORMATS = ("alembic", "gguf", "huggingface_hub", "httpx2", "obstore", "tokenizers", "torch")
+"""Libraries for what a start from the cache does not do: migrations, conversions, downloads, buckets."""
 
 
 @dataclass
@@ -169,9 +189,33 @@ def test_a_port_that_is_taken_is_named_before_anything_is_loaded(tmp_path: Path)
     assert not (tmp_path / "data").exists()
 
 
+def test_the_engine_starts_before_the_rest_of_the_server_is_imported(tmp_path: Path) -> None:
+    rest = ("fastapi", "numpy", "prometheus_client", "sqlalchemy", "structlog", "uvicorn", *FORMATS)
+    arguments = [sys.executable, "-c", EAGER_SERVER, str(tmp_path / "data"), *rest]
+
+    assert subprocess.run(arguments, capture_output=True, text=True, timeout=60).stderr == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("modules", "unneeded"),
+    [
+        (SERVER_MODULES, ("numpy", "ml_dtypes", *FORMATS)),
+        (("gemlora.engines.cpu.worker",), ("asyncio", "fastapi", "pydantic", "sentencepiece", "sqlalchemy", *FORMATS)),
+    ],
+)
+def test_a_start_from_the_cache_imports_only_what_it_needs(modules: tuple[str, ...], unneeded: tuple[str, ...]) -> None:
+    program = f"import sys, {', '.join(modules)}; print([name for name in {unneeded!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+
+    assert result.stdout == "[]\n"
+
+
 async def test_every_route_of_the_whole_application_is_authorised_or_public(tmp_path: Path) -> None:
     settings = Settings(engine="fake", data_dir=tmp_path, account_id=ACCOUNT, api_token="token")
-    async with open_application(settings, silent, create_logger("error")) as application:
+    async with (
+        starting_backend(settings, silent) as backend,
+        open_application(settings, backend, create_logger("error")) as application,
+    ):
         transport = httpx.ASGITransport(application.api)
         headers = {"authorization": "Bearer token"}
         async with httpx.AsyncClient(transport=transport, base_url="http://gemlora", headers=headers) as client:
@@ -196,10 +240,13 @@ async def test_unused_files_are_collected_again_and_again_also_after_a_failure(
                 raise failure
             return super().discard(referenced, grace_seconds)
 
-    monkeypatch.setattr("gemlora.app.LocalObjects", Failing)
+    monkeypatch.setattr("gemlora.app.application.LocalObjects", Failing)
     settings = Settings(engine="fake", data_dir=tmp_path, collect_seconds=0.01, blob_grace_seconds=0)
     log = io.StringIO()
-    async with open_application(settings, silent, create_logger("info", "json", log)):
+    async with (
+        starting_backend(settings, silent) as backend,
+        open_application(settings, backend, create_logger("info", "json", log)),
+    ):
         for digit in "ab":
             await asyncio.to_thread(leave_unused, tmp_path / "objects" / (2 * digit) / (64 * digit))
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from tests.api.parts import RUN, TOKEN, Parts
 
-from gemlora.api.server import Config, Server, bound_socket
+from gemlora.api.listener import bound_socket
+from gemlora.api.server import Config, Server
 
 SILENT_SECONDS = 5
 """How long an answer may take before there is none: long, because a busy machine stops processes for a second."""
@@ -43,7 +44,7 @@ class RealServer:
         try:
             yield cls(parts, listener.getsockname()[1], server, task)
         finally:
-            server.should_exit = True
+            server.stop()
             await asyncio.wait_for(task, 5)
 
     @property

@@ -14,7 +14,8 @@ import httpx
 import pytest
 from tests.registry.peft_folder import PeftFolder, raw, tensors
 
-from gemlora.app import open_application, open_records
+from gemlora.app.application import open_application, open_records
+from gemlora.app.backend import starting_backend
 from gemlora.engines.cpu.weights.progress import silent
 from gemlora.engines.fake import FAKE_FACTS
 from gemlora.settings import Settings
@@ -78,7 +79,8 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
     settings = Settings(engine="fake", data_dir=tmp_path / "data", account_id=FIRST, api_token="operator")
     log = io.StringIO()
     async with (
-        open_application(settings, silent, create_logger("debug", "json", log)) as application,
+        starting_backend(settings, silent) as backend,
+        open_application(settings, backend, create_logger("debug", "json", log)) as application,
         httpx.AsyncClient(transport=httpx.ASGITransport(application.api), base_url="http://gemlora") as client,
     ):
         yield Server(client, log, settings)

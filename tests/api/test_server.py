@@ -7,7 +7,8 @@ import pytest
 from tests.api.parts import Parts
 from tests.api.real_server import QuietServer, RealServer, run_request
 
-from gemlora.api.server import HEAD_BYTES, Config, bound_socket
+from gemlora.api.listener import bound_socket
+from gemlora.api.server import HEAD_BYTES, Config
 from gemlora.engines.fake import FakeEngine
 from gemlora.errors import SettingsInvalid
 
@@ -129,3 +130,18 @@ async def test_who_speaks_another_protocol_is_told_at_once(server: RealServer) -
 
     assert (await server.exchange(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc")).startswith(b"HTTP/1.1 400 ")
     assert time.monotonic() - started < 1
+
+
+async def test_an_idle_server_looks_at_the_clock_once_a_second() -> None:
+    async with RealServer.running(Parts(FakeEngine())) as running:
+        looks: list[int] = []
+        look = running.server.on_tick
+
+        async def counted(counter: int) -> bool:
+            looks.append(counter)
+            return await look(counter)
+
+        running.server.on_tick = counted  # type: ignore[method-assign]
+        await asyncio.sleep(0.5)
+
+    assert len(looks) <= 2  # the last one at the end

@@ -14,7 +14,7 @@ from gemlora.engines.cpu.options import CpuOptions
 def test_memory_returns_after_a_hundred_loads_and_unloads(tmp_path: Path, cache_bytes: int) -> None:
     from tests.checkpoints import random_model, save
 
-    from gemlora.engines.cpu.weights import PackedModel
+    from gemlora.engines.cpu.weights.packed import PackedModel
     from gemlora.engines.cpu.weights.prepare import prepare
     from gemlora.engines.cpu.weights.progress import silent
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 from tests.registry.peft_folder import BASE, MODEL, PeftFolder, config, tensors
 
-from gemlora.app import open_records
+from gemlora.app.application import open_records
 from gemlora.cli import main
 from gemlora.engines.fake import FAKE_FACTS
 from gemlora.settings import Settings

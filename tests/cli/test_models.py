@@ -13,7 +13,7 @@ from gguf.constants import GGMLQuantizationType
 from tests.fake_hub import FakeHub, running
 from tests.gguf_files import write_gguf
 
-from gemlora.engines.cpu.weights import PackedModel
+from gemlora.engines.cpu.weights.packed import PackedModel
 from gemlora.engines.cpu.weights.prepare import prepare
 from gemlora.engines.cpu.weights.progress import silent
 

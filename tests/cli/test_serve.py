@@ -3,7 +3,7 @@
 from tests.registry.peft_folder import MODEL
 
 from gemlora.accounts.service import FirstAccess
-from gemlora.app import Announcement
+from gemlora.app.application import Announcement
 from gemlora.cli.serve import welcome
 
 ACCOUNT = "0" * 32

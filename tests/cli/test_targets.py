@@ -21,7 +21,7 @@ import typer
 from tests.e2e.running_server import ACCOUNT_ID, API_TOKEN, MODEL, RunningServer, running_server
 from tests.registry.peft_folder import PeftFolder, config, tensors
 
-from gemlora.app import open_records
+from gemlora.app.application import open_records
 from gemlora.cli import main
 from gemlora.cli.tokens import moment
 from gemlora.engines.fake import FAKE_FACTS

@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
@@ -17,11 +18,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gemlora.api.envelope import error_kind, gateway_error
 from gemlora.api.health import Lifecycle, Phase
+from gemlora.api.listener import UNSENT_BYTES
 from gemlora.api.streaming import ABORT_EXTENSION, BULK_EXTENSION
 from gemlora.errors import GemloraError, RequestTimedOut, RequestTooLarge, SettingsInvalid
-
-UNSENT_BYTES = 32 << 10
-"""Bytes of an answer that wait in this process, and as many in the kernel, before the generation waits too."""
 
 BULK_BYTES = 1 << 20
 """The same for an answer that asks for it: with the few bytes above a network of 50 ms takes 600 KB a second."""
@@ -31,6 +30,9 @@ KEEP_ALIVE_SECONDS = 75
 
 HEAD_BYTES = 64 << 10
 """Longest request line and headers together."""
+
+CLOCK_SECONDS = 1
+"""Between two looks at the clock."""
 
 HEAD_END = re.compile(rb"\n\r?\n")
 UPGRADE = re.compile(rb"\r\nUpgrade:[^\r\n]*", re.IGNORECASE)
@@ -182,6 +184,7 @@ class Server(uvicorn.Server):
         self._lifecycle = lifecycle
         self._on_ready = on_ready
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen and say so. Raises `SettingsInvalid` if another server listens at the address by now."""
@@ -192,12 +195,24 @@ class Server(uvicorn.Server):
         self._lifecycle.phase = Phase.READY
         self._on_ready()
 
+    async def main_loop(self) -> None:
+        """Wait for the end, and look at the clock once a second for the answers' date; uvicorn does so ten times."""
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), CLOCK_SECONDS)
+
+    def stop(self) -> None:
+        """Drain and end. May be called while a signal is handled."""
+        self.should_exit = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
+
     def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
         """The first signal drains, a second one drops the requests that still run."""
         self._lifecycle.phase = Phase.DRAINING
         if self.should_exit and self._loop is not None:
             self._loop.call_soon_threadsafe(self._drop_connections)
-        self.should_exit = True
+        self.stop()
         LOGGER.info("received %s", signal.Signals(sig).name)
 
     def _drop_connections(self) -> None:
@@ -221,23 +236,3 @@ def _listen(listener: socket.socket, backlog: int) -> None:
     except OSError as error:
         host, port = listener.getsockname()[:2]
         raise SettingsInvalid(f"--host {host} --port {port}: {error.strerror}") from error
-
-
-def bound_socket(host: str, port: int) -> socket.socket:
-    """A socket that has the address but does not listen yet, so that a taken port shows before a model is loaded.
-
-    Raises `SettingsInvalid`.
-    """
-    listener: socket.socket | None = None
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Accepted connections inherit it. Left to itself, the kernel would buffer a whole answer for a stalled reader.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT_BYTES)
-        listener.bind(address)
-    except OSError as error:
-        if listener is not None:
-            listener.close()
-        raise SettingsInvalid(f"--host {host} --port {port}: {error.strerror}") from error
-    return listener

@@ -7,7 +7,9 @@ from gemlora.api.validation import Json
 MEDIA_TYPE = "text/event-stream"
 DONE = b"data: [DONE]\n\n"
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 def event(payload: Json) -> bytes:
     """One event."""
-    return b"data: " + json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + _encode(payload).encode() + b"\n\n"

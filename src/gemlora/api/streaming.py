@@ -1,8 +1,10 @@
 """Streamed answers that end with their client: a reader that is gone or stalls frees what is being produced."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import NoReturn
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -42,13 +44,14 @@ class StreamedAnswer(Response):
         self.headers.update(headers)
         self._chunks = chunks
         self._stall_seconds = stall_seconds
+        self._writing_since: float | None = None
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer; return early when the client is gone or the production failed."""
         async with aclosing(self._chunks):
             try:
-                await while_connected(receive, self._send_all(send))
+                await while_connected(receive, self._send_all(send), self._stalled())
             except RequestAborted:
                 return
             except Stalled:
@@ -66,11 +69,19 @@ class StreamedAnswer(Response):
         await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, message: dict[str, object]) -> None:
-        try:
-            async with asyncio.timeout(self._stall_seconds):
-                await send(message)
-        except TimeoutError:
-            raise Stalled from None
+        self._writing_since = time.monotonic()
+        await send(message)
+        self._writing_since = None
+
+    async def _stalled(self) -> NoReturn:
+        """Raise `Stalled` when one write has taken too long. A timer for each write would cost as much as the write."""
+        while True:
+            since = self._writing_since
+            await asyncio.sleep(
+                self._stall_seconds if since is None else since + self._stall_seconds - time.monotonic()
+            )
+            if since is not None and self._writing_since == since:
+                raise Stalled
 
 
 class EventStream(StreamedAnswer):

@@ -15,7 +15,7 @@ from typing import TypeVar
 from gemlora.accounts.records import NewToken, Scope
 from gemlora.api.accounts import account_body, token_body
 from gemlora.api.finetunes import finetune_body
-from gemlora.app import Records, open_engine, open_records
+from gemlora.app.application import Records, open_engine, open_records
 from gemlora.cli.remote import RemoteTarget
 from gemlora.cli.targets import Record, Target
 from gemlora.cli.transfers import CHUNK, downloading, opened, write_download

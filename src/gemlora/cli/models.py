@@ -45,7 +45,7 @@ def list_models(settings: Settings) -> None:
     for pulled in hub.pulled():
         table.add_row(pulled.repository, "pulled", _gigabytes(pulled.size), pulled.commit[:12])
     for packed in ModelCache(Path(settings.cache_dir).expanduser()).packed():
-        table.add_row(packed.name, f"converted, {packed.quantize}", _gigabytes(packed.size), packed.digest[:12])
+        table.add_row(packed.name, f"converted, {packed.quantize}", _gigabytes(packed.weights_size), packed.digest[:12])
     if table.row_count:
         Console(soft_wrap=True).print(table)
     else:

@@ -11,7 +11,7 @@ from gemlora.cli.options import with_settings
 from gemlora.settings import Settings
 
 if TYPE_CHECKING:
-    from gemlora.app import Announcement
+    from gemlora.app.application import Announcement
 
 BODY = (
     '{ "messages": [{ "role": "system", "content": "You are a friendly assistant" }, '
@@ -26,7 +26,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @with_settings(*Settings.model_fields)
 def serve(settings: Settings) -> None:
     """Start the server."""
-    from gemlora.app import serve as run
+    from gemlora.app.server import serve as run
     from gemlora.cli.progress import ProgressBar
 
     with ProgressBar() as progress:

@@ -15,7 +15,6 @@ from gemlora.registry.peft_config import LoraConfig, read_config, suffixes
 from gemlora.registry.safetensors_header import TensorEntry, read_header
 from gemlora.registry.strict_json import shown
 from gemlora.registry.tensor_names import EMBEDDING, HEAD, ModuleNames, Part, Place, Target, claim, name_invalid
-from gemlora.registry.tensor_values import check_tied, check_values
 from gemlora.storage.manifest import AdapterManifest, BaseCopy, EmbeddingLora, HeadLora, LoraModule, Tensor
 from gemlora.storage.objects import digest_of
 
@@ -57,6 +56,9 @@ def check_adapter(
     """
     checked = fit_adapter(config, weights, base, limits, weights_digest or digest_of(weights))
     manifest = checked.manifest
+    # Only here: the server starts without NumPy.
+    from gemlora.registry.tensor_values import check_tied, check_values
+
     silent, pairs = check_values(weights, manifest)
     if config.ties_embedding and base.tied and manifest.embedding is not None and manifest.head is not None:
         check_tied(weights, manifest.embedding, manifest.head)

@@ -6,6 +6,7 @@ Knows nothing of roles and turns (`prompt.py`) nor of characters that are spread
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,10 @@ BYTE: Final = re.compile(r"<0x([0-9A-F]{2})>")
 
 WRITTEN_SPACES: Final = re.compile(f"({SPACE}{{2,31}})")
 """Runs of the character U+2581 itself: the reference takes each for a piece before it looks at spaces."""
+
+
+REMEMBERED_PIECES: Final = 1 << 14
+"""Most used pieces, a megabyte or two: answers repeat them, and asking the library takes twenty times as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ class Tokenizer:
         self._vocabulary = vocabulary
         self._silent = frozenset(i for name, i in vocabulary.controls.items() if not RESERVED.fullmatch(name))
         self._control = _control_pattern(vocabulary.controls)
+        self._remembered = lru_cache(REMEMBERED_PIECES)(self._spell)
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
@@ -93,6 +99,9 @@ class Tokenizer:
         Control tokens have none, and neither has an id behind the vocabulary; `<unusedN>` and `<mask>` are written as
         they are spelled, so that the marks of a fine-tuned model can be seen.
         """
+        return self._remembered(token)
+
+    def _spell(self, token: int) -> bytes:
         if token in self._silent or not 0 <= token < self._vocabulary.size:
             return b""
         spelling = self._vocabulary.spelling(token)

@@ -19,7 +19,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., "Check
     import torch
     from tests.checkpoints import Checkpoint, random_model, save
 
-    from gemlora.engines.cpu.weights import PackedModel
+    from gemlora.engines.cpu.weights.packed import PackedModel
     from gemlora.engines.cpu.weights.prepare import prepare
     from gemlora.engines.cpu.weights.progress import silent
 

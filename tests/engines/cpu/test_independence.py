@@ -22,7 +22,7 @@ from gemlora.engines.cpu.frames import Cancel, Delivered, ProbeAdapter, Probed, 
 from gemlora.engines.cpu.runner import Runner
 from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
-from gemlora.engines.cpu.weights import PackedModel
+from gemlora.engines.cpu.weights.packed import PackedModel
 from gemlora.kernels import EmbeddingPair, Kernels, LoraPair, LoraWeights
 from gemlora.kernels.interface import Float32
 from gemlora.kernels.native import NativeKernels, instruction_sets

@@ -17,7 +17,7 @@ from tests.collecting import collect, until
 from gemlora.engines.contract import AdapterRef, GenerateRequest, Sampling
 from gemlora.engines.cpu.client import CpuEngine
 from gemlora.engines.cpu.options import CpuOptions
-from gemlora.engines.cpu.weights import PackedModel
+from gemlora.engines.cpu.weights.packed import PackedModel
 from gemlora.errors import AdapterInvalid, EngineFailed, SettingsInvalid, WeightsInvalid
 
 

@@ -10,8 +10,8 @@ from gguf.constants import GGMLQuantizationType
 from numpy.typing import NDArray
 from tests.gguf_files import HIDDEN, tensor_shapes, write_gguf
 
-from gemlora.engines.cpu.weights import PackedModel
 from gemlora.engines.cpu.weights.gguf_checkpoint import GgufCheckpoint
+from gemlora.engines.cpu.weights.packed import PackedModel
 from gemlora.engines.cpu.weights.packing import pack
 from gemlora.engines.cpu.weights.pieces import Pieces
 from gemlora.engines.cpu.weights.progress import silent

@@ -12,8 +12,8 @@ from huggingface_hub import constants
 from safetensors.numpy import save_file
 from tests.fake_hub import FakeHub, running
 
-from gemlora.engines.cpu.weights import PackedModel
 from gemlora.engines.cpu.weights import hub as gemma_hub
+from gemlora.engines.cpu.weights.packed import PackedModel
 from gemlora.engines.cpu.weights.prepare import prepare
 from gemlora.engines.cpu.weights.progress import silent
 from gemlora.errors import WeightsInvalid

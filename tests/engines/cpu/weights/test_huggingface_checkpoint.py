@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 from tests.checkpoints import random_model, save
 from transformers import PreTrainedModel
 
-from gemlora.engines.cpu.weights import PackedModel
 from gemlora.engines.cpu.weights.huggingface_checkpoint import files_of, opened_folder
+from gemlora.engines.cpu.weights.packed import PackedModel
 from gemlora.engines.cpu.weights.packing import pack
 from gemlora.engines.cpu.weights.progress import silent
 from gemlora.errors import WeightsInvalid

@@ -12,8 +12,8 @@ import pytest
 from gguf.constants import GGMLQuantizationType
 from tests.gguf_files import write_gguf
 
-from gemlora.engines.cpu.weights import PackedModel, facts
-from gemlora.engines.cpu.weights.packed import DESCRIPTION_FILE, WEIGHTS_FILE
+from gemlora.engines.cpu.weights.folder import DESCRIPTION_FILE, WEIGHTS_FILE
+from gemlora.engines.cpu.weights.packed import PackedModel, facts
 from gemlora.engines.cpu.weights.prepare import prepare
 from gemlora.engines.cpu.weights.progress import silent
 from gemlora.errors import WeightsInvalid

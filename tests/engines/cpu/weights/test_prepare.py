@@ -15,10 +15,10 @@ import pytest
 from gguf.constants import GGMLQuantizationType
 from tests.gguf_files import write_gguf
 
-from gemlora.engines.cpu.weights import PackedModel
 from gemlora.engines.cpu.weights.cache import MODELS, PARTIAL
+from gemlora.engines.cpu.weights.folder import DESCRIPTION_FILE, WEIGHTS_FILE
 from gemlora.engines.cpu.weights.gguf_file import GgufHeader
-from gemlora.engines.cpu.weights.packed import DESCRIPTION_FILE, WEIGHTS_FILE
+from gemlora.engines.cpu.weights.packed import PackedModel
 from gemlora.engines.cpu.weights.pieces import Pieces
 from gemlora.engines.cpu.weights.prepare import prepare
 from gemlora.engines.cpu.weights.progress import silent

@@ -10,8 +10,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-from gemlora.engines.cpu.weights.packed import PackedModel
-from gemlora.engines.cpu.weights.packing import sync
+from gemlora.engines.cpu.weights.folder import Summary, sync
 from gemlora.engines.cpu.weights.pieces import Pieces
 from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.errors import StorageFailed, WeightsInvalid
@@ -53,12 +52,12 @@ class ModelCache:
             raise StorageFailed(f"{folder}: the model cannot be written: {error.strerror}") from error
         return folder
 
-    def packed(self) -> list[PackedModel]:
+    def packed(self) -> list[Summary]:
         """Every complete model, by name."""
         models = []
         for folder in self._models.iterdir():
             with suppress(WeightsInvalid):
-                models.append(PackedModel.open(folder))
+                models.append(Summary.read(folder))
         return sorted(models, key=lambda model: (model.name, model.quantize))
 
     def digest(self, paths: Sequence[Path], progress: Progress) -> str:
@@ -105,7 +104,7 @@ class ModelCache:
 
 def _is_complete(folder: Path) -> bool:
     try:
-        PackedModel.open(folder)
+        Summary.read(folder)
     except WeightsInvalid:
         return False
     return True

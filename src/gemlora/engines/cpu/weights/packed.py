@@ -12,16 +12,11 @@ from numpy.typing import NDArray
 
 from gemlora.engines.contract import ModelFacts
 from gemlora.engines.cpu.config import GemmaConfig
+from gemlora.engines.cpu.weights.folder import DESCRIPTION_FILE, WEIGHTS_FILE, Summary
 from gemlora.engines.cpu.weights.tensor_names import shapes
 from gemlora.engines.cpu.weights.vocabulary import SpecialTokens
 from gemlora.errors import WeightsInvalid
 from gemlora.kernels.matrix import PANEL, Format, Matrix, padded
-
-LAYOUT = 1
-"""Raised whenever the bytes of `weights.bin` or the meaning of `model.json` change."""
-
-DESCRIPTION_FILE = "model.json"
-WEIGHTS_FILE = "weights.bin"
 
 FAMILIES = {1: "gemma", 2: "gemma2", 3: "gemma3"}
 
@@ -56,18 +51,11 @@ class MatrixEntry(msgspec.Struct, frozen=True):
         return tuple(region for region in (self.values, self.scales, self.minimums) if region is not None)
 
 
-class Description(msgspec.Struct, frozen=True):
+class Description(Summary, frozen=True):
     """`model.json`."""
 
-    layout: int
-    name: str
-    digest: str
-    """SHA-256 of the checkpoint's files, 64 hex digits."""
-    quantize: Literal["none", "int8"]
-    weights_size: int
     config: GemmaConfig
     tokens: SpecialTokens
-    tokenizer: str
     matrices: dict[str, MatrixEntry]
     vectors: dict[str, Region]
 
@@ -84,14 +72,12 @@ class PackedModel:
     def open(cls, folder: Path) -> Self:
         """Raises `WeightsInvalid` if a file is missing, cut off or of another layout."""
         try:
-            description = msgspec.json.decode((folder / DESCRIPTION_FILE).read_bytes(), type=Description)
+            description = Description.read(folder)
             check(description, folder)
             with (folder / WEIGHTS_FILE).open("rb") as file:
                 weights = mmap.mmap(file.fileno(), description.weights_size, prot=mmap.PROT_READ)
         except OSError as error:
             raise WeightsInvalid(f"{folder}: {error.filename}: {error.strerror}") from error
-        except msgspec.DecodeError as error:
-            raise WeightsInvalid(f"{folder / DESCRIPTION_FILE}: {error}") from error
         return cls(folder, description, weights)
 
     @property
@@ -180,13 +166,7 @@ def facts(model: PackedModel, context_window: int) -> ModelFacts:
 
 def check(description: Description, folder: Path) -> None:
     """Raises `WeightsInvalid` if the table does not fit the architecture or the file."""
-    if description.layout != LAYOUT:
-        raise WeightsInvalid(f"{folder}: packed layout {description.layout} is not {LAYOUT}")
-    size = (folder / WEIGHTS_FILE).stat().st_size
-    if size != description.weights_size:
-        raise WeightsInvalid(f"{folder / WEIGHTS_FILE}: has {size} bytes, not {description.weights_size}")
-    if not (folder / description.tokenizer).is_file():
-        raise WeightsInvalid(f"{folder}: {description.tokenizer} is missing")
+    size = description.weights_size
     wanted = shapes(description.config, tied="head" not in description.matrices)
     found = {name: (entry.rows, entry.columns) for name, entry in description.matrices.items()}
     if wanted != {**found, **{name: region.shape for name, region in description.vectors.items()}}:

@@ -12,14 +12,8 @@ from numpy.typing import NDArray
 
 from gemlora.engines.cpu.weights import quantization
 from gemlora.engines.cpu.weights.checkpoint import Checkpoint, Floats, Quantized, Storage, Tensor
-from gemlora.engines.cpu.weights.packed import (
-    DESCRIPTION_FILE,
-    LAYOUT,
-    WEIGHTS_FILE,
-    Description,
-    MatrixEntry,
-    Region,
-)
+from gemlora.engines.cpu.weights.folder import DESCRIPTION_FILE, LAYOUT, WEIGHTS_FILE, sync
+from gemlora.engines.cpu.weights.packed import Description, MatrixEntry, Region
 from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.errors import WeightsInvalid
 from gemlora.kernels.matrix import PANEL, Format, PackedRows, pack_float_rows, pack_integer_rows, padded
@@ -61,15 +55,6 @@ def pack(
     for path in (folder / tokenizer, folder / DESCRIPTION_FILE, folder):
         sync(path)
     return description
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on disk."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 class _Plan:

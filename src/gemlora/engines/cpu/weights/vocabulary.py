@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gemlora.engines.cpu.weights import piece_file
 from gemlora.engines.cpu.weights.piece_file import PieceType
 from gemlora.errors import WeightsInvalid
@@ -97,9 +95,12 @@ def write_gguf_vocabulary(metadata: Mapping[str, Any], folder: Path) -> SpecialT
 
 def _column(metadata: Mapping[str, Any], name: str) -> list[Any]:
     values = metadata.get(f"tokenizer.ggml.{name}")
-    if not isinstance(values, list | np.ndarray):
+    if isinstance(values, list):
+        return values
+    tolist = getattr(values, "tolist", None)  # a NumPy array's; the server imports this module, but no NumPy
+    if tolist is None:
         raise WeightsInvalid(f"tokenizer.ggml.{name} is missing or no array")
-    return list(values) if isinstance(values, list) else values.tolist()
+    return list(tolist())
 
 
 def write_folder_vocabulary(checkpoint: Path, folder: Path, embeddings: int) -> SpecialTokens:

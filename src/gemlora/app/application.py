@@ -1,19 +1,15 @@
-"""The composition root: settings become connected objects, an ASGI application and a running server.
-
-The only place that constructs what lives long. Start-up is a straight line: whatever fails stops it, and nothing
-listens before everything is ready.
-"""
+"""Services, storage and an HTTP application around an engine. A straight line: whatever fails stops the start."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
+from socket import socket
 
 import msgspec
-import uvloop
 from fastapi import FastAPI
 from structlog.typing import FilteringBoundLogger
 
@@ -21,8 +17,8 @@ from gemlora.accounts.repository import AccountRepository
 from gemlora.accounts.service import Accounts, FirstAccess
 from gemlora.api.application import Limits, Services, create_api
 from gemlora.api.health import Lifecycle
-from gemlora.api.server import Config, Server, bound_socket
-from gemlora.engines.contract import Engine
+from gemlora.api.server import Config, Server
+from gemlora.app.backend import StartingBackend, starting_backend
 from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.errors import EngineFailed, GemloraError
 from gemlora.playground.page import Playground
@@ -36,7 +32,6 @@ from gemlora.registry.uploads import Uploads
 from gemlora.serving.adapters import ServingEngine
 from gemlora.serving.codec import GemmaCodec
 from gemlora.serving.service import TextGeneration
-from gemlora.serving.tokenizer import Tokenizer
 from gemlora.settings import Settings
 from gemlora.storage.data import DataFolder
 from gemlora.storage.database import Database
@@ -45,9 +40,6 @@ from gemlora.storage.objects import Objects
 from gemlora.storage.servers import notice
 from gemlora.telemetry.logs import adopt_standard_logging, create_logger
 from gemlora.telemetry.metrics import Metrics
-
-DEFAULT_CONTEXT_WINDOW = 8192
-"""Unless set; weights with a smaller one keep theirs."""
 
 LOCAL_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104
 """Where a server that listens on every interface is reached from its own machine."""
@@ -70,14 +62,6 @@ class Announcement:
     url: str
     access: FirstAccess
     model: Model
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """An engine that has not been started, and its tokenizer to be loaded meanwhile: each takes part of a second."""
-
-    engine: Engine
-    load_tokenizer: Callable[[], Tokenizer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,31 +95,37 @@ class NoEngine:
         """Nothing is loaded."""
 
 
-def serve(settings: Settings, announce: Callable[[Announcement], None], progress: Progress) -> None:
-    """Serve until a signal ends it; calls `announce` when the server listens.
-
-    Raises the `GemloraError` that prevents the start: bad settings, weights, data folder or address.
-    """
+async def run(
+    settings: Settings, backend: StartingBackend, listener: socket, announce: Callable[[Announcement], None]
+) -> None:
+    """Listen on the bound socket as soon as everything is ready, and serve until a signal ends it."""
     log = create_logger(settings.log_level, settings.log_format)
     adopt_standard_logging(log, settings.log_level)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, announce, progress, log))
+    async with open_application(settings, backend, log) as application:
+        host, port = listener.getsockname()[:2]
+        shown = LOCAL_ADDRESSES.get(host, f"[{host}]" if ":" in host else host)
+        announcement = Announcement(f"http://{shown}:{port}", application.access, application.model)
+        config = Config(application.api, settings.drain_seconds, settings.header_seconds)
+        gc.freeze()  # what the start left stays: looking through it ever again would hold up every stream
+        with notice(DataFolder(settings.data_dir.absolute()).servers) as publish:
+
+            def listening() -> None:
+                publish(announcement.url)
+                announce(announcement)
+
+            await Server(config, application.lifecycle, listening).serve(sockets=[listener])
 
 
 @asynccontextmanager
 async def open_application(
-    settings: Settings, progress: Progress, log: FilteringBoundLogger
+    settings: Settings, backend: StartingBackend, log: FilteringBoundLogger
 ) -> AsyncIterator[Application]:
-    """Connect and start everything; stop it in the reverse order at the end of the block."""
+    """Connect everything and wait for the engine; disconnect it in the reverse order at the end of the block."""
+    engine = backend.engine
     async with AsyncExitStack() as stack:
-        backend = await asyncio.to_thread(_backend, settings, progress)
-        engine = backend.engine
-        stack.push_async_callback(engine.close)
-        starting = asyncio.gather(engine.start(), asyncio.to_thread(backend.load_tokenizer))
-        stack.callback(starting.cancel)
         records = await stack.enter_async_context(open_records(settings, ServingEngine(engine, log)))
         access = await records.prepare()
-        _, tokenizer = await starting
+        tokenizer = await backend.ready()
         model = _model(settings, Base.of(engine.facts))
         await records.adapter_rows.record_base(model.name, model.base, datetime.now(UTC))
         collecting = asyncio.create_task(_collect(records.adapters, settings.collect_seconds, log))
@@ -207,12 +197,10 @@ def _objects(settings: Settings, data: DataFolder) -> Objects:
 @asynccontextmanager
 async def open_engine(settings: Settings, progress: Progress, log: FilteringBoundLogger) -> AsyncIterator[Served]:
     """Start an engine without a server, for the probes of a command; stop it at the end of the block."""
-    engine = (await asyncio.to_thread(_backend, settings, progress)).engine
-    try:
-        await engine.start()
+    async with starting_backend(settings, progress) as backend:
+        await backend.ready()
+        engine = backend.engine
         yield Served(ServingEngine(engine, log), _model(settings, Base.of(engine.facts)))
-    finally:
-        await engine.close()
 
 
 async def _collect(adapters: Adapters, seconds: float, log: FilteringBoundLogger) -> None:
@@ -231,69 +219,6 @@ async def _collect(adapters: Adapters, seconds: float, log: FilteringBoundLogger
 async def _end(task: "asyncio.Task[None]") -> None:
     task.cancel()
     await asyncio.wait([task])
-
-
-async def _serve(
-    settings: Settings, announce: Callable[[Announcement], None], progress: Progress, log: FilteringBoundLogger
-) -> None:
-    with bound_socket(settings.host, settings.port) as listener:
-        async with open_application(settings, progress, log) as application:
-            host, port = listener.getsockname()[:2]
-            shown = LOCAL_ADDRESSES.get(host, f"[{host}]" if ":" in host else host)
-            announcement = Announcement(f"http://{shown}:{port}", application.access, application.model)
-            config = Config(application.api, settings.drain_seconds, settings.header_seconds)
-            with notice(DataFolder(settings.data_dir.absolute()).servers) as publish:
-
-                def listening() -> None:
-                    publish(announcement.url)
-                    announce(announcement)
-
-                await Server(config, application.lifecycle, listening).serve(sockets=[listener])
-
-
-def _backend(settings: Settings, progress: Progress) -> Backend:
-    return _fake_backend(settings) if settings.engine == "fake" else _cpu_backend(settings, progress)
-
-
-def _fake_backend(settings: Settings) -> Backend:
-    from gemlora.engines.fake import FAKE_FACTS, FakeEngine
-    from gemlora.serving.byte_vocabulary import byte_vocabulary
-
-    window = settings.context_window or DEFAULT_CONTEXT_WINDOW
-    return Backend(
-        FakeEngine(msgspec.structs.replace(FAKE_FACTS, context_window=window)), lambda: Tokenizer(byte_vocabulary())
-    )
-
-
-def _cpu_backend(settings: Settings, progress: Progress) -> Backend:
-    # Only here: the fake engine starts without the readers of checkpoints.
-    from gemlora.engines.cpu.client import CpuEngine
-    from gemlora.engines.cpu.options import CpuOptions
-    from gemlora.engines.cpu.weights import PackedModel
-
-    folder = _packed_folder(settings, progress)
-    options = CpuOptions(
-        model=str(folder),
-        threads=settings.threads,
-        instruction_set=settings.instruction_set,
-        kv_cache_bytes=settings.kv_cache_bytes,
-        max_sequences=settings.max_sequences,
-        max_queue=settings.max_queue,
-        step_tokens=settings.step_tokens,
-        adapter_memory_bytes=settings.adapter_memory_bytes,
-        adapter_cache=str(settings.cache_dir / "adapters"),
-        adapter_cache_bytes=settings.adapter_cache_bytes,
-        adapter_dtype=settings.adapter_dtype,
-        context_window=settings.context_window or DEFAULT_CONTEXT_WINDOW,
-    )
-    return Backend(CpuEngine(options), lambda: Tokenizer.load(PackedModel.open(folder).tokenizer_path))
-
-
-def _packed_folder(settings: Settings, progress: Progress) -> Path:
-    from gemlora.engines.cpu.weights.prepare import prepare
-
-    hub_token = settings.hub_token.get_secret_value() if settings.hub_token else None
-    return prepare(settings.weights, settings.revision, hub_token, settings.quantize, settings.cache_dir, progress)
 
 
 def _model(settings: Settings, base: Base) -> Model:
