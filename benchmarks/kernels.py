@@ -121,13 +121,13 @@ def lora_case(kernels: NativeKernels, rows: int, adapters: int, rank: int = 8) -
         for _ in range(adapters)
     ]
     segments = Segments.of(
-        [(LoraWeights(str(i), {(0, "up_proj"): pair}), rows // adapters) for i, pair in enumerate(pairs)]
+        [(LoraWeights(str(i), {(0, (("up_proj", 0),)): pair}), rows // adapters) for i, pair in enumerate(pairs)]
     )
     x, out = floats(rows, HIDDEN), np.zeros((rows, FEED_FORWARD), np.float32)
     macs = rows * rank * (HIDDEN + FEED_FORWARD)
     return Case(
         f"adapt rank {rank}, {rows} rows, {adapters} adapters",
-        lambda: kernels.adapt(x, out, segments, 0, "up_proj"),
+        lambda: kernels.adapt(x, out, segments, 0, (("up_proj", 0),)),
         macs,
         adapters * rank * (HIDDEN + FEED_FORWARD) * 2,
     )
@@ -196,12 +196,19 @@ def row_cases(kernels: NativeKernels) -> Iterator[Case]:
             0,
             2 * x.nbytes,
         )
-        yield Case(f"add, {rows} rows", lambda x=x, y=out: kernels.add(y, x), 0, 3 * x.nbytes)
+        yield Case(
+            f"add_branch, {rows} rows",
+            lambda x=x, y=out, w=weight: kernels.add_branch(x, y, w, w, 1e-6, y),
+            0,
+            4 * x.nbytes,
+        )
+        keys = floats(rows, KV_HEADS, HEAD_SIZE)
+        norm = floats(HEAD_SIZE)
         yield Case(
             f"rotate, {rows} rows",
-            lambda q=queries, t=tables, p=positions: kernels.rotate(q, t, t, p),
+            lambda q=queries, k=keys, n=norm, t=tables, p=positions: kernels.rotate(q, n, k, n, 1e-6, t, t, p),
             0,
-            3 * queries.nbytes,
+            3 * (queries.nbytes + keys.nbytes),
         )
         yield Case(
             f"gelu_gate, {rows} rows", lambda g=gate_up, o=gated: kernels.gelu_gate(g, o), 0, 1.5 * gate_up.nbytes

@@ -4,10 +4,12 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
+#include <functional>
 #include <map>
 #include <stdexcept>
 #include <string>
@@ -356,23 +358,32 @@ public:
         kernels_.rms_norm(x, weight.data, epsilon, out);
     }
 
-    void add(nb::handle x_, nb::handle y_) {
-        const auto x = rows_of<float>(x_, "x");
-        const auto y = rows_of<const float>(y_, "y");
-        require_shape(y, x, "shape of y");
+    void add_branch(nb::handle stream_, nb::handle branch_, nb::handle branch_norm, nb::handle norm_, float epsilon,
+                    nb::handle normed_) {
+        const auto stream = rows_of<float>(stream_, "stream");
+        const Branch branch{rows_of<float>(branch_, "branch"), norm_of(branch_norm, stream.columns, "branch_norm")};
+        const auto norm = span_of<float>(norm_, stream.columns, "norm");
+        const auto normed = rows_of<float>(normed_, "normed");
+        require_shape(branch.rows, stream, "shape of branch");
+        require_shape(normed, stream, "shape of normed");
         const nb::gil_scoped_release release;
-        kernels_.add(x, y);
+        kernels_.add_branch(stream, branch, norm.data, epsilon, normed);
     }
 
-    void rotate(nb::handle x_, nb::handle cosines_, nb::handle sines_, nb::handle positions_) {
-        const auto x = heads_of<float>(x_, "x");
+    void rotate(nb::handle queries_, nb::handle query_norm, nb::handle keys_, nb::handle key_norm, float epsilon,
+                nb::handle cosines_, nb::handle sines_, nb::handle positions_) {
+        const auto queries = heads_of<float>(queries_, "queries"), keys = heads_of<float>(keys_, "keys");
         const auto cosines = rows_of<const float>(cosines_, "cosines");
         const auto sines = rows_of<const float>(sines_, "sines");
-        const auto positions = span_of<std::int32_t>(positions_, x.rows, "positions");
-        require_size(x.size, 2 * cosines.columns, "size of a head");
+        const auto positions = span_of<std::int32_t>(positions_, queries.rows, "positions");
+        require_size(keys.rows, queries.rows, "rows of keys");
+        require_size(keys.size, queries.size, "size of a head");
+        require_size(queries.size, 2 * cosines.columns, "size of a head");
         require_shape(sines, cosines, "shape of sines");
+        const RotatedHeads rotated_queries{queries, norm_of(query_norm, queries.size, "query_norm")};
+        const RotatedHeads rotated_keys{keys, norm_of(key_norm, keys.size, "key_norm")};
         const nb::gil_scoped_release release;
-        kernels_.rotate(x, cosines, sines, positions);
+        kernels_.rotate(rotated_queries, rotated_keys, epsilon, cosines, sines, positions);
     }
 
     void store_kv(nb::handle keys_, nb::handle values_, nb::handle cache_, nb::handle tables, nb::handle sequences,
@@ -420,24 +431,33 @@ public:
         kernels_.softcap(x, cap);
     }
 
-    void adapt(nb::handle x_, nb::handle out_, const Segments& segments, int layer, std::string_view module) {
-        const std::pair<int, std::string> key{layer, module};
-        adapt_rows(x_, out_, segments, [&](const Adapter& adapter) -> const LowRank* {
-            const auto found = adapter.pairs.find(key);
-            return found == adapter.pairs.end() ? nullptr : &found->second;
-        });
+    void adapt(nb::handle x, nb::handle out, const Segments& segments, int layer,
+               const std::vector<std::pair<std::string, std::int64_t>>& modules) {
+        std::vector<Place> places;
+        for (const auto& [module, column] : modules) {
+            const std::pair<int, std::string> key{layer, module};
+            places.push_back({column, [key](const Adapter& adapter) -> const LowRank* {
+                                  const auto found = adapter.pairs.find(key);
+                                  return found == adapter.pairs.end() ? nullptr : &found->second;
+                              }});
+        }
+        adapt_rows(x, out, segments, places);
     }
 
     void adapt_head(nb::handle x, nb::handle out, const Segments& segments) {
         adapt_rows(x, out, segments,
-                   [](const Adapter& adapter) { return adapter.head ? &*adapter.head : nullptr; });
+                   {{0, [](const Adapter& adapter) { return adapter.head ? &*adapter.head : nullptr; }}});
     }
 
     void adapt_embedding(nb::handle tokens_, float scale, nb::handle out_, const Segments& segments) {
         const auto out = rows_of<float>(out_, "out");
         const auto tokens = span_of<std::int32_t>(tokens_, out.rows, "tokens");
-        const std::vector<LowRankRows> changes = changes_of(
-            segments, out, [](const Adapter& adapter) { return adapter.embedding ? &*adapter.embedding : nullptr; });
+        const Place place{0, [](const Adapter& adapter) { return adapter.embedding ? &*adapter.embedding : nullptr; }};
+        std::vector<LowRankRows> changes;
+        add_changes(changes, segments, out, place);
+        for (const LowRankRows& rows : changes) {
+            require_size(rows.change->outputs, out.columns, "outputs of b");
+        }
         const nb::gil_scoped_release release;
         kernels_.adapt_embedding(tokens, scale, out, changes);
     }
@@ -501,35 +521,50 @@ private:
         return {&matrix.packed, left, right};
     }
 
-    // change_of(adapter) is the adapter's change or null.
-    template <class Function>
-    static std::vector<LowRankRows> changes_of(const Segments& segments, const Rows<float>& out, Function&& change_of) {
+    static const float* norm_of(nb::handle object, std::int64_t size, const char* name) {
+        return object.is_none() ? nullptr : span_of<float>(object, size, name).data;
+    }
+
+    // Where the outputs of a change begin, and an adapter's change or null.
+    struct Place {
+        std::int64_t column;
+        std::function<const LowRank*(const Adapter&)> change_of;
+    };
+
+    static void add_changes(std::vector<LowRankRows>& changes, const Segments& segments, const Rows<float>& out,
+                            const Place& place) {
         if (!segments.ends.empty() && segments.ends.back() > out.rows) {
             refuse("segments", "within the rows of out");
         }
-        std::vector<LowRankRows> changes;
         for (std::size_t i = 0; i < segments.ends.size(); ++i) {
             const std::int64_t start = i > 0 ? segments.ends[i - 1] : 0;
             const Adapter* const adapter = segments.adapters[i];
             if (adapter == nullptr || segments.ends[i] == start) {
                 continue;
             }
-            if (const LowRank* const change = change_of(*adapter)) {
-                require_size(change->outputs, out.columns, "outputs of b");
-                changes.push_back({change, start, segments.ends[i] - start});
+            if (const LowRank* const change = place.change_of(*adapter)) {
+                changes.push_back({change, start, segments.ends[i] - start, place.column});
             }
         }
-        return changes;
     }
 
-    template <class Function>
-    void adapt_rows(nb::handle x_, nb::handle out_, const Segments& segments, Function&& change_of) {
+    // The outputs of the places lie side by side, each ends where the next one begins.
+    void adapt_rows(nb::handle x_, nb::handle out_, const Segments& segments, const std::vector<Place>& places) {
         const auto x = rows_of<const float>(x_, "x");
         const auto out = rows_of<float>(out_, "out");
         require_size(out.rows, x.rows, "rows of out");
-        const std::vector<LowRankRows> changes = changes_of(segments, out, change_of);
-        for (const LowRankRows& rows : changes) {
-            require_size(rows.change->inputs, x.columns, "inputs of a");
+        std::vector<LowRankRows> changes;
+        for (std::size_t i = 0; i < places.size(); ++i) {
+            const std::int64_t end = i + 1 < places.size() ? places[i + 1].column : out.columns;
+            if (places[i].column < 0 || end > out.columns || (i == 0 && places[i].column != 0)) {
+                refuse("columns", "from 0, in order and within out");
+            }
+            const std::size_t known = changes.size();
+            add_changes(changes, segments, out, places[i]);
+            for (std::size_t added = known; added < changes.size(); ++added) {
+                require_size(changes[added].change->outputs, end - places[i].column, "outputs of b");
+                require_size(changes[added].change->inputs, x.columns, "inputs of a");
+            }
         }
         const nb::gil_scoped_release release;
         kernels_.adapt(x, out, changes);
@@ -572,8 +607,10 @@ NB_MODULE(_native, module) {
         .def("linear", &Library::linear, nb::arg("x"), nb::arg("matrices"), nb::arg("out"))
         .def("embed", &Library::embed, nb::arg("matrix"), nb::arg("tokens"), nb::arg("scale"), nb::arg("out"))
         .def("rms_norm", &Library::rms_norm, nb::arg("x"), nb::arg("weight"), nb::arg("epsilon"), nb::arg("out"))
-        .def("add", &Library::add, nb::arg("x"), nb::arg("y"))
-        .def("rotate", &Library::rotate, nb::arg("x"), nb::arg("cosines"), nb::arg("sines"), nb::arg("positions"))
+        .def("add_branch", &Library::add_branch, nb::arg("stream"), nb::arg("branch"), nb::arg("branch_norm").none(),
+             nb::arg("norm"), nb::arg("epsilon"), nb::arg("normed"))
+        .def("rotate", &Library::rotate, nb::arg("queries"), nb::arg("query_norm").none(), nb::arg("keys"),
+             nb::arg("key_norm").none(), nb::arg("epsilon"), nb::arg("cosines"), nb::arg("sines"), nb::arg("positions"))
         .def("store_kv", &Library::store_kv, nb::arg("keys"), nb::arg("values"), nb::arg("cache"),
              nb::arg("block_tables"), nb::arg("sequence_of_row"), nb::arg("positions"))
         .def("attend", &Library::attend, nb::arg("queries"), nb::arg("cache"), nb::arg("block_tables"),
@@ -582,7 +619,7 @@ NB_MODULE(_native, module) {
         .def("gelu_gate", &Library::gelu_gate, nb::arg("gate_up"), nb::arg("out"))
         .def("softcap", &Library::softcap, nb::arg("x"), nb::arg("cap"))
         .def("adapt", &Library::adapt, nb::arg("x"), nb::arg("out"), nb::arg("segments"), nb::arg("layer"),
-             nb::arg("module"))
+             nb::arg("modules"))
         .def("adapt_head", &Library::adapt_head, nb::arg("x"), nb::arg("out"), nb::arg("segments"))
         .def("adapt_embedding", &Library::adapt_embedding, nb::arg("tokens"), nb::arg("scale"), nb::arg("out"),
              nb::arg("segments"))

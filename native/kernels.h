@@ -22,6 +22,18 @@ struct Sampling {
     Span<std::int64_t> history_ends;
 };
 
+// What a half of a layer adds to the stream, after a norm if there is one.
+struct Branch {
+    Rows<float> rows;
+    const float* norm; // or null
+};
+
+// Heads that get their position, after a norm if there is one.
+struct RotatedHeads {
+    Heads<float> heads;
+    const float* norm; // [size] or null
+};
+
 // One call at a time runs; others wait.
 class Kernels {
 public:
@@ -30,9 +42,10 @@ public:
     void linear(const Rows<const float>& x, const std::vector<const PackedMatrix*>& matrices, const Rows<float>& out);
     void embed(const PackedMatrix& matrix, Span<std::int32_t> tokens, float scale, const Rows<float>& out);
     void rms_norm(const Heads<const float>& x, const float* weight, float epsilon, const Heads<float>& out);
-    void add(const Rows<float>& x, const Rows<const float>& y);
-    void rotate(const Heads<float>& x, const Rows<const float>& cosines, const Rows<const float>& sines,
-                Span<std::int32_t> positions);
+    void add_branch(const Rows<float>& stream, const Branch& branch, const float* norm, float epsilon,
+                    const Rows<float>& normed);
+    void rotate(const RotatedHeads& queries, const RotatedHeads& keys, float epsilon, const Rows<const float>& cosines,
+                const Rows<const float>& sines, Span<std::int32_t> positions);
     void store_kv(const Heads<const float>& keys, const Heads<const float>& values, const Cache& cache,
                   const Paging& paging);
     void attend(const AttentionInputs& inputs);

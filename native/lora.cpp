@@ -23,7 +23,8 @@ std::vector<Piece> pieces_of(const std::vector<LowRankRows>& changes) {
     for (const LowRankRows& rows : changes) {
         const std::int64_t outputs = rows.change->outputs;
         for (std::int64_t start = 0; start < rows.count; start += most_rows) {
-            const LowRankRows some{rows.change, rows.first + start, std::min(most_rows, rows.count - start)};
+            const LowRankRows some{rows.change, rows.first + start, std::min(most_rows, rows.count - start),
+                                   rows.column};
             for (std::int64_t begin = 0; begin < outputs; begin += most_outputs) {
                 pieces.push_back({some, begin, std::min(begin + most_outputs, outputs)});
             }
@@ -49,7 +50,8 @@ void Kernels::raise(const Rows<float>& out, const std::vector<LowRankRows>& chan
         const auto& [rows, begin, end] = pieces[static_cast<std::size_t>(index)];
         float* const low_rank = thread_scratch(thread).get<float>(rank * most_rows);
         lower(rows, low_rank);
-        table_.raise(*rows.change, low_rank, {out.row(rows.first), rows.count, out.columns, out.stride}, begin, end);
+        table_.raise(*rows.change, low_rank,
+                     {out.row(rows.first) + rows.column, rows.count, rows.change->outputs, out.stride}, begin, end);
     });
 }
 

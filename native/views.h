@@ -106,10 +106,10 @@ struct Changed {
     Rows<const float> left, right;
 };
 
-// Rows first … first + count − 1 use `change`.
+// Rows first … first + count − 1 use `change`; its outputs begin with `column`.
 struct LowRankRows {
     const LowRank* change;
-    std::int64_t first, count;
+    std::int64_t first, count, column;
 };
 
 } // namespace gemlora

@@ -97,16 +97,24 @@ def test_rows_check_their_shapes(native: NativeKernels) -> None:
         native.rms_norm(floats(2, 8), floats(7), 1e-6, floats(2, 8))
     with pytest.raises(ValueError, match="shape of out"):
         native.rms_norm(floats(2, 8), floats(8), 1e-6, floats(3, 8))
-    with pytest.raises(ValueError, match="shape of y"):
-        native.add(floats(2, 8), floats(2, 9))
+    with pytest.raises(ValueError, match="shape of branch"):
+        native.add_branch(floats(2, 8), floats(2, 9), None, floats(8), 1e-6, floats(2, 8))
     with pytest.raises(ValueError, match="columns of gate_up: 8 instead of 10"):
         native.gelu_gate(floats(2, 8), floats(2, 5))
     with pytest.raises(ValueError, match="size of a head: 8 instead of 6"):
-        native.rotate(floats(2, 1, 8), floats(9, 3), floats(9, 3), integers(0, 1))
+        native.rotate(floats(2, 1, 8), None, floats(2, 1, 8), None, 1e-6, floats(9, 3), floats(9, 3), integers(0, 1))
     with pytest.raises(ValueError, match=r"positions\[1\] is 9, must be in 0 … 8"):
-        native.rotate(floats(2, 1, 8), floats(9, 4), floats(9, 4), integers(0, 9))
+        native.rotate(floats(2, 1, 8), None, floats(2, 1, 8), None, 1e-6, floats(9, 4), floats(9, 4), integers(0, 9))
     with pytest.raises(ValueError, match="positions must be of type int32"):
-        native.rotate(floats(1, 1, 8), floats(9, 4), floats(9, 4), np.zeros(1, np.int64))
+        native.rotate(
+            floats(1, 1, 8), None, floats(1, 1, 8), None, 1e-6, floats(9, 4), floats(9, 4), np.zeros(1, np.int64)
+        )
+    with pytest.raises(ValueError, match="key_norm must be 8 long"):
+        native.rotate(
+            floats(2, 1, 8), None, floats(2, 1, 8), floats(7), 1e-6, floats(9, 4), floats(9, 4), integers(0, 1)
+        )
+    with pytest.raises(ValueError, match="rows of keys: 1 instead of 2"):
+        native.rotate(floats(2, 1, 8), None, floats(1, 1, 8), None, 1e-6, floats(9, 4), floats(9, 4), integers(0, 1))
 
 
 CACHE = np.zeros((4, 2, 1, 16, 8), np.float16)
@@ -169,7 +177,7 @@ def test_adapt_checks_pairs_and_segments(native: NativeKernels) -> None:
         return LoraWeights("x", {(0, "q_proj"): LoraPair(a, b, 1.0)})
 
     def adapt(weights: LoraWeights, ends: np.ndarray) -> None:
-        native.adapt(floats(2, 8), floats(2, 6), Segments((weights,), ends), 0, "q_proj")
+        native.adapt(floats(2, 8), floats(2, 6), Segments((weights,), ends), 0, (("q_proj", 0),))
 
     good = adapter(floats(4, 8), floats(4, 6))
     adapt(good, integers(2))

@@ -4,6 +4,7 @@ import weakref
 
 import ml_dtypes
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,7 +48,7 @@ def test_adapt_equals_the_reference_and_has_the_same_bits_in_all_variants(agree,
     )
     total = int(segments.ends[-1])
     x, base = rng.standard_normal((total, inputs), np.float32), rng.standard_normal((total, outputs), np.float32)
-    out = agree(base.copy, lambda k, out: k.adapt(x, out, segments, 2, "q_proj"), 1e-5)
+    out = agree(base.copy, lambda k, out: k.adapt(x, out, segments, 2, (("q_proj", 0),)), 1e-5)
     starts = [0, *segments.ends[:-1]]
     for adapter, start, end in zip(segments.adapters, starts, segments.ends, strict=True):
         if adapter is None:
@@ -110,12 +111,12 @@ def test_a_row_has_the_same_bits_in_any_company(variants: list[NativeKernels]) -
     adapter, other = make_adapter(rng, 9, 70, 90, dora=True), make_adapter(rng, 4, 70, 90)
     x, base = rng.standard_normal((50, 70), np.float32), rng.standard_normal((50, 90), np.float32)
     whole = base.copy()
-    variants[0].adapt(x, whole, Segments.of([(adapter, 50)]), 2, "q_proj")
+    variants[0].adapt(x, whole, Segments.of([(adapter, 50)]), 2, (("q_proj", 0),))
     for kernels in variants:
         for start, count in ((0, 1), (49, 1), (13, 2), (17, 33)):
             out = np.concatenate([base[:3], base[start : start + count]])
             inputs = np.concatenate([x[:3], x[start : start + count]])
-            kernels.adapt(inputs, out, Segments.of([(other, 3), (adapter, count)]), 2, "q_proj")
+            kernels.adapt(inputs, out, Segments.of([(other, 3), (adapter, count)]), 2, (("q_proj", 0),))
             assert out[3:].tobytes() == whole[start : start + count].tobytes()
 
 
@@ -125,7 +126,7 @@ def test_modules_and_layers_without_a_pair_are_left_alone(native: NativeKernels)
     x, base = rng.standard_normal((5, 20), np.float32), rng.standard_normal((5, 30), np.float32)
     for layer, module in ((1, "q_proj"), (2, "k_proj")):
         out = base.copy()
-        native.adapt(x, out, segments, layer, module)
+        native.adapt(x, out, segments, layer, ((module, 0),))
         assert out.tobytes() == base.tobytes()
 
 
@@ -135,7 +136,7 @@ def test_an_adapter_of_zeros_changes_nothing(native: NativeKernels) -> None:
     base = rng.standard_normal((5, 30), np.float32)
     out = base.copy()
     segments = Segments.of([(LoraWeights("zero", {(0, "o_proj"): pair}), 5)])
-    native.adapt(rng.standard_normal((5, 20), np.float32), out, segments, 0, "o_proj")
+    native.adapt(rng.standard_normal((5, 20), np.float32), out, segments, 0, (("o_proj", 0),))
     assert out.tobytes() == base.tobytes()
 
 
@@ -154,7 +155,7 @@ def test_kernels_do_not_keep_an_adapter_that_nobody_else_has() -> None:
     rng = np.random.default_rng(3)
     adapter = make_adapter(rng, 4, 20, 30)
     segments = Segments.of([(adapter, 1)])
-    kernels.adapt(np.ones((1, 20), np.float32), np.ones((1, 30), np.float32), segments, 2, "q_proj")
+    kernels.adapt(np.ones((1, 20), np.float32), np.ones((1, 30), np.float32), segments, 2, (("q_proj", 0),))
     weights = weakref.ref(adapter.pairs[2, "q_proj"].a)
     del adapter, segments
     gc.collect()
@@ -183,3 +184,23 @@ def test_norms_of_many_rows_have_the_same_bits_in_all_variants(agree) -> None:
     left, right = rng.standard_normal((5000, 4), np.float32), rng.standard_normal((4, 33), np.float32)
     agree(lambda: np.empty(5000, np.float32), lambda k, out: k.row_norms(matrix, left, right, out), 1e-6)
     agree(lambda: np.empty(33, np.float32), lambda k, out: k.column_norms(matrix, left, right, out), 1e-6)
+
+
+def test_several_modules_change_their_outputs_side_by_side(agree, native: NativeKernels) -> None:
+    rng = np.random.default_rng(6)
+    pairs = {
+        (0, name): LoraPair(rng.standard_normal((4, 20), np.float32), rng.standard_normal((4, size), np.float32), 0.5)
+        for name, size in (("q_proj", 30), ("v_proj", 17))
+    }
+    segments = Segments.of([(None, 2), (LoraWeights("a", pairs), 5)])
+    x, base = rng.standard_normal((7, 20), np.float32), rng.standard_normal((7, 60), np.float32)
+    places = (("q_proj", 0), ("k_proj", 30), ("v_proj", 43))
+    out = agree(base.copy, lambda k, out: k.adapt(x, out, segments, 0, places), 1e-5)
+    assert np.array_equal(out[:, 30:43], base[:, 30:43])
+    for name, start, end in (("q_proj", 0, 30), ("v_proj", 43, 60)):
+        alone = base[:, start:end].copy()
+        native.adapt(x, alone, segments, 0, ((name, 0),))
+        assert np.array_equal(out[:, start:end], alone)
+    for wrong in ((("q_proj", 1),), (("q_proj", 0), ("v_proj", 61)), (("q_proj", 0), ("v_proj", 29))):
+        with pytest.raises(ValueError, match="columns|outputs of b"):
+            native.adapt(x, base.copy(), segments, 0, wrong)

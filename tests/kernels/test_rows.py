@@ -42,19 +42,33 @@ def test_a_normed_row_has_the_same_bits_in_any_company(variants) -> None:
             assert part.tobytes() == whole[start : start + count].tobytes()
 
 
-@settings(max_examples=20)
-@given(rows, columns, seeds)
-def test_add_is_exact(agree, rows, columns, seed) -> None:
-    x, y = numbers(seed, rows, columns), numbers(seed + 1, rows, columns)
-    assert np.array_equal(agree(x.copy, lambda k, out: k.add(out, y), 0), x + y)
+@settings(max_examples=30)
+@given(rows, columns, st.booleans(), seeds)
+def test_add_branch_equals_the_reference(agree, rows, columns, with_norm, seed) -> None:
+    both = numbers(seed, 2, rows, columns)  # the stream and its norm
+    branch, norms = numbers(seed + 1, rows, columns), numbers(seed + 2, 2, columns)
+
+    def add(kernels, out) -> None:
+        kernels.add_branch(out[0], branch.copy(), norms[0] if with_norm else None, norms[1], 1e-6, out[1])
+
+    out = agree(both.copy, add, 1e-6)
+    if not with_norm:
+        assert np.array_equal(out[0], both[0] + branch)
 
 
-@settings(max_examples=20)
-@given(rows, st.integers(1, 5), st.integers(1, 140), seeds)
-def test_rotate_equals_the_reference(agree, rows, heads, half, seed) -> None:
-    x, cosines, sines = numbers(seed, rows, heads, 2 * half), numbers(seed + 1, 90, half), numbers(seed + 2, 90, half)
+@settings(max_examples=30)
+@given(rows, st.integers(1, 5), st.integers(1, 3), st.integers(1, 140), st.booleans(), seeds)
+def test_rotate_equals_the_reference(agree, rows, heads, kv_heads, half, with_norms, seed) -> None:
+    x = numbers(seed, rows, heads + kv_heads, 2 * half)
+    cosines, sines, norms = numbers(seed + 1, 90, half), numbers(seed + 2, 90, half), numbers(seed + 3, 2, 2 * half)
     positions = np.random.default_rng(seed).integers(0, 90, rows).astype(np.int32)
-    agree(x.copy, lambda k, out: k.rotate(out, cosines, sines, positions), 1e-6)
+
+    def rotate(kernels, out) -> None:
+        query_norm, key_norm = norms if with_norms else (None, None)
+        queries, keys = out[:, :heads], out[:, heads:]
+        kernels.rotate(queries, query_norm, keys, key_norm, 1e-6, cosines, sines, positions)
+
+    agree(x.copy, rotate, 2e-6)
 
 
 @settings(max_examples=20)

@@ -20,6 +20,9 @@ from gemlora.kernels.sampling import SamplingBatch
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 
+Places = Sequence[tuple[str, int]]
+"""Modules, each with the first column of its outputs; they follow one another from column 0 on."""
+
 
 class Kernels(Protocol):
     """One set of kernels with its threads."""
@@ -39,12 +42,22 @@ class Kernels(Protocol):
         """
         ...
 
-    def add(self, x: Float32, y: Float32) -> None:
-        """x += y, both [T, K]."""
+    def add_branch(
+        self, stream: Float32, branch: Float32, branch_norm: Float32 | None, norm: Float32, epsilon: float,
+        normed: Float32,
+    ) -> None:  # fmt: skip
+        """stream += branch, after `rms_norm` with `branch_norm` if given; normed = rms_norm(stream, norm). All [T, K].
+
+        `branch` is overwritten.
+        """
         ...
 
-    def rotate(self, x: Float32, cosines: Float32, sines: Float32, positions: Int32) -> None:
-        """Apply rotary embedding to x[T, H, D] in place.
+    def rotate(
+        self, queries: Float32, query_norm: Float32 | None, keys: Float32, key_norm: Float32 | None, epsilon: float,
+        cosines: Float32, sines: Float32, positions: Int32,
+    ) -> None:  # fmt: skip
+        """Apply rotary embedding to queries [T, H, D] and keys [T, C, D] in place, after `rms_norm` of each head with
+        the norms [D] if given.
 
         Halves are paired as (i, i + D/2). `cosines` and `sines` are tables [context, D/2] indexed by position.
         """
@@ -81,11 +94,12 @@ class Kernels(Protocol):
         """x = cap · tanh(x / cap), in place."""
         ...
 
-    def adapt(self, x: Float32, out: Float32, segments: Segments, layer: int, module: str) -> None:
-        """out[T, N] += scale · B (A x) for the rows of each segment whose adapter changes this module.
+    def adapt(self, x: Float32, out: Float32, segments: Segments, layer: int, modules: Places) -> None:
+        """out[T, N] += scale · B (A x) for the rows of each segment, for the modules that its adapter changes.
 
-        With DoRA the sum is then multiplied by the adapter's output scale. Rows without an adapter, and adapters
-        without this module, are left untouched bit for bit.
+        The outputs of several modules with the same input lie side by side in `out`. With DoRA the sum is then
+        multiplied by the adapter's output scale. Rows without an adapter, and adapters without a module, are left
+        untouched bit for bit.
         """
         ...
 

@@ -58,6 +58,11 @@ class Segments:
     adapters: tuple[LoraWeights | None, ...]
     ends: NDArray[np.int32]
 
+    @property
+    def adapted(self) -> bool:
+        """Whether any row has an adapter."""
+        return any(adapter is not None for adapter in self.adapters)
+
     def runs(self) -> Iterator[tuple[slice, LoraWeights]]:
         """The rows of each run that has an adapter."""
         start = 0

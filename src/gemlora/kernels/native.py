@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gemlora.errors import SettingsInvalid
 from gemlora.kernels import _native
 from gemlora.kernels.cores import usable_cores
-from gemlora.kernels.interface import Float32, Int32
+from gemlora.kernels.interface import Float32, Int32, Places
 from gemlora.kernels.lora import LoraWeights, Segments
 from gemlora.kernels.matrix import Format, Matrix
 from gemlora.kernels.sampling import SamplingBatch
@@ -54,13 +54,19 @@ class NativeKernels:
         """See `Kernels.rms_norm`."""
         self._library.rms_norm(x, weight, epsilon, out)
 
-    def add(self, x: Float32, y: Float32) -> None:
-        """See `Kernels.add`."""
-        self._library.add(x, y)
+    def add_branch(
+        self, stream: Float32, branch: Float32, branch_norm: Float32 | None, norm: Float32, epsilon: float,
+        normed: Float32,
+    ) -> None:  # fmt: skip
+        """See `Kernels.add_branch`."""
+        self._library.add_branch(stream, branch, branch_norm, norm, epsilon, normed)
 
-    def rotate(self, x: Float32, cosines: Float32, sines: Float32, positions: Int32) -> None:
+    def rotate(
+        self, queries: Float32, query_norm: Float32 | None, keys: Float32, key_norm: Float32 | None, epsilon: float,
+        cosines: Float32, sines: Float32, positions: Int32,
+    ) -> None:  # fmt: skip
         """See `Kernels.rotate`."""
-        self._library.rotate(x, cosines, sines, positions)
+        self._library.rotate(queries, query_norm, keys, key_norm, epsilon, cosines, sines, positions)
 
     def store_kv(
         self, keys: Float32, values: Float32, cache: NDArray[np.generic], block_tables: Int32,
@@ -86,9 +92,9 @@ class NativeKernels:
         """See `Kernels.softcap`."""
         self._library.softcap(x, cap)
 
-    def adapt(self, x: Float32, out: Float32, segments: Segments, layer: int, module: str) -> None:
+    def adapt(self, x: Float32, out: Float32, segments: Segments, layer: int, modules: Places) -> None:
         """See `Kernels.adapt`."""
-        self._library.adapt(x, out, self._rows_of(segments), layer, module)
+        self._library.adapt(x, out, self._rows_of(segments), layer, modules)
 
     def adapt_head(self, x: Float32, out: Float32, segments: Segments) -> None:
         """See `Kernels.adapt_head`."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gemlora.kernels.interface import Float32, Int32
+from gemlora.kernels.interface import Float32, Int32, Places
 from gemlora.kernels.lora import EmbeddingPair, LoraPair, Segments
 from gemlora.kernels.matrix import SPAN, Matrix, padded
 from gemlora.kernels.reference_sampling import sample_row
@@ -38,17 +38,29 @@ class ReferenceKernels:
         mean_square = np.mean(np.square(x), axis=-1, keepdims=True, dtype=np.float32)
         out[:] = x * (1 / np.sqrt(mean_square + np.float32(epsilon))) * weight
 
-    def add(self, x: Float32, y: Float32) -> None:
-        """See `Kernels.add`."""
-        x += y
+    def add_branch(
+        self, stream: Float32, branch: Float32, branch_norm: Float32 | None, norm: Float32, epsilon: float,
+        normed: Float32,
+    ) -> None:  # fmt: skip
+        """See `Kernels.add_branch`."""
+        if branch_norm is not None:
+            self.rms_norm(branch, branch_norm, epsilon, branch)
+        stream += branch
+        self.rms_norm(stream, norm, epsilon, normed)
 
-    def rotate(self, x: Float32, cosines: Float32, sines: Float32, positions: Int32) -> None:
+    def rotate(
+        self, queries: Float32, query_norm: Float32 | None, keys: Float32, key_norm: Float32 | None, epsilon: float,
+        cosines: Float32, sines: Float32, positions: Int32,
+    ) -> None:  # fmt: skip
         """See `Kernels.rotate`."""
-        half = x.shape[-1] // 2
+        half = queries.shape[-1] // 2
         cosine, sine = cosines[positions][:, None], sines[positions][:, None]
-        first, second = x[..., :half].copy(), x[..., half:].copy()
-        x[..., :half] = first * cosine - second * sine
-        x[..., half:] = second * cosine + first * sine
+        for x, norm in ((queries, query_norm), (keys, key_norm)):
+            if norm is not None:
+                self.rms_norm(x, norm, epsilon, x)
+            first, second = x[..., :half].copy(), x[..., half:].copy()
+            x[..., :half] = first * cosine - second * sine
+            x[..., half:] = second * cosine + first * sine
 
     def store_kv(
         self, keys: Float32, values: Float32, cache: NDArray[np.generic], block_tables: Int32,
@@ -93,11 +105,13 @@ class ReferenceKernels:
         """See `Kernels.softcap`."""
         x[:] = _softcapped(x, cap)
 
-    def adapt(self, x: Float32, out: Float32, segments: Segments, layer: int, module: str) -> None:
+    def adapt(self, x: Float32, out: Float32, segments: Segments, layer: int, modules: Places) -> None:
         """See `Kernels.adapt`."""
         for rows, adapter in segments.runs():
-            if (pair := adapter.pairs.get((layer, module))) is not None:
-                _add_low_rank(x[rows] @ pair.a.astype(np.float32).T, pair, out[rows])
+            for module, column in modules:
+                if (pair := adapter.pairs.get((layer, module))) is not None:
+                    outputs = out[rows, column : column + pair.b.shape[1]]
+                    _add_low_rank(x[rows] @ pair.a.astype(np.float32).T, pair, outputs)
 
     def adapt_head(self, x: Float32, out: Float32, segments: Segments) -> None:
         """See `Kernels.adapt_head`."""

@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 from gemlora.engines.cpu.batch import Batch
 from gemlora.engines.cpu.config import GemmaConfig, LayerConfig, Rope
 from gemlora.kernels import Kernels, Matrix, Segments, aligned_rows
+from gemlora.kernels.interface import Places
 
 Float32 = NDArray[np.float32]
 
 LayerCache = NDArray[np.generic]
 """Keys and values of one layer: [blocks, 2, C, block size, D]."""
+
+OUTPUT_PLACES: Places = (("o_proj", 0),)
+DOWN_PLACES: Places = (("down_proj", 0),)
 
 Observer = Callable[[int, Float32], None]
 """Called with 0 and the embeddings, then with i + 1 and the output of layer i: [T, E], valid during the call."""
@@ -86,11 +90,13 @@ class Layer:
     gate_up: tuple[Matrix, Matrix]
     down: Matrix
     post_feed_forward_norm: Float32 | None
+    next_norm: Float32
+    """The next layer's input norm, or the final one."""
 
     @classmethod
     def of(cls, weights: Weights, index: int, config: LayerConfig, rope: RopeTable) -> "Layer":
         """Look up the layer's tensors."""
-        prefix = f"layers.{index}."
+        prefix, layers = f"layers.{index}.", len(weights.config.layers)
         post_norms, head_norms = weights.config.post_norms, weights.config.head_norms
         return cls(
             index=index,
@@ -110,6 +116,7 @@ class Layer:
             gate_up=(weights.matrix(prefix + "gate_proj"), weights.matrix(prefix + "up_proj")),
             down=weights.matrix(prefix + "down_proj"),
             post_feed_forward_norm=weights.vector(prefix + "post_feed_forward_norm") if post_norms else None,
+            next_norm=weights.vector(f"layers.{index + 1}.input_norm" if index + 1 < layers else "final_norm"),
         )
 
 
@@ -120,14 +127,9 @@ class Activations:
         """`arrays` are those of `allocate`, cut to T rows."""
         self.hidden, self.normed, self.branch, self.qkv, self.attended, self.gate_up, self.gated = arrays
         values_start = config.query_size + config.kv_size
-        self.query = self.qkv[:, : config.query_size]  # [T, H·D]
-        self.key = self.qkv[:, config.query_size : values_start]  # [T, C·D]
-        self.value = self.qkv[:, values_start:]  # [T, C·D]
-        self.gate = self.gate_up[:, : config.feed_forward]  # [T, F]
-        self.up = self.gate_up[:, config.feed_forward :]  # [T, F]
-        self.query_heads = self._heads(self.query, config)  # [T, H, D]
-        self.key_heads = self._heads(self.key, config)  # [T, C, D]
-        self.value_heads = self._heads(self.value, config)  # [T, C, D]
+        self.query_heads = self._heads(self.qkv[:, : config.query_size], config)  # [T, H, D]
+        self.key_heads = self._heads(self.qkv[:, config.query_size : values_start], config)  # [T, C, D]
+        self.value_heads = self._heads(self.qkv[:, values_start:], config)  # [T, C, D]
         self.attended_heads = self._heads(self.attended, config)  # [T, H, D]
 
     @staticmethod
@@ -158,7 +160,6 @@ class Gemma:
         self._kernels = kernels
         self._embedding = weights.matrix("embedding")
         self._head = self._embedding if weights.tied else weights.matrix("head")
-        self._final_norm = weights.vector("final_norm")
         ropes = {
             rope: RopeTable.of(rope, self.config.head_dim, context)
             for rope in {layer.rope for layer in self.config.layers}
@@ -166,6 +167,12 @@ class Gemma:
         self._layers = [
             Layer.of(weights, index, layer, ropes[layer.rope]) for index, layer in enumerate(self.config.layers)
         ]
+        self._qkv_places = (
+            ("q_proj", 0),
+            ("k_proj", self.config.query_size),
+            ("v_proj", self.config.query_size + self.config.kv_size),
+        )
+        self._gate_up_places = (("gate_proj", 0), ("up_proj", self.config.feed_forward))
         self._arrays = Activations.allocate(self.config, 0)
         self._logits = aligned_rows(0, self.config.vocabulary)
 
@@ -178,6 +185,7 @@ class Gemma:
         scale = self.config.embedding_scale
         self._kernels.embed(self._embedding, batch.tokens, scale, step.hidden)
         self._kernels.adapt_embedding(batch.tokens, scale, step.hidden, batch.segments)
+        self._kernels.rms_norm(step.hidden, self._layers[0].input_norm, self.config.norm_epsilon, step.normed)
         if observe:
             observe(0, step.hidden)
         for layer, cache in zip(self._layers, caches, strict=True):
@@ -185,21 +193,23 @@ class Gemma:
             self._feed_forward(layer, batch, step)
             if observe:
                 observe(layer.index + 1, step.hidden)
-        return self._output(step.hidden[batch.logit_rows], batch.segments.of_rows(batch.logit_rows))
+        return self._output(step.normed[batch.logit_rows], batch.segments.of_rows(batch.logit_rows))
 
     def _attention(self, layer: Layer, batch: Batch, cache: LayerCache, step: Activations) -> None:
         """Add the attention of the normed stream to the stream."""
         config, kernels = self.config, self._kernels
-        kernels.rms_norm(step.hidden, layer.input_norm, config.norm_epsilon, step.normed)
         kernels.linear(step.normed, layer.qkv, step.qkv)
-        kernels.adapt(step.normed, step.query, batch.segments, layer.index, "q_proj")
-        kernels.adapt(step.normed, step.key, batch.segments, layer.index, "k_proj")
-        kernels.adapt(step.normed, step.value, batch.segments, layer.index, "v_proj")
-        if layer.query_norm is not None and layer.key_norm is not None:
-            kernels.rms_norm(step.query_heads, layer.query_norm, config.norm_epsilon, step.query_heads)
-            kernels.rms_norm(step.key_heads, layer.key_norm, config.norm_epsilon, step.key_heads)
-        kernels.rotate(step.query_heads, layer.rope.cosines, layer.rope.sines, batch.positions)
-        kernels.rotate(step.key_heads, layer.rope.cosines, layer.rope.sines, batch.positions)
+        self._adapt(step.normed, step.qkv, batch, layer, self._qkv_places)
+        kernels.rotate(
+            step.query_heads,
+            layer.query_norm,
+            step.key_heads,
+            layer.key_norm,
+            config.norm_epsilon,
+            layer.rope.cosines,
+            layer.rope.sines,
+            batch.positions,
+        )
         kernels.store_kv(
             step.key_heads, step.value_heads, cache, batch.block_tables, batch.sequence_of_row, batch.positions
         )
@@ -215,36 +225,36 @@ class Gemma:
             step.attended_heads,
         )
         kernels.linear(step.attended, (layer.output,), step.branch)
-        kernels.adapt(step.attended, step.branch, batch.segments, layer.index, "o_proj")
-        self._add_branch(layer.post_attention_norm, step)
+        self._adapt(step.attended, step.branch, batch, layer, OUTPUT_PLACES)
+        self._add_branch(layer.post_attention_norm, layer.feed_forward_norm, step)
 
     def _feed_forward(self, layer: Layer, batch: Batch, step: Activations) -> None:
         """Add the gated feed-forward of the normed stream to the stream."""
-        config, kernels = self.config, self._kernels
-        kernels.rms_norm(step.hidden, layer.feed_forward_norm, config.norm_epsilon, step.normed)
+        kernels = self._kernels
         kernels.linear(step.normed, layer.gate_up, step.gate_up)
-        kernels.adapt(step.normed, step.gate, batch.segments, layer.index, "gate_proj")
-        kernels.adapt(step.normed, step.up, batch.segments, layer.index, "up_proj")
+        self._adapt(step.normed, step.gate_up, batch, layer, self._gate_up_places)
         kernels.gelu_gate(step.gate_up, step.gated)
         kernels.linear(step.gated, (layer.down,), step.branch)
-        kernels.adapt(step.gated, step.branch, batch.segments, layer.index, "down_proj")
-        self._add_branch(layer.post_feed_forward_norm, step)
+        self._adapt(step.gated, step.branch, batch, layer, DOWN_PLACES)
+        self._add_branch(layer.post_feed_forward_norm, layer.next_norm, step)
 
-    def _add_branch(self, post_norm: Float32 | None, step: Activations) -> None:
-        if post_norm is not None:
-            self._kernels.rms_norm(step.branch, post_norm, self.config.norm_epsilon, step.branch)
-        self._kernels.add(step.hidden, step.branch)
+    def _adapt(self, x: Float32, out: Float32, batch: Batch, layer: Layer, places: Places) -> None:
+        if batch.segments.adapted:
+            self._kernels.adapt(x, out, batch.segments, layer.index, places)
 
-    def _output(self, hidden: Float32, segments: Segments) -> Float32:
-        """Logits [R, V] of the rows hidden[R, E], which this overwrites; `segments` are those of the R rows."""
-        rows = len(hidden)
+    def _add_branch(self, branch_norm: Float32 | None, norm: Float32, step: Activations) -> None:
+        """Add the branch to the stream, and let the next half read the stream normed."""
+        self._kernels.add_branch(step.hidden, step.branch, branch_norm, norm, self.config.norm_epsilon, step.normed)
+
+    def _output(self, normed: Float32, segments: Segments) -> Float32:
+        """Logits [R, V] of the rows normed[R, E] that the last layer leaves; `segments` are those of the R rows."""
+        rows = len(normed)
         if rows > len(self._logits):
             self._logits = aligned_rows(rows, self.config.vocabulary)
         logits = self._logits[:rows]
         if rows:
-            self._kernels.rms_norm(hidden, self._final_norm, self.config.norm_epsilon, hidden)
-            self._kernels.linear(hidden, (self._head,), logits)
-            self._kernels.adapt_head(hidden, logits, segments)
+            self._kernels.linear(normed, (self._head,), logits)
+            self._kernels.adapt_head(normed, logits, segments)
             if self.config.logit_softcap is not None:
                 self._kernels.softcap(logits, self.config.logit_softcap)
         return logits
