@@ -118,10 +118,15 @@ def test_a_stop_token_ends_a_request_wherever_it_stands_in_a_draft(place: int) -
 
 def test_max_tokens_and_the_context_window_end_requests_in_the_middle_of_a_draft() -> None:
     for most in range(1, 12):
-        assert len(prophesied(request("a", max_tokens=most)).tokens("a")) == most
+        assert len(prophesied(request("a", max_tokens=most), seed=most).tokens("a")) == most
     bench = prophesied(request("a", [5] * 90, max_tokens=400), context=100)
     assert len(bench.tokens("a")) == 10
     assert bench.finish_reason("a") is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_row_is_spent_on_what_may_not_come(seed: int) -> None:
+    assert prophesied(request("a", max_tokens=2), seed=seed).runner.rows == [3, 1]
 
 
 @pytest.mark.parametrize("poison", [NOT_FINITE, RAISING])
