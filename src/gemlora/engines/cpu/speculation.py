@@ -7,7 +7,7 @@ from itertools import islice
 from gemlora.engines.cpu.drafting import Guess
 from gemlora.engines.cpu.sequence import Sequence
 
-ROW_COST = 0.08
+ROW_COST = 0.1
 """What one more row adds to a step, as a part of a step with one row. A step reads every weight once, about a byte for
 each multiplication of a row, so it is the machine's bandwidth over its multiplications."""
 
