@@ -24,6 +24,7 @@ from gemlora.engines.cpu.mailbox import SocketMailbox
 from gemlora.engines.cpu.options import CpuOptions
 from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
+from gemlora.engines.cpu.speculation import Speculation
 from gemlora.engines.cpu.worker import main
 from gemlora.errors import WeightsInvalid
 from gemlora.kernels import LoraWeights
@@ -82,6 +83,7 @@ def build(options: CpuOptions, mailbox: SocketMailbox) -> tuple[ModelFacts, Step
     adapters = AdapterPool(DeadlyLoader(), capacity, ThreadPoolExecutor(1), ThreadPoolExecutor(1), mailbox.wake)
     loop = StepLoop(
         mailbox, scheduler, MortalRunner(blocks, behaviour.step_seconds), Sampler(ReferenceKernels()), adapters,
+        Speculation(options.draft_tokens),
         context_window=min(CONTEXT, scheduler.capacity), vocabulary=VOCABULARY, probe_prompt=PROBE_PROMPT,
     )  # fmt: skip
     return FACTS, loop

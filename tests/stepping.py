@@ -1,11 +1,13 @@
 """A step loop without model, socket and process: its tokens are a pure function of each sequence's own tokens."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, Future
+from random import Random
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from gemlora.engines.contract import AdapterRef, FinishReason, GenerateRequest, Sampling
@@ -14,9 +16,11 @@ from gemlora.engines.cpu.batch import Batch
 from gemlora.engines.cpu.blocks import BLOCK_SIZE, BlockPool
 from gemlora.engines.cpu.engine import StepLoop
 from gemlora.engines.cpu.frames import Cancel, Command, Counted, Delivered, Event, Failed, Shutdown, Submit
+from gemlora.engines.cpu.interfaces import Speculation as Speculating
 from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
 from gemlora.engines.cpu.sequence import Sequence
+from gemlora.engines.cpu.speculation import Speculation
 from gemlora.errors import AdapterInvalid
 from gemlora.kernels import LoraWeights
 from gemlora.kernels.reference import ReferenceKernels
@@ -74,6 +78,32 @@ class PagedRunner:
 
 
 NOTHING = np.zeros((0, VOCABULARY), np.float32)
+
+
+class Prophet:
+    """Guesses of requests' tokens that are right as often as is wanted, also beyond where the requests end."""
+
+    def __init__(self, accuracy: float, random: Random, vocabulary: int = VOCABULARY) -> None:
+        self.truths: dict[str, tuple[int, ...]] = {}
+        self._accuracy = accuracy
+        self._random = random
+        self._vocabulary = vocabulary
+
+    def learn(self, *requests: GenerateRequest) -> None:
+        """Find out what would come if nothing stopped them."""
+        endless = [replace(one, stop_tokens=(), max_tokens=one.max_tokens + 10) for one in requests]
+        self.truths |= {one.id: tokens for one, tokens in zip(requests, alone(*endless), strict=True)}
+
+    def drafts(self, rooms: Mapping[Sequence, int]) -> dict[Sequence, list[int]]:
+        return {sequence: self._draft(sequence, room) for sequence, room in rooms.items()}
+
+    def _draft(self, sequence: Sequence, room: int) -> list[int]:
+        truth = self.truths.get(sequence.request.id, ())[sequence.generated :]
+        right = [token if self._random.random() < self._accuracy else self._wrong() for token in truth]
+        return right[: self._random.randint(0, room)]
+
+    def _wrong(self) -> int:
+        return self._random.randrange(self._vocabulary)
 
 
 class ListMailbox:
@@ -141,7 +171,13 @@ class Bench:
     """A step loop that a test drives by hand, and everything that came out of it."""
 
     def __init__(
-        self, blocks: int = 64, max_sequences: int = 8, step_tokens: int = 64, adapters: int = 4, context: int = CONTEXT
+        self,
+        blocks: int = 64,
+        max_sequences: int = 8,
+        step_tokens: int = 64,
+        adapters: int = 4,
+        context: int = CONTEXT,
+        speculation: Speculating | None = None,
     ) -> None:
         self.pool = BlockPool(blocks)
         self.runner = PagedRunner(blocks)
@@ -156,6 +192,7 @@ class Bench:
             self.runner,
             Sampler(ReferenceKernels()),
             self.adapters,
+            speculation or Speculation(0),
             context_window=min(context, self.scheduler.capacity),
             vocabulary=VOCABULARY,
             probe_prompt=PROBE_PROMPT,

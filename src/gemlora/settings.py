@@ -177,6 +177,13 @@ class Settings(BaseSettings):
     step_tokens: int = Field(
         512, ge=16, le=65536, description="Most tokens of one step: prompts are cut to fit.", examples=[512]
     )
+    draft_tokens: int = Field(
+        8,
+        ge=0,
+        le=64,
+        description="Most tokens guessed ahead where a text repeats itself; 0: none. Changes speed only, no token.",
+        examples=[8],
+    )
     adapter_memory_bytes: int = Field(
         GIB, ge=MIB, description="Adapters kept in memory, least recently used leave first.", examples=[GIB]
     )

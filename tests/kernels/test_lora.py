@@ -202,5 +202,5 @@ def test_several_modules_change_their_outputs_side_by_side(agree, native: Native
         native.adapt(x, alone, segments, 0, ((name, 0),))
         assert np.array_equal(out[:, start:end], alone)
     for wrong in ((("q_proj", 1),), (("q_proj", 0), ("v_proj", 61)), (("q_proj", 0), ("v_proj", 29))):
-        with pytest.raises(ValueError, match="columns|outputs of b"):
+        with pytest.raises(ValueError, match=r"columns|outputs of b"):
             native.adapt(x, base.copy(), segments, 0, wrong)

@@ -87,6 +87,7 @@ def _cpu_backend(settings: Settings, progress: Progress) -> Backend:
         max_sequences=settings.max_sequences,
         max_queue=settings.max_queue,
         step_tokens=settings.step_tokens,
+        draft_tokens=settings.draft_tokens,
         adapter_memory_bytes=settings.adapter_memory_bytes,
         adapter_cache=str(settings.cache_dir / "adapters"),
         adapter_cache_bytes=settings.adapter_cache_bytes,

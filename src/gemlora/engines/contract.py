@@ -123,6 +123,10 @@ class EngineStats(Struct, frozen=True):
     prompt_tokens: int = 0
     """Tokens computed without sampling a successor, those of preempted sequences once more."""
     output_tokens: int = 0
+    drafted_tokens: int = 0
+    """Tokens that were guessed and computed before it was known whether they come."""
+    accepted_tokens: int = 0
+    """Those of them that came; output tokens like all others."""
     preemptions: int = 0
     restarts: int = 0
     """How often the engine's process was replaced; this one never starts anew."""

@@ -29,6 +29,16 @@ def test_only_chunks_that_reach_the_last_token_want_logits() -> None:
     assert [chunk.sequence for chunk in batch.chunks if chunk.completes] == [whole, decoding]
 
 
+def test_a_draft_follows_the_last_token_and_wants_logits_like_it() -> None:
+    chunks = [Chunk(sequence([5], adapter=LoraWeights("red", {})), 1), Chunk(sequence([6, 7], computed=1), 1, (8, 9))]
+    batch = Batch.of([*chunks, Chunk(sequence([1, 2]), 1)])
+    assert batch.tokens.tolist() == [7, 8, 9, 1, 5]
+    assert batch.positions.tolist() == [1, 2, 3, 0, 0]
+    assert batch.sequence_of_row.tolist() == [0, 0, 0, 1, 2]
+    assert batch.logit_rows.tolist() == [0, 1, 2, 4]
+    assert batch.segments.ends.tolist() == [4, 5]
+
+
 def test_a_batch_of_cut_prompts_wants_no_logits() -> None:
     batch = Batch.of([Chunk(sequence([1, 2, 3]), 2)])
     assert batch.logit_rows.shape == (0,)

@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from tests.stepping import LateExecutor, ListMailbox
+from tests.stepping import LateExecutor, ListMailbox, Prophet
 
 from gemlora.engines.contract import AdapterRef, GenerateRequest, Sampling
 from gemlora.engines.cpu.adapters import AdapterPool
@@ -19,9 +19,11 @@ from gemlora.engines.cpu.blocks import BlockPool
 from gemlora.engines.cpu.config import GemmaConfig
 from gemlora.engines.cpu.engine import StepLoop
 from gemlora.engines.cpu.frames import Cancel, Delivered, ProbeAdapter, Probed, Submit, UnloadAdapter
+from gemlora.engines.cpu.interfaces import Speculation as Speculating
 from gemlora.engines.cpu.runner import Runner
 from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
+from gemlora.engines.cpu.speculation import Speculation
 from gemlora.engines.cpu.weights.packed import PackedModel
 from gemlora.kernels import EmbeddingPair, Kernels, LoraPair, LoraWeights
 from gemlora.kernels.interface import Float32
@@ -121,18 +123,27 @@ def random_requests(random: Random, count: int, vocabulary: int) -> list[Generat
 
 
 class RecordingRunner:
-    """Keeps a hash of the logits behind every token, which shows what tokens hide."""
+    """Keeps a hash of the logits behind every token, which shows what tokens hide.
+
+    Those behind a wrong guess are replaced when the right token has been computed in its place.
+    """
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
-        self.hashes: dict[str, list[bytes]] = defaultdict(list)
+        self._hashes: dict[str, dict[int, bytes]] = defaultdict(dict)
 
     def forward(self, batch: Batch) -> Float32:
         logits = self.runner.forward(batch)
-        sampled = [chunk.sequence.request.id for chunk in batch.chunks if chunk.completes]
-        for id, row in zip(sampled, logits, strict=True):
-            self.hashes[id].append(blake2b(row.tobytes(), digest_size=16).digest())
+        owners = [batch.chunks[number].sequence for number in batch.sequence_of_row[batch.logit_rows]]
+        positions = batch.positions[batch.logit_rows].tolist()
+        for sequence, position, row in zip(owners, positions, logits, strict=True):
+            index = position + 1 - len(sequence.request.prompt)
+            self._hashes[sequence.request.id][index] = blake2b(row.tobytes(), digest_size=16).digest()
         return logits
+
+    def hashes(self, id: str, tokens: int) -> list[bytes]:
+        """Those of so many tokens and, if one was computed, of the token that stopped them."""
+        return [self._hashes[id][index] for index in sorted(self._hashes[id]) if index <= tokens]
 
 
 class Stage:
@@ -155,6 +166,7 @@ class Stage:
         step_tokens: int,
         rooms: int,
         preemption: Random | None = None,
+        speculation: Speculating | None = None,
     ) -> tuple[Outputs, Scheduler]:
         """Hashes and tokens of each request.
 
@@ -166,6 +178,7 @@ class Stage:
         loop = StepLoop(
             mailbox, scheduler, recorder, Sampler(self._kernels),
             AdapterPool(self._loader, rooms * self._largest, executor, executor, lambda: None),
+            speculation or Speculation(0),
             context_window=CONTEXT, vocabulary=self._config.vocabulary, probe_prompt=PROBE_PROMPT,
         )  # fmt: skip
         for commands in arrivals:
@@ -180,7 +193,7 @@ class Stage:
                 tokens[event.id] += event.tokens
             elif isinstance(event, Probed):
                 self.differences[event.id].add(event.difference)
-        return {id: (recorder.hashes[id], tokens[id]) for id in tokens}, scheduler
+        return {id: (recorder.hashes(id, len(tokens[id])), tokens[id]) for id in tokens}, scheduler
 
     def alone(self, requests: Sequence[GenerateRequest]) -> Outputs:
         """Each request by itself, its prompt in one chunk."""
@@ -194,7 +207,9 @@ class Stage:
     def _alone(self, guest: Guest) -> Outputs:
         return self.run(iter([[guest]]), blocks=8, max_sequences=1, step_tokens=CONTEXT, rooms=4)[0]
 
-    def company(self, requests: Sequence[GenerateRequest], random: Random) -> tuple[Outputs, Scheduler]:
+    def company(
+        self, requests: Sequence[GenerateRequest], random: Random, speculation: Speculating
+    ) -> tuple[Outputs, Scheduler]:
         """All requests and probes in random order with random arrivals and sizes; visitors that come and go, and
         adapters that are unloaded."""
         visitors = random_requests(random, VISITORS, self._config.vocabulary)
@@ -212,6 +227,7 @@ class Stage:
             step_tokens=random.choice([9, 16, 33, 64, 200]),
             rooms=random.randint(1, 4),
             preemption=random,
+            speculation=speculation,
         )
 
 
@@ -237,6 +253,13 @@ def _arrivals(guests: list[Guest], random: Random) -> Iterator[list[Guest]]:
         yield [*coming, *gone]
 
 
+def speculations(packed: PackedModel, outputs: Outputs, random: Random) -> list[Speculating]:
+    """None, the real one, and guesses that are mostly right."""
+    prophet = Prophet(0.8, random, packed.config.vocabulary)
+    prophet.truths = {id: (*tokens, *range(5)) for id, (_, tokens) in outputs.items()}
+    return [Speculation(0), Speculation(8), prophet]
+
+
 @pytest.fixture(scope="module", params=[("gemma3", "int8", REQUESTS), ("gemma2", "none", 60)], ids=["int8", "none"])
 def model(request: pytest.FixtureRequest, checkpoint: Callable[..., Any]) -> Model:
     architecture, quantize, count = request.param
@@ -255,7 +278,8 @@ def test_logits_and_tokens_are_the_same_alone_and_in_every_company(model: Model)
     preempted = 0
     for seed, (threads, instruction_set) in enumerate(islice(cycle(variants), COMPANIES)):
         stage = Stage(packed, NativeKernels(threads, instruction_set))
-        outputs, scheduler = stage.company(requests, Random(seed))
+        random = Random(seed)
+        outputs, scheduler = stage.company(requests, random, speculations(packed, alone, random)[seed % 3])
         different = [id for id, result in alone.items() if outputs[id] != result]
         assert not different, (seed, threads, instruction_set)
         assert stage.differences == reference.differences

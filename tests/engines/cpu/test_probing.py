@@ -16,6 +16,7 @@ from gemlora.engines.cpu.probing import LENGTH, MOST_CHANGED, Probing, probe_pro
 from gemlora.engines.cpu.runner import Runner
 from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
+from gemlora.engines.cpu.speculation import Speculation
 from gemlora.errors import AdapterInvalid, EngineFailed
 from gemlora.kernels import EmbeddingPair, Kernels, LoraWeights
 
@@ -104,7 +105,7 @@ def test_an_adapter_of_a_single_tokens_embedding_makes_a_difference(
     adapters = OneEmbedding(config.vocabulary, config.hidden, token)
     loop = StepLoop(
         mailbox, scheduler, runner, Sampler(native),
-        AdapterPool(adapters, 1 << 20, executor, executor, lambda: None),
+        AdapterPool(adapters, 1 << 20, executor, executor, lambda: None), Speculation(0),
         context_window=64, vocabulary=config.vocabulary, probe_prompt=prompt,
     )  # fmt: skip
     mailbox.commands.append(ProbeAdapter("a", AdapterRef("x", "", "", "")))

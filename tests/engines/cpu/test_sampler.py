@@ -39,6 +39,16 @@ def test_parameters_become_arrays_row_by_row() -> None:
     assert batch.history_tokens.dtype == batch.history_counts.dtype == np.int32
 
 
+def test_a_row_behind_a_draft_is_drawn_as_if_the_draft_had_come() -> None:
+    one = sequence(seed=3, presence_penalty=1, generated=(7,))
+    batch = sampling_batch([one, one, one], [(), (7,), (7, 9)])
+    assert batch.index.tolist() == [1, 2, 3]
+    assert batch.history_ends.tolist() == [3, 6, 10]
+    assert batch.history_tokens.tolist() == [1, 2, 7, 1, 2, 7, 1, 2, 7, 9]
+    assert batch.history_counts.tolist() == [0, 0, 1, 0, 0, 2, 0, 0, 2, 1]
+    assert one.history.counts.tolist() == [0, 0, 1]
+
+
 @pytest.mark.parametrize("temperature", [0, 1e-6])
 def test_a_temperature_next_to_zero_is_greedy(temperature: float) -> None:
     assert sampling_batch([sequence(temperature=temperature)]).temperature.tolist() == [0]

@@ -4,7 +4,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.stepping import Bench, alone, request
 
 from gemlora.engines.contract import FinishReason
-from gemlora.engines.cpu.blocks import BLOCK_SIZE, blocks_for
+from gemlora.engines.cpu.blocks import BLOCK_SIZE, BlockPool, blocks_for
+from gemlora.engines.cpu.scheduler import Scheduler
+from gemlora.engines.cpu.sequence import Sequence
 
 
 def test_those_that_decode_come_first_and_a_prompt_gets_the_rest() -> None:
@@ -75,6 +77,18 @@ def test_a_sequence_that_needs_all_blocks_ends() -> None:
     for id in "ab":
         assert len(bench.tokens(id)) == 4 * BLOCK_SIZE - 64
         assert bench.finish_reason(id) is FinishReason.LENGTH
+
+
+def test_guesses_take_no_block_that_another_sequence_may_soon_need() -> None:
+    scheduler = Scheduler(BlockPool(5), max_sequences=8, step_tokens=64)
+    pair = [Sequence.start(request(str(number), [1] * (BLOCK_SIZE - 1)), number) for number in range(2)]
+    for sequence in pair:
+        scheduler.add(sequence)
+    for chunk in scheduler.next_chunks():
+        chunk.sequence.computed += chunk.length
+        chunk.sequence.append(1)
+    assert [len(chunk.draft) for chunk in scheduler.next_chunks(dict.fromkeys(pair, [2] * 8))] == [8, 0]
+    assert scheduler.free_blocks == 2
 
 
 class Company(RuleBasedStateMachine):

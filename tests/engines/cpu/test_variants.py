@@ -30,6 +30,7 @@ from gemlora.engines.cpu.frames import Delivered, Submit
 from gemlora.engines.cpu.runner import Runner
 from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
+from gemlora.engines.cpu.speculation import Speculation
 from gemlora.kernels import Kernels, LoraWeights
 from gemlora.kernels.native import NativeKernels
 
@@ -172,6 +173,7 @@ def greedy_tokens(
     scheduler = Scheduler(BlockPool(shared.blocks), max_sequences=40, step_tokens=256)
     loop = StepLoop(
         mailbox, scheduler, shared, Sampler(kernels), AdapterPool(adapters, 1 << 24, executor, executor, lambda: None),
+        Speculation(0),
         context_window=checkpoints.CONTEXT, vocabulary=checkpoints.VOCABULARY, probe_prompt=(2,),
     )  # fmt: skip
     for number, prompt in enumerate(prompts):

@@ -15,10 +15,19 @@ from gemlora.kernels import Segments
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The next `length` tokens of a sequence, behind those that are computed."""
+    """The next `length` tokens of a sequence, behind those that are computed.
+
+    One that completes may go on with a draft: tokens that perhaps come next.
+    """
 
     sequence: Sequence
     length: int
+    draft: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Tokens that are computed."""
+        return self.length + len(self.draft)
 
     @property
     def completes(self) -> bool:
@@ -36,14 +45,14 @@ class Batch:
     sequence_of_row: NDArray[np.int32]  # [T], index into block_tables
     block_tables: NDArray[np.int32]  # [S, B]
     segments: Segments
-    logit_rows: NDArray[np.int32]  # [R], the last row of each chunk that completes, in the order of chunks
+    logit_rows: NDArray[np.int32]  # [R], of each chunk that completes, in order: its last token and its draft
 
     @classmethod
     def of(cls, chunks: Several[Chunk]) -> "Batch":
         """Lay out the chunks, those with the same adapter side by side."""
         ordered = sorted(chunks, key=lambda chunk: _adapter_key(chunk.sequence))
         starts = [chunk.sequence.computed for chunk in ordered]
-        lengths = [chunk.length for chunk in ordered]
+        lengths = [chunk.rows for chunk in ordered]
         ends = np.cumsum(lengths, dtype=np.int32)
         widest = max(len(chunk.sequence.blocks) for chunk in ordered)
         tables = np.zeros((len(ordered), widest), np.int32)
@@ -53,7 +62,7 @@ class Batch:
             chunks=tuple(ordered),
             tokens=np.concatenate(
                 [
-                    np.asarray(c.sequence.tokens[s : s + c.length], np.int32)
+                    np.asarray([*c.sequence.tokens[s : s + c.length], *c.draft], np.int32)
                     for c, s in zip(ordered, starts, strict=True)
                 ]
             ),
@@ -62,8 +71,16 @@ class Batch:
             ),
             sequence_of_row=np.repeat(np.arange(len(ordered), dtype=np.int32), lengths),
             block_tables=tables,
-            segments=Segments.of([(chunk.sequence.adapter, chunk.length) for chunk in ordered]),
-            logit_rows=np.asarray([end - 1 for end, c in zip(ends, ordered, strict=True) if c.completes], np.int32),
+            segments=Segments.of([(chunk.sequence.adapter, chunk.rows) for chunk in ordered]),
+            logit_rows=np.asarray(
+                [
+                    row
+                    for end, c in zip(ends, ordered, strict=True)
+                    if c.completes
+                    for row in range(end - len(c.draft) - 1, end)
+                ],
+                np.int32,
+            ),
         )
 
 

@@ -1,11 +1,15 @@
 """The step loop: receive, next batch, forward, sample, deliver. It knows no socket and no process.
 
+Guessed tokens are computed in the same step as the token before them. Each logit row gets the token that would be drawn
+there anyway; as long as that is the guessed one, the next row counts too. So a guess changes no token.
+
 A request's failure ends that request alone. If a whole step fails, its chunks are computed one by one: a row's result
 does not depend on its neighbours and storing keys and values twice changes nothing, so the innocent ones lose nothing.
 """
 
 import logging
 import time
+from collections.abc import Mapping
 from collections.abc import Sequence as Several
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -31,7 +35,7 @@ from gemlora.engines.cpu.frames import (
     UnloadAdapter,
     Unloaded,
 )
-from gemlora.engines.cpu.interfaces import Adapters, Mailbox, Runner
+from gemlora.engines.cpu.interfaces import Adapters, Mailbox, Runner, Speculation
 from gemlora.engines.cpu.probing import Probing, with_changed_tokens
 from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
@@ -40,8 +44,8 @@ from gemlora.errors import EngineFailed, GemloraError, InvalidRequest, PromptToo
 
 logger = logging.getLogger(__name__)
 
-Drawn = tuple[Sequence, int | None]
-"""A sequence and its next token; None if its logits were not finite or are a probe's."""
+Drawn = tuple[Chunk, list[int | None]]
+"""The tokens drawn behind a chunk and each token of its draft, None where logits were not finite; for a probe none."""
 
 
 @dataclass(slots=True)
@@ -52,6 +56,8 @@ class Counters:
     step_seconds: float = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class StepLoop:
@@ -64,6 +70,7 @@ class StepLoop:
         runner: Runner,
         sampler: Sampler,
         adapters: Adapters,
+        speculation: Speculation,
         *,
         context_window: int,
         vocabulary: int,
@@ -75,6 +82,7 @@ class StepLoop:
         self._runner = runner
         self._sampler = sampler
         self._adapters = adapters
+        self._speculation = speculation
         self._context_window = context_window
         self._vocabulary = vocabulary
         self._probe_prompt = probe_prompt
@@ -99,10 +107,10 @@ class StepLoop:
         started = time.monotonic()
         self._confirm_unloads()
         self._acquire_adapters()
-        chunks = self._scheduler.next_chunks()
+        chunks = self._scheduler.next_chunks(self._drafts())
         self._announce(chunks)
-        for sequence, token in self._compute(chunks):
-            self._deliver(sequence, token)
+        for chunk, tokens in self._compute(chunks):
+            self._deliver(chunk, tokens)
         self._idle = not chunks
         self._report(time.monotonic() - started)
         return True
@@ -180,6 +188,11 @@ class StepLoop:
                 logger.error("the files of an adapter could not be deleted", exc_info=error)
                 self._events.append(Failed.of(id, EngineFailed("The files of the adapter could not be deleted.")))
 
+    def _drafts(self) -> Mapping[Sequence, Several[int]]:
+        """What is guessed to come next. The token before it must not be the last that may come."""
+        decoding = [sequence for sequence in self._scheduler.running if sequence.remaining == 1]
+        return self._speculation.drafts({sequence: self._room(sequence) - 1 for sequence in decoding})
+
     def _announce(self, chunks: Several[Chunk]) -> None:
         """Name the sequences that start now, so that the client knows whose fault it may be if the process dies."""
         for chunk in chunks:
@@ -197,49 +210,77 @@ class StepLoop:
         try:
             return self._forward(chunks)
         except Exception as error:
-            if len(chunks) == 1:
+            if len(chunks) == 1 and not chunks[0].draft:
                 self._fail(chunks[0].sequence, error)
                 return []
             logger.warning("a step of %d chunks failed, computing them one by one: %r", len(chunks), error)
-            return [drawn for chunk in chunks for drawn in self._compute([chunk])]
+            return [drawn for chunk in chunks for drawn in self._compute([Chunk(chunk.sequence, chunk.length)])]
 
     def _forward(self, chunks: Several[Chunk]) -> list[Drawn]:
         batch = Batch.of(chunks)
-        complete = [chunk.sequence for chunk in batch.chunks if chunk.completes]
+        complete = [chunk for chunk in batch.chunks if chunk.completes]
         drawn = self._draw(self._runner.forward(batch), complete)
         for chunk in chunks:
             chunk.sequence.computed += chunk.length
-        outputs = sum(sequence.probing is None for sequence in complete)
-        self._counters.prompt_tokens += len(batch.tokens) - outputs
+        outputs = sum(chunk.sequence.probing is None for chunk in complete)
+        drafted = sum(len(chunk.draft) for chunk in complete)
+        self._counters.prompt_tokens += len(batch.tokens) - drafted - outputs
         self._counters.output_tokens += outputs
+        self._counters.drafted_tokens += drafted
         return drawn
 
-    def _draw(self, logits: NDArray[np.float32], complete: Several[Sequence]) -> list[Drawn]:
-        """The next tokens after logits [R, V]; those of probes are kept instead."""
-        rows, sampled, probes = [], [], []
-        for row, sequence in enumerate(complete):
-            if sequence.probing is None:
+    def _draw(self, logits: NDArray[np.float32], complete: Several[Chunk]) -> list[Drawn]:
+        """The tokens behind the rows of logits [R, V]; those of probes are kept instead."""
+        places = [(chunk, chunk.draft[:length]) for chunk in complete for length in range(len(chunk.draft) + 1)]
+        rows = []
+        for row, (chunk, _) in enumerate(places):
+            if (probing := chunk.sequence.probing) is None:
                 rows.append(row)
-                sampled.append(sequence)
             else:
-                probes.append(sequence)
-                sequence.probing.keep(logits[row], adapted=sequence.adapter is not None)
-        tokens = self._sampler.sample(logits[rows] if probes else logits, sampled) if sampled else []
-        return [*zip(sampled, tokens, strict=True), *((sequence, None) for sequence in probes)]
+                probing.keep(logits[row], adapted=chunk.sequence.adapter is not None)
+        drawn: dict[Chunk, list[int | None]] = {chunk: [] for chunk in complete}
+        if rows:
+            chunks, drafts = zip(*(places[row] for row in rows), strict=True)
+            logits = logits if len(rows) == len(places) else logits[rows]
+            tokens = self._sampler.sample(logits, [chunk.sequence for chunk in chunks], drafts)
+            for chunk, token in zip(chunks, tokens, strict=True):
+                drawn[chunk].append(token)
+        return [*drawn.items()]
 
-    def _deliver(self, sequence: Sequence, token: int | None) -> None:
+    def _deliver(self, chunk: Chunk, tokens: Several[int | None]) -> None:
+        sequence = chunk.sequence
         if sequence.probing is not None:
             self._continue_probe(sequence, sequence.probing)
-        elif token is None:
-            self._fail(sequence, EngineFailed("The model's output for this request is not finite."))
-        elif token in sequence.request.stop_tokens:
-            self._finish(sequence, FinishReason.STOP)
-        else:
+            return
+        known = len(sequence.tokens)
+        ending = self._take(sequence, tokens, chunk.draft)
+        new = tuple(sequence.tokens[known:])
+        if isinstance(ending, FinishReason):
+            self._finish(sequence, ending, *new)
+            return
+        if new:
+            self._events.append(Delivered(sequence.request.id, new))
+        if ending is not None:
+            self._fail(sequence, ending)
+
+    def _take(
+        self, sequence: Sequence, tokens: Several[int | None], draft: Several[int]
+    ) -> FinishReason | EngineFailed | None:
+        """Append the tokens as far as the draft was right, and say how the sequence ended if it did."""
+        for token, drafted in zip(tokens, (*draft, None), strict=True):
+            if token is None:
+                return EngineFailed("The model's output for this request is not finite.")
+            if token in sequence.request.stop_tokens:
+                return FinishReason.STOP
             sequence.append(token)
             if self._is_full(sequence):
-                self._finish(sequence, FinishReason.LENGTH, token)
-            else:
-                self._events.append(Delivered(sequence.request.id, (token,)))
+                return FinishReason.LENGTH
+            if token != drafted:
+                return None
+            sequence.computed += 1
+            self._counters.accepted_tokens += 1
+            self._counters.output_tokens += 1
+        return None
 
     def _continue_probe(self, sequence: Sequence, probing: Probing) -> None:
         """Compute the same tokens without the adapter, or conclude if that was done."""
@@ -255,10 +296,11 @@ class StepLoop:
             self._events.append(Failed.of(request.id, error))
 
     def _is_full(self, sequence: Sequence) -> bool:
-        return (
-            sequence.generated >= sequence.request.max_tokens  # resumed requests may have all their tokens
-            or len(sequence.tokens) >= self._context_window
-        )
+        return self._room(sequence) <= 0  # resumed requests may have all their tokens
+
+    def _room(self, sequence: Sequence) -> int:
+        """Tokens that may still come."""
+        return min(sequence.request.max_tokens - sequence.generated, self._context_window - len(sequence.tokens))
 
     def _finish(self, sequence: Sequence, reason: FinishReason, *tokens: int) -> None:
         self._forget(sequence)
@@ -295,6 +337,8 @@ class StepLoop:
             step_seconds=self._counters.step_seconds,
             prompt_tokens=self._counters.prompt_tokens,
             output_tokens=self._counters.output_tokens,
+            drafted_tokens=self._counters.drafted_tokens,
+            accepted_tokens=self._counters.accepted_tokens,
         )
         if stats != self._reported:
             self._events.append(Counted(stats))

@@ -1,6 +1,7 @@
 """The tokens that a sequence has seen, as the penalties want them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from copy import copy
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,16 @@ class TokenHistory:
     def append(self, token: int) -> None:
         """Count one more output token."""
         self._add(token, 1)
+
+    def followed_by(self, tokens: Sequence[int]) -> "TokenHistory":
+        """The history after more output tokens; itself if there are none."""
+        if not tokens:
+            return self
+        history = copy(self)
+        history._place, history._tokens, history._counts = self._place.copy(), self._tokens.copy(), self._counts.copy()
+        for token in tokens:
+            history.append(token)
+        return history
 
     def _add(self, token: int, count: int) -> None:
         place = self._place.setdefault(token, len(self._place))

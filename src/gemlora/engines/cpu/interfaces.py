@@ -1,5 +1,7 @@
 """What the step loop works with, as it sees them."""
 
+from collections.abc import Mapping
+from collections.abc import Sequence as Several
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 from gemlora.engines.contract import AdapterRef
 from gemlora.engines.cpu.batch import Batch
 from gemlora.engines.cpu.frames import Command, Event
+from gemlora.engines.cpu.sequence import Sequence
 from gemlora.kernels import LoraWeights
 
 
@@ -29,6 +32,14 @@ class Runner(Protocol):
 
     def forward(self, batch: Batch) -> NDArray[np.float32]:
         """The logits [R, V] of the batch's logit rows; valid until the next call."""
+        ...
+
+
+class Speculation(Protocol):
+    """What guesses tokens before they are computed; `speculation.Speculation` explains."""
+
+    def drafts(self, rooms: Mapping[Sequence, int]) -> Mapping[Sequence, Several[int]]:
+        """At most so many tokens that may come next, for sequences that decode; wrong ones cost time, nothing else."""
         ...
 
 

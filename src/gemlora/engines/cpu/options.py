@@ -21,5 +21,6 @@ class CpuOptions(Struct, frozen=True, kw_only=True):
     """Folder of packed adapters."""
     adapter_cache_bytes: int
     adapter_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    draft_tokens: int = 0
     context_window: int | None = None
     """Longest prompt plus output; None is the model's own."""

@@ -18,16 +18,25 @@ class Sampler:
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels
 
-    def sample(self, logits: NDArray[np.float32], sequences: Several[Sequence]) -> list[int | None]:
-        """One token per row of logits [R, V], which are overwritten; None where the logits are not finite."""
-        tokens = self._kernels.sample(logits, sampling_batch(sequences))
+    def sample(
+        self, logits: NDArray[np.float32], sequences: Several[Sequence], drafts: Several[Several[int]] = ()
+    ) -> list[int | None]:
+        """One token per row of logits [R, V], which are overwritten; None where the logits are not finite.
+
+        A row's token is what comes behind its sequence and, if there are drafts, its draft.
+        """
+        tokens = self._kernels.sample(logits, sampling_batch(sequences, drafts))
         return [token if token >= 0 else None for token in tokens.tolist()]
 
 
-def sampling_batch(sequences: Several[Sequence]) -> SamplingBatch:
-    """The parameters and penalty histories of the sequences, in their order."""
+def sampling_batch(sequences: Several[Sequence], drafts: Several[Several[int]] = ()) -> SamplingBatch:
+    """The parameters and penalty histories of the sequences, in their order, each behind its draft if there are any."""
+    drafts = drafts or [()] * len(sequences)
     samplings = [sequence.request.sampling for sequence in sequences]
-    histories = [sequence.history for sequence in sequences]
+    histories = [
+        None if sequence.history is None else sequence.history.followed_by(draft)
+        for sequence, draft in zip(sequences, drafts, strict=True)
+    ]
     tokens = [_NOTHING if history is None else history.tokens for history in histories]
     counts = [_NOTHING if history is None else history.counts for history in histories]
     return SamplingBatch(
@@ -35,7 +44,9 @@ def sampling_batch(sequences: Several[Sequence]) -> SamplingBatch:
         top_k=np.array([sampling.top_k or 0 for sampling in samplings], np.int32),
         top_p=np.array([sampling.top_p for sampling in samplings], np.float32),
         seed=np.array([sampling.seed for sampling in samplings], np.uint64),
-        index=np.array([sequence.generated for sequence in sequences], np.uint64),
+        index=np.array(
+            [sequence.generated + len(draft) for sequence, draft in zip(sequences, drafts, strict=True)], np.uint64
+        ),
         repetition_penalty=np.array([sampling.repetition_penalty or 1 for sampling in samplings], np.float32),
         frequency_penalty=np.array([sampling.frequency_penalty for sampling in samplings], np.float32),
         presence_penalty=np.array([sampling.presence_penalty for sampling in samplings], np.float32),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from gemlora.engines.contract import GenerateRequest, Sampling
+from gemlora.engines.cpu.drafting import Drafter
 from gemlora.engines.cpu.history import TokenHistory
 from gemlora.engines.cpu.probing import Probing
 from gemlora.kernels import LoraWeights
@@ -15,7 +16,8 @@ class Sequence:
     `tokens` is the prompt and everything generated so far; the first `computed` of them have their keys and values
     in `blocks`. Preemption frees the blocks and sets `computed` to 0: the same tokens are computed again later.
     `history` exists only for requests with penalties. With `probing` no token is drawn, the logits are kept there.
-    `announced` says whether the client knows that the engine works on it.
+    `drafter` reads the tokens if the engine guesses ahead. `announced` says whether the client knows that the engine
+    works on it.
     """
 
     request: GenerateRequest
@@ -27,6 +29,7 @@ class Sequence:
     history: TokenHistory | None = None
     probing: Probing | None = None
     announced: bool = False
+    drafter: Drafter = field(default_factory=Drafter)
 
     @classmethod
     def start(cls, request: GenerateRequest, arrival: int, probing: Probing | None = None) -> "Sequence":

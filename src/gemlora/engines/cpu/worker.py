@@ -23,6 +23,7 @@ from gemlora.engines.cpu.probing import probe_prompt
 from gemlora.engines.cpu.runner import Runner
 from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
+from gemlora.engines.cpu.speculation import Speculation
 from gemlora.engines.cpu.weights.packed import PackedModel, facts
 from gemlora.errors import EngineFailed, GemloraError, SettingsInvalid
 from gemlora.kernels.native import NativeKernels
@@ -57,7 +58,7 @@ def build(options: CpuOptions, mailbox: SocketMailbox) -> tuple[ModelFacts, Step
         on_loaded=mailbox.wake,
     )
     loop = StepLoop(
-        mailbox, scheduler, runner, Sampler(kernels), adapters,
+        mailbox, scheduler, runner, Sampler(kernels), adapters, Speculation(options.draft_tokens),
         context_window=window, vocabulary=config.vocabulary,
         probe_prompt=probe_prompt(config.vocabulary, model.tokens.bos),
     )  # fmt: skip
