@@ -114,6 +114,9 @@ class EngineStats(Struct, frozen=True):
     blocks: int = 0
     """Blocks of the KV cache."""
     free_blocks: int = 0
+    """Blocks that no sequence holds."""
+    cached_blocks: int = 0
+    """Those among them whose content is kept in case it is wanted again."""
     adapters: int = 0
     """Resident adapters."""
     adapter_bytes: int = 0
@@ -123,6 +126,8 @@ class EngineStats(Struct, frozen=True):
     prompt_tokens: int = 0
     """Tokens computed without sampling a successor, those of preempted sequences once more."""
     output_tokens: int = 0
+    cached_tokens: int = 0
+    """Tokens that the prefix cache saved from being computed, those of preempted sequences among them."""
     preemptions: int = 0
     restarts: int = 0
     """How often the engine's process was replaced; this one never starts anew."""

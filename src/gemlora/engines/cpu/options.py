@@ -13,6 +13,9 @@ class CpuOptions(Struct, frozen=True, kw_only=True):
     threads: int | None = None
     instruction_set: str = "auto"
     kv_cache_bytes: int
+    prefix_cache: bool = True
+    prefix_cache_bytes: int = 1 << 27
+    prefix_cache_share: float = 0.5
     max_sequences: int
     max_queue: int
     step_tokens: int

@@ -1,9 +1,10 @@
 """Which tokens are computed in the next step. It knows sequences and blocks, no weights and no clients.
 
 Sequences that decode come first, one token each; the rest of the step's tokens goes to prompts, cut to fit. Both go
-by arrival. A sequence gets the blocks of all its known tokens when it is admitted and grows block by block; when none
-is left, the newest running sequence gives up its blocks and is computed again later. The oldest is never preempted
-and fits the pool alone, so it always ends, and with it, one after the other, do all.
+by arrival. A sequence gets the blocks of all its known tokens when it is admitted, those that the prefix cache has
+among them, and grows block by block; when none is left, the newest running sequence gives up its blocks and is computed
+again later, as far as they are not in the cache any more. The oldest is never preempted and fits the pool alone, so it
+always ends, and with it, one after the other, do all.
 """
 
 from bisect import insort
@@ -11,7 +12,8 @@ from collections.abc import Iterator
 from operator import attrgetter
 
 from gemlora.engines.cpu.batch import Chunk
-from gemlora.engines.cpu.blocks import BLOCK_SIZE, BlockPool, blocks_for
+from gemlora.engines.cpu.blocks import BLOCK_SIZE, blocks_for
+from gemlora.engines.cpu.prefix_cache import PrefixCache
 from gemlora.engines.cpu.sequence import Sequence
 from gemlora.errors import PromptTooLong
 
@@ -21,12 +23,12 @@ _by_arrival = attrgetter("arrival")
 class Scheduler:
     """Waiting and running sequences, both in order of arrival."""
 
-    def __init__(self, pool: BlockPool, max_sequences: int, step_tokens: int) -> None:
+    def __init__(self, cache: PrefixCache, max_sequences: int, step_tokens: int) -> None:
         """At most `max_sequences` run at once and at most `step_tokens` tokens are computed in a step.
 
         No more than `step_tokens` run either, as one is only admitted when the others leave it a token.
         """
-        self._pool = pool
+        self._cache = cache
         self._most_running = max_sequences
         self._step_tokens = step_tokens
         self._waiting: list[Sequence] = []
@@ -36,17 +38,27 @@ class Scheduler:
     @property
     def blocks(self) -> int:
         """Blocks in all."""
-        return self._pool.total
+        return self._cache.total
 
     @property
     def free_blocks(self) -> int:
         """Blocks that no sequence holds."""
-        return self._pool.free
+        return self._cache.available
+
+    @property
+    def cached_blocks(self) -> int:
+        """Those among them whose content is kept in case it is wanted again."""
+        return self._cache.idle
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens that the prefix cache saved from being computed."""
+        return self._cache.reused_tokens
 
     @property
     def capacity(self) -> int:
         """Tokens of the longest sequence that can be computed: it has all blocks."""
-        return self._pool.total * BLOCK_SIZE
+        return self._cache.total * BLOCK_SIZE
 
     @property
     def waiting(self) -> tuple[Sequence, ...]:
@@ -65,19 +77,21 @@ class Scheduler:
         insort(self._waiting, sequence, key=_by_arrival)
 
     def remove(self, sequence: Sequence) -> None:
-        """Forget a sequence, in whatever state it is, and free its blocks."""
+        """Forget a sequence, in whatever state it is, and take its blocks."""
         (self._running if sequence in self._running else self._waiting).remove(sequence)
-        self._free(sequence)
+        self._cache.release(sequence)
 
     def preempt(self, sequence: Sequence) -> None:
         """Take a running sequence's blocks; it is computed again later."""
         self._running.remove(sequence)
-        self._free(sequence)
+        self._cache.release(sequence)
         insort(self._waiting, sequence, key=_by_arrival)
         self.preemptions += 1
 
     def next_chunks(self) -> list[Chunk]:
         """What to compute next; empty only if no sequence is ready. All blocks of the chunks are allocated."""
+        for running in self._running:
+            self._cache.store(running)
         chunks = [Chunk(sequence, 1) for sequence in self._decoding()]
         budget = self._step_tokens - len(chunks)
         prefilling = self._prefilling()
@@ -94,7 +108,9 @@ class Scheduler:
 
     def _prefilling(self) -> Iterator[Sequence]:
         """Running sequences that need more than one token, then those that can be admitted, while they are wanted."""
-        yield from [sequence for sequence in self._running if sequence.remaining > 1]
+        for sequence in [sequence for sequence in self._running if sequence.remaining > 1]:
+            self._cache.reuse(sequence)
+            yield sequence
         for sequence in self.waiting:
             if not sequence.ready:
                 continue
@@ -105,26 +121,21 @@ class Scheduler:
     def _grow(self, sequence: Sequence) -> bool:
         """Make sure that its tokens have blocks, at the cost of newer sequences; False if it was itself the newest."""
         missing = blocks_for(len(sequence.tokens)) - len(sequence.blocks)
-        while sequence.blocks and missing > self._pool.free:
+        while sequence.blocks and missing > self._cache.available:
             self.preempt(self._running[-1])
         if not sequence.blocks:
             return False
-        sequence.blocks += self._pool.allocate(missing)
+        sequence.blocks += self._cache.allocate(missing)
         return True
 
     def _admit(self, sequence: Sequence) -> bool:
         """Start a waiting sequence if there is room, with a spare block for each that runs: they will soon grow."""
-        needed = blocks_for(len(sequence.tokens))
         if len(self._running) == self._most_running:
             return False
-        if self._running and needed + len(self._running) > self._pool.free:
+        if self._running and self._cache.wanted(sequence) + len(self._running) > self._cache.available:
             return False
-        sequence.blocks = self._pool.allocate(needed)
+        self._cache.reuse(sequence)
+        sequence.blocks += self._cache.allocate(blocks_for(len(sequence.tokens)) - len(sequence.blocks))
         self._waiting.remove(sequence)
         insort(self._running, sequence, key=_by_arrival)
         return True
-
-    def _free(self, sequence: Sequence) -> None:
-        self._pool.release(sequence.blocks)
-        sequence.blocks = []
-        sequence.computed = 0
