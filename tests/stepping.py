@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from gemlora.engines.cpu.batch import Batch
 from gemlora.engines.cpu.blocks import BLOCK_SIZE, BlockPool
 from gemlora.engines.cpu.engine import StepLoop
 from gemlora.engines.cpu.frames import Cancel, Command, Counted, Delivered, Event, Failed, Shutdown, Submit
+from gemlora.engines.cpu.pace import Pace
 from gemlora.engines.cpu.prefix_cache import PrefixCache
 from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
@@ -156,7 +158,7 @@ class Bench:
 
     def __init__(
         self, blocks: int = 64, max_sequences: int = 8, step_tokens: int = 64, adapters: int = 4,
-        context: int = CONTEXT, **caching: Any,
+        context: int = CONTEXT, step_seconds: float = inf, **caching: Any,
     ) -> None:  # fmt: skip
         """`caching` are arguments of the prefix cache, which keeps all that it can by default."""
         self.pool = BlockPool(blocks)
@@ -164,7 +166,7 @@ class Bench:
         self.runner = PagedRunner(blocks)
         self.mailbox = ListMailbox()
         self.executor = LateExecutor()
-        self.scheduler = Scheduler(self.cache, max_sequences, step_tokens)
+        self.scheduler = Scheduler(self.cache, max_sequences, Pace(step_tokens, step_seconds))
         self.loader = EmptyLoader()
         self.adapters = AdapterPool(self.loader, adapters * ADAPTER_SIZE, self.executor, self.executor, lambda: None)
         self.loop = StepLoop(

@@ -283,6 +283,7 @@ def _cpu_backend(settings: Settings, progress: Progress) -> Backend:
         max_sequences=settings.max_sequences,
         max_queue=settings.max_queue,
         step_tokens=settings.step_tokens,
+        step_milliseconds=settings.step_milliseconds,
         adapter_memory_bytes=settings.adapter_memory_bytes,
         adapter_cache=str(settings.cache_dir / "adapters"),
         adapter_cache_bytes=settings.adapter_cache_bytes,

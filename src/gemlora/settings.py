@@ -196,6 +196,12 @@ class Settings(BaseSettings):
     step_tokens: int = Field(
         512, ge=16, le=65536, description="Most tokens of one step: prompts are cut to fit.", examples=[512]
     )
+    step_milliseconds: float = Field(
+        40,
+        gt=0,
+        description="How long a step should take: prompts are cut so that others need not wait longer.",
+        examples=[40],
+    )
     adapter_memory_bytes: int = Field(
         GIB, ge=MIB, description="Adapters kept in memory, least recently used leave first.", examples=[GIB]
     )

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import cycle, islice, product
+from math import inf
 from random import Random
 from typing import Any
 
@@ -20,6 +21,7 @@ from gemlora.engines.cpu.blocks import BlockPool
 from gemlora.engines.cpu.config import GemmaConfig
 from gemlora.engines.cpu.engine import StepLoop
 from gemlora.engines.cpu.frames import Cancel, Delivered, ProbeAdapter, Probed, Submit, UnloadAdapter
+from gemlora.engines.cpu.pace import Pace
 from gemlora.engines.cpu.prefix_cache import PrefixCache
 from gemlora.engines.cpu.runner import Runner
 from gemlora.engines.cpu.sampler import Sampler
@@ -156,6 +158,7 @@ class Stage:
         blocks: int,
         max_sequences: int,
         step_tokens: int,
+        step_seconds: float = inf,
         rooms: int,
         preemption: Random | None = None,
         caching: bool = True,
@@ -169,7 +172,7 @@ class Stage:
         assert blocks <= self._runner.blocks
         mailbox, executor, recorder = ListMailbox(), LateExecutor(), RecordingRunner(self._runner)
         cache = PrefixCache(BlockPool(blocks), "", most_idle=most_idle, enabled=caching)
-        scheduler = Scheduler(cache, max_sequences, step_tokens)
+        scheduler = Scheduler(cache, max_sequences, Pace(step_tokens, step_seconds))
         loop = StepLoop(
             mailbox, scheduler, recorder, Sampler(self._kernels),
             AdapterPool(self._loader, rooms * self._largest, executor, executor, lambda: None),
@@ -218,6 +221,7 @@ class Stage:
             blocks=(blocks := random.choice([8, 12, 40])),
             max_sequences=random.randint(4, 16),
             step_tokens=random.choice([9, 16, 33, 64, 200]),
+            step_seconds=random.choice([0.002, 0.02, inf]),
             rooms=random.randint(1, 4),
             preemption=random,
             most_idle=random.choice([blocks // 4, blocks]),

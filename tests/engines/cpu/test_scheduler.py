@@ -26,6 +26,26 @@ def test_a_step_computes_no_more_tokens_than_it_may() -> None:
     assert max(bench.runner.rows) == 20
 
 
+def test_a_short_prompt_overtakes_long_ones() -> None:
+    bench = Bench(step_tokens=64, blocks=200, max_sequences=9)
+    bench.submit(*(request(str(i), [i] * 400) for i in range(8)))
+    bench.step(3)
+    bench.submit(request("short", range(40)))
+    bench.step()
+    assert len(bench.tokens("short")) == 1
+
+
+def test_the_oldest_prompt_moves_however_many_shorter_ones_come() -> None:
+    bench = Bench(step_tokens=64, blocks=400, max_sequences=100)
+    bench.submit(request("long", [1] * 400, 1), request("next", [2] * 400, 1))
+    for number in range(2 * 400 // (64 // 8)):
+        for length in (40, 50):
+            bench.submit(request(f"{length} {number}", [number // 40, number % 40, *range(length - 10)], 1))
+        bench.step()
+        assert min(bench.runner.rows) == 64
+    assert len(bench.tokens("long")) == len(bench.tokens("next")) == 1
+
+
 def test_no_more_sequences_run_than_may() -> None:
     bench = Bench(max_sequences=2)
     bench.submit(*(request(str(i)) for i in range(5)))
@@ -136,9 +156,9 @@ class Company(RuleBasedStateMachine):
 
     @invariant()
     def limits_are_kept(self) -> None:
-        assert max(self.bench.runner.rows, default=0) <= self.bench.scheduler._step_tokens
+        assert max(self.bench.runner.rows, default=0) <= self.bench.scheduler._pace.step_tokens
         scheduler = self.bench.scheduler
-        assert len(scheduler.running) <= min(scheduler._most_running, scheduler._step_tokens)
+        assert len(scheduler.running) <= min(scheduler._most_running, scheduler._pace.step_tokens)
 
     def teardown(self) -> None:
         if not hasattr(self, "bench"):

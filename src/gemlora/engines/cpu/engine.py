@@ -104,7 +104,10 @@ class StepLoop:
         for sequence, token in self._compute(chunks):
             self._deliver(sequence, token)
         self._idle = not chunks
-        self._report(time.monotonic() - started)
+        seconds = time.monotonic() - started
+        if chunks:
+            self._scheduler.note(seconds)
+        self._report(seconds)
         return True
 
     def _receive(self) -> bool:

@@ -1,21 +1,28 @@
 """Which tokens are computed in the next step. It knows sequences and blocks, no weights and no clients.
 
-Sequences that decode come first, one token each; the rest of the step's tokens goes to prompts, cut to fit. Both go
-by arrival. A sequence gets the blocks of all its known tokens when it is admitted, those that the prefix cache has
-among them, and grows block by block; when none is left, the newest running sequence gives up its blocks and is computed
-again later, as far as they are not in the cache any more. The oldest is never preempted and fits the pool alone, so it
-always ends, and with it, one after the other, do all.
+Sequences that decode come first, one token each; prompts share the rest of the time that a step should take (`pace`),
+the shortest remainder first. The oldest prompt gets an eighth of it in any case, so that from then on it takes at most
+eight times as long as it would alone, however many shorter ones come.
+
+Admission goes by arrival. A sequence gets the blocks of all its known tokens when it is admitted, those that the prefix
+cache has among them, and grows block by block; when none is left, the newest running sequence gives up its blocks and
+is computed again later, as far as they are not in the cache any more. The oldest is never preempted and fits the pool
+alone, so it always ends, and with it, one after the other, do all.
 """
 
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from operator import attrgetter
 
 from gemlora.engines.cpu.batch import Chunk
 from gemlora.engines.cpu.blocks import BLOCK_SIZE, blocks_for
+from gemlora.engines.cpu.pace import Pace
 from gemlora.engines.cpu.prefix_cache import PrefixCache
 from gemlora.engines.cpu.sequence import Sequence
 from gemlora.errors import PromptTooLong
+
+OLDEST_PART = 0.125
+"""Part of the prompts' time in each step that the oldest prompt gets."""
 
 _by_arrival = attrgetter("arrival")
 
@@ -23,14 +30,11 @@ _by_arrival = attrgetter("arrival")
 class Scheduler:
     """Waiting and running sequences, both in order of arrival."""
 
-    def __init__(self, cache: PrefixCache, max_sequences: int, step_tokens: int) -> None:
-        """At most `max_sequences` run at once and at most `step_tokens` tokens are computed in a step.
-
-        No more than `step_tokens` run either, as one is only admitted when the others leave it a token.
-        """
+    def __init__(self, cache: PrefixCache, max_sequences: int, pace: Pace) -> None:
+        """At most `max_sequences` run at once, and no more than a step has tokens, so that all of them move."""
         self._cache = cache
-        self._most_running = max_sequences
-        self._step_tokens = step_tokens
+        self._pace = pace
+        self._most_running = min(max_sequences, pace.step_tokens)
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
         self.preemptions = 0
@@ -92,13 +96,14 @@ class Scheduler:
         """What to compute next; empty only if no sequence is ready. All blocks of the chunks are allocated."""
         for running in self._running:
             self._cache.store(running)
-        chunks = [Chunk(sequence, 1) for sequence in self._decoding()]
-        budget = self._step_tokens - len(chunks)
-        prefilling = self._prefilling()
-        while budget and (sequence := next(prefilling, None)):
-            chunks.append(Chunk(sequence, min(sequence.remaining, budget)))
-            budget -= chunks[-1].length
-        return chunks
+        decoding = [Chunk(sequence, 1) for sequence in self._decoding()]
+        self._admit_waiting()
+        self._pace.begin(len(decoding))
+        return [*decoding, *self._prompt_chunks({chunk.sequence for chunk in decoding})]
+
+    def note(self, seconds: float) -> None:
+        """Learn how long the chunks took."""
+        self._pace.note(seconds)
 
     def _decoding(self) -> Iterator[Sequence]:
         """Running sequences that need one token, each with a block for it."""
@@ -106,17 +111,24 @@ class Scheduler:
             if sequence.remaining == 1 and self._grow(sequence):
                 yield sequence
 
-    def _prefilling(self) -> Iterator[Sequence]:
-        """Running sequences that need more than one token, then those that can be admitted, while they are wanted."""
-        for sequence in [sequence for sequence in self._running if sequence.remaining > 1]:
-            self._cache.reuse(sequence)
-            yield sequence
+    def _admit_waiting(self) -> None:
+        """Start those that are ready, as long as there is room for the next one."""
         for sequence in self.waiting:
-            if not sequence.ready:
-                continue
-            if not self._admit(sequence):
+            if sequence.ready and not self._admit(sequence):
                 break
-            yield sequence
+
+    def _prompt_chunks(self, decoding: Collection[Sequence]) -> list[Chunk]:
+        """Chunks of the running sequences that do not decode."""
+        prompts = [sequence for sequence in self._running if sequence not in decoding]
+        for sequence in prompts:
+            self._cache.reuse(sequence)
+        turns = [(sequence, OLDEST_PART) for sequence in prompts[:1]]
+        turns += [(sequence, 1.0) for sequence in sorted(prompts, key=attrgetter("remaining"))]
+        lengths = dict.fromkeys(prompts, 0)
+        for sequence, part in turns:
+            planned = lengths[sequence]
+            lengths[sequence] += self._pace.fit(sequence.remaining - planned, sequence.computed + planned, part)
+        return [Chunk(sequence, length) for sequence, length in lengths.items() if length]
 
     def _grow(self, sequence: Sequence) -> bool:
         """Make sure that its tokens have blocks, at the cost of newer sequences; False if it was itself the newest."""
