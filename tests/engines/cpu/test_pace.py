@@ -85,7 +85,7 @@ def test_a_single_interruption_hardly_changes_what_fits() -> None:
     before = pace.fit(500, 0)
     pace.note(2.0)
     pace.begin(0)
-    assert pace.fit(500, 0) > 0.8 * before
+    assert pace.fit(500, 0) > 0.7 * before
 
 
 def test_a_large_model_gets_steps_that_are_worth_reading_its_weights() -> None:
