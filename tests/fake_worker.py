@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.stepping import ADAPTER_SIZE, CONTEXT, PROBE_PROMPT, VOCABULARY, EmptyLoader, PagedRunner
+from tests.stepping import ADAPTER_SIZE, BASE, CONTEXT, PROBE_PROMPT, VOCABULARY, EmptyLoader, PagedRunner
 
 from gemlora.engines.contract import AdapterRef, ModelFacts
 from gemlora.engines.cpu.adapters import AdapterPool
@@ -22,6 +22,8 @@ from gemlora.engines.cpu.blocks import BlockPool
 from gemlora.engines.cpu.engine import StepLoop
 from gemlora.engines.cpu.mailbox import SocketMailbox
 from gemlora.engines.cpu.options import CpuOptions
+from gemlora.engines.cpu.pace import Pace
+from gemlora.engines.cpu.prefix_cache import PrefixCache
 from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
 from gemlora.engines.cpu.speculation import Speculation
@@ -78,7 +80,8 @@ def build(options: CpuOptions, mailbox: SocketMailbox) -> tuple[ModelFacts, Step
     if behaviour.start_failure == "death" or (behaviour.flag and not Path(behaviour.flag).exists()):
         sys.exit(3)
     blocks = options.kv_cache_bytes
-    scheduler = Scheduler(BlockPool(blocks), options.max_sequences, options.step_tokens)
+    pace = Pace(options.step_tokens, options.step_milliseconds / 1000)
+    scheduler = Scheduler(PrefixCache(BlockPool(blocks), BASE, most_idle=blocks), options.max_sequences, pace)
     capacity = options.adapter_memory_bytes * ADAPTER_SIZE
     adapters = AdapterPool(DeadlyLoader(), capacity, ThreadPoolExecutor(1), ThreadPoolExecutor(1), mailbox.wake)
     loop = StepLoop(

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, Future
+from math import inf
 from random import Random
 from typing import Any
 
@@ -17,6 +18,8 @@ from gemlora.engines.cpu.blocks import BLOCK_SIZE, BlockPool
 from gemlora.engines.cpu.engine import StepLoop
 from gemlora.engines.cpu.frames import Cancel, Command, Counted, Delivered, Event, Failed, Shutdown, Submit
 from gemlora.engines.cpu.interfaces import Speculation as Speculating
+from gemlora.engines.cpu.pace import Pace
+from gemlora.engines.cpu.prefix_cache import PrefixCache
 from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
 from gemlora.engines.cpu.sequence import Sequence
@@ -38,6 +41,7 @@ IMPOSSIBLE = -1000.0
 """The logit of the others."""
 ADAPTER_SIZE = 100
 BROKEN = "broken"
+BASE = "the digest of no weights"
 PROBE_PROMPT = (2, 9, 16, 23)
 
 
@@ -52,20 +56,29 @@ def logits_of(tokens: NDArray[np.int32], adapter: LoraWeights | None) -> NDArray
     return logits
 
 
-class PagedRunner:
-    """Keeps nothing but the tokens in its paged cache and reads them back through the block tables.
+def owner(sequence: Sequence) -> int:
+    """Tells apart what must not share keys and values; the values of `PagedRunner` depend on nothing else."""
+    request = sequence.request
+    return hash((request.cache_scope, request.share_key, request.adapter and request.adapter.digest))
 
-    So a block that is shared, lost or too early reused changes tokens.
+
+class PagedRunner:
+    """Keeps nothing but the tokens and their owners in its paged cache and reads them back through the block tables.
+
+    So a block that is wrongly shared, lost or too early reused changes tokens.
     """
 
     def __init__(self, blocks: int) -> None:
         self.cache = np.full((blocks, BLOCK_SIZE), -1, np.int32)
+        self.owners = np.zeros((blocks, BLOCK_SIZE), np.int64)
         self.rows: list[int] = []
 
     def forward(self, batch: Batch) -> NDArray[np.float32]:
         self.rows.append(len(batch.tokens))
         blocks = batch.block_tables[batch.sequence_of_row, batch.positions // BLOCK_SIZE]
         self.cache[blocks, batch.positions % BLOCK_SIZE] = batch.tokens
+        owners = np.array([owner(chunk.sequence) for chunk in batch.chunks])
+        self.owners[blocks, batch.positions % BLOCK_SIZE] = owners[batch.sequence_of_row]
         if RAISING in batch.tokens:
             raise RuntimeError("poisonous token")
         return np.stack([self._logits(batch, row) for row in batch.logit_rows]) if len(batch.logit_rows) else NOTHING
@@ -73,6 +86,9 @@ class PagedRunner:
     def _logits(self, batch: Batch, row: int) -> NDArray[np.float32]:
         table = batch.block_tables[batch.sequence_of_row[row]]
         tokens = self.cache[table].reshape(-1)[: batch.positions[row] + 1]
+        owners = self.owners[table].reshape(-1)[: batch.positions[row] + 1]
+        if (owners != owner(batch.chunks[batch.sequence_of_row[row]].sequence)).any():
+            return np.full(VOCABULARY, np.nan, np.float32)
         segment = np.searchsorted(batch.segments.ends, row, side="right")
         return logits_of(tokens, batch.segments.adapters[segment])
 
@@ -171,19 +187,16 @@ class Bench:
     """A step loop that a test drives by hand, and everything that came out of it."""
 
     def __init__(
-        self,
-        blocks: int = 64,
-        max_sequences: int = 8,
-        step_tokens: int = 64,
-        adapters: int = 4,
-        context: int = CONTEXT,
-        speculation: Speculating | None = None,
-    ) -> None:
+        self, blocks: int = 64, max_sequences: int = 8, step_tokens: int = 64, adapters: int = 4,
+        context: int = CONTEXT, step_seconds: float = inf, speculation: Speculating | None = None, **caching: Any,
+    ) -> None:  # fmt: skip
+        """`caching` are arguments of the prefix cache, which keeps all that it can by default."""
         self.pool = BlockPool(blocks)
+        self.cache = PrefixCache(self.pool, BASE, **{"most_idle": blocks, **caching})
         self.runner = PagedRunner(blocks)
         self.mailbox = ListMailbox()
         self.executor = LateExecutor()
-        self.scheduler = Scheduler(self.pool, max_sequences, step_tokens)
+        self.scheduler = Scheduler(self.cache, max_sequences, Pace(step_tokens, step_seconds))
         self.loader = EmptyLoader()
         self.adapters = AdapterPool(self.loader, adapters * ADAPTER_SIZE, self.executor, self.executor, lambda: None)
         self.loop = StepLoop(
@@ -242,7 +255,8 @@ class Bench:
 
 def request(
     id: str, prompt: Iterable[int] = (1, 2, 3), max_tokens: int = 8, *, stop: tuple[int, ...] = (),
-    adapter: str | None = None, generated: tuple[int, ...] = (), **sampling: Any,
+    adapter: str | None = None, generated: tuple[int, ...] = (), scope: bytes = b"", share: bytes = b"",
+    **sampling: Any,
 ) -> GenerateRequest:  # fmt: skip
     """A request; greedy unless a temperature is given."""
     return GenerateRequest(
@@ -253,6 +267,8 @@ def request(
         stop_tokens=stop,
         adapter=AdapterRef(adapter, "", "", "") if adapter else None,
         generated=generated,
+        cache_scope=scope,
+        share_key=share,
     )
 
 
@@ -260,7 +276,7 @@ def alone(*requests: GenerateRequest) -> list[tuple[int, ...]]:
     """The tokens of each request when there is no other."""
     outputs = []
     for one in requests:
-        bench = Bench(step_tokens=CONTEXT)
+        bench = Bench(step_tokens=CONTEXT, enabled=False)
         bench.submit(one)
         bench.run()
         outputs.append(bench.tokens(one.id))

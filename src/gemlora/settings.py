@@ -170,12 +170,37 @@ class Settings(BaseSettings):
     kv_cache_bytes: int = Field(
         2 * GIB, ge=MIB, description="Upper bound of the KV cache. Touched only as used.", examples=[GIB]
     )
+    prefix_cache: bool = Field(
+        True,
+        description="Whether prompts that begin alike are computed once, for each account apart.",
+        examples=["true"],
+        json_schema_extra={"default": "true"},
+    )
+    prefix_cache_bytes: int = Field(
+        128 * MIB,
+        ge=0,
+        description="Most of the KV cache that is kept for later requests when no request uses it.",
+        examples=[GIB],
+    )
+    prefix_cache_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Part of what is kept that an account may have before its own leaves first.",
+        examples=[0.5],
+    )
     max_sequences: int = Field(32, ge=1, le=4096, description="Sequences computed at the same time.", examples=[32])
     max_queue: int = Field(
         512, ge=1, description="Requests waiting for the engine before new ones are refused.", examples=[512]
     )
     step_tokens: int = Field(
         512, ge=16, le=65536, description="Most tokens of one step: prompts are cut to fit.", examples=[512]
+    )
+    step_milliseconds: float = Field(
+        40,
+        gt=0,
+        description="How long a step should take: prompts are cut so that others need not wait longer.",
+        examples=[40],
     )
     draft_tokens: int = Field(
         8,

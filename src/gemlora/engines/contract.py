@@ -114,6 +114,9 @@ class EngineStats(Struct, frozen=True):
     blocks: int = 0
     """Blocks of the KV cache."""
     free_blocks: int = 0
+    """Blocks that no sequence holds."""
+    cached_blocks: int = 0
+    """Those among them whose content is kept in case it is wanted again."""
     adapters: int = 0
     """Resident adapters."""
     adapter_bytes: int = 0
@@ -127,6 +130,8 @@ class EngineStats(Struct, frozen=True):
     """Tokens that were guessed and computed before it was known whether they come."""
     accepted_tokens: int = 0
     """Those of them that came; output tokens like all others."""
+    cached_tokens: int = 0
+    """Tokens that the prefix cache saved from being computed, those of preempted sequences among them."""
     preemptions: int = 0
     restarts: int = 0
     """How often the engine's process was replaced; this one never starts anew."""

@@ -33,6 +33,21 @@ def test_more_than_there_is_cannot_be_allocated() -> None:
     assert pool.free == 2
 
 
+def test_a_shared_block_is_free_when_its_last_user_gives_it_back() -> None:
+    pool = BlockPool(2)
+    blocks = pool.allocate(2)
+    pool.share(blocks[0])
+    pool.release(blocks)
+    assert (pool.free, pool.users(blocks[0]), pool.users(blocks[1])) == (1, 1, 0)
+    pool.release(blocks[:1])
+    assert pool.free == 2
+
+
+def test_a_free_block_cannot_be_shared() -> None:
+    with pytest.raises(ValueError, match="is not taken"):
+        BlockPool(2).share(0)
+
+
 def test_a_block_cannot_be_released_twice() -> None:
     pool = BlockPool(2)
     blocks = pool.allocate(1)

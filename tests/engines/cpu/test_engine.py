@@ -101,7 +101,7 @@ def test_one_requests_failure_ends_that_request_only(poison: int, text: str, cap
     assert bench.failure("bad").failure == "engine"
     assert text in bench.failure("bad").message
     assert [bench.tokens(one.id) for one in neighbours] == alone(*neighbours)
-    assert bench.pool.free == bench.pool.total
+    assert bench.cache.available == bench.pool.total
 
 
 def test_parameters_that_no_array_can_hold_end_that_request_only() -> None:
@@ -134,10 +134,10 @@ def test_cancelling_frees_everything_within_one_step(state: str) -> None:
     bench.cancel("victim")
     bench.step()
     assert len(bench.loop._sequences) == others
-    assert bench.pool.free == 10 - sum(len(s.blocks) for s in bench.scheduler.running)
+    assert bench.cache.available == 10 - sum(len(s.blocks) for s in bench.scheduler.running)
     assert not bench.adapters.users
     if not others:
-        assert bench.pool.free == 10
+        assert bench.cache.available == 10
         assert not bench.scheduler.running + bench.scheduler.waiting
 
 

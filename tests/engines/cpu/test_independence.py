@@ -4,12 +4,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import cycle, islice, product
+from math import inf
 from random import Random
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from tests.stepping import LateExecutor, ListMailbox, Prophet
 
 from gemlora.engines.contract import AdapterRef, GenerateRequest, Sampling
@@ -20,6 +22,8 @@ from gemlora.engines.cpu.config import GemmaConfig
 from gemlora.engines.cpu.engine import StepLoop
 from gemlora.engines.cpu.frames import Cancel, Delivered, ProbeAdapter, Probed, Submit, UnloadAdapter
 from gemlora.engines.cpu.interfaces import Speculation as Speculating
+from gemlora.engines.cpu.pace import Pace
+from gemlora.engines.cpu.prefix_cache import PrefixCache
 from gemlora.engines.cpu.runner import Runner
 from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
@@ -117,6 +121,7 @@ def random_requests(random: Random, count: int, vocabulary: int) -> list[Generat
             ),
             stop_tokens=(random.randrange(vocabulary),),
             adapter=random.choice([None, *(AdapterRef(name, "", "", "") for name in ADAPTERS)]),
+            cache_scope=random.choice([b"", b"another account"]),
         )
         for number in range(count)
     ]
@@ -164,17 +169,22 @@ class Stage:
         blocks: int,
         max_sequences: int,
         step_tokens: int,
+        step_seconds: float = inf,
         rooms: int,
         preemption: Random | None = None,
         speculation: Speculating | None = None,
+        caching: bool = True,
+        most_idle: int = 0,
     ) -> tuple[Outputs, Scheduler]:
         """Hashes and tokens of each request.
 
-        `arrivals` come before each step, `rooms` counts resident adapters, `preemption` takes blocks now and then.
+        `arrivals` come before each step, `rooms` counts resident adapters, `preemption` takes blocks now and then;
+        `caching` and `most_idle` are the prefix cache's.
         """
         assert blocks <= self._runner.blocks
         mailbox, executor, recorder = ListMailbox(), LateExecutor(), RecordingRunner(self._runner)
-        scheduler = Scheduler(BlockPool(blocks), max_sequences, step_tokens)
+        cache = PrefixCache(BlockPool(blocks), "", most_idle=most_idle, enabled=caching)
+        scheduler = Scheduler(cache, max_sequences, Pace(step_tokens, step_seconds))
         loop = StepLoop(
             mailbox, scheduler, recorder, Sampler(self._kernels),
             AdapterPool(self._loader, rooms * self._largest, executor, executor, lambda: None),
@@ -205,7 +215,7 @@ class Stage:
         return outputs
 
     def _alone(self, guest: Guest) -> Outputs:
-        return self.run(iter([[guest]]), blocks=8, max_sequences=1, step_tokens=CONTEXT, rooms=4)[0]
+        return self.run(iter([[guest]]), blocks=8, max_sequences=1, step_tokens=CONTEXT, rooms=4, caching=False)[0]
 
     def company(
         self, requests: Sequence[GenerateRequest], random: Random, speculation: Speculating
@@ -215,19 +225,22 @@ class Stage:
         visitors = random_requests(random, VISITORS, self._config.vocabulary)
         guests: list[Guest] = [Submit(request) for request in requests]
         guests += [
-            Submit(GenerateRequest(f"visitor {v.id}", v.prompt, 100, v.sampling, (), v.adapter)) for v in visitors
+            Submit(GenerateRequest(f"visitor {v.id}", v.prompt, 100, v.sampling, (), v.adapter, v.cache_scope))
+            for v in visitors
         ]
         guests += PROBES
         guests += [UnloadAdapter(f"unload {number}", random.choice(ADAPTERS)) for number in range(UNLOADS)]
         random.shuffle(guests)
         return self.run(
             _arrivals(guests, random),
-            blocks=random.choice([8, 12, 40]),
+            blocks=(blocks := random.choice([8, 12, 40])),
             max_sequences=random.randint(4, 16),
             step_tokens=random.choice([9, 16, 33, 64, 200]),
+            step_seconds=random.choice([0.002, 0.02, inf]),
             rooms=random.randint(1, 4),
             preemption=random,
             speculation=speculation,
+            most_idle=random.choice([blocks // 4, blocks]),
         )
 
 
@@ -267,6 +280,27 @@ def model(request: pytest.FixtureRequest, checkpoint: Callable[..., Any]) -> Mod
     return packed, random_requests(Random(1), count, packed.config.vocabulary)
 
 
+def test_logits_and_tokens_behind_cached_blocks_are_those_of_a_cold_start(model: Model) -> None:
+    packed, requests = model
+    for request in requests[:12]:
+        prompt = [random.randrange(packed.config.vocabulary) for random in [Random(request.id)] for _ in range(60)]
+        first = replace(request, id="first", prompt=tuple(prompt), stop_tokens=(), max_tokens=24)
+        stage = Stage(packed, NativeKernels(1))
+        hashes, tokens = stage.alone([first])["first"]
+        turn = replace(first, id="turn", prompt=(*prompt, *tokens, *prompt[:8]), max_tokens=10)
+        resumed = replace(first, id="resumed", generated=tuple(tokens[:15]))
+        arrivals = iter(
+            [[Submit(first)], *[[]] * 40, [Submit(turn), Submit(replace(first, id="again"))], [Submit(resumed)]]
+        )
+        outputs, scheduler = stage.run(
+            arrivals, blocks=24, max_sequences=4, step_tokens=21, rooms=4, preemption=Random(1), most_idle=24
+        )
+        assert outputs["turn"] == Stage(packed, NativeKernels(1)).alone([turn])["turn"]
+        assert outputs["first"] == outputs["again"] == (hashes, tokens)
+        assert outputs["resumed"] == (hashes[15:], tokens[15:])
+        assert scheduler.cached_tokens >= 2 * (2 + 1 + 2)
+
+
 def test_logits_and_tokens_are_the_same_alone_and_in_every_company(model: Model) -> None:
     packed, requests = model
     variants = list(product([1, 2], instruction_sets()))
@@ -275,7 +309,7 @@ def test_logits_and_tokens_are_the_same_alone_and_in_every_company(model: Model)
     assert all(len(reference.differences[probe.id]) == 1 for probe in PROBES)
     assert len(alone) == len(requests)
     assert len({tuple(tokens) for _, tokens in alone.values()}) > len(requests) * 0.9
-    preempted = 0
+    preempted = reused = 0
     for seed, (threads, instruction_set) in enumerate(islice(cycle(variants), COMPANIES)):
         stage = Stage(packed, NativeKernels(threads, instruction_set))
         random = Random(seed)
@@ -284,4 +318,6 @@ def test_logits_and_tokens_are_the_same_alone_and_in_every_company(model: Model)
         assert not different, (seed, threads, instruction_set)
         assert stage.differences == reference.differences
         preempted += scheduler.preemptions
+        reused += scheduler.cached_tokens
     assert preempted > 10 * COMPANIES
+    assert reused > len(requests) * COMPANIES

@@ -1,6 +1,7 @@
 """What a probe computes, on logits and prompts by hand, and on a real model."""
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from gemlora.engines.cpu.adapters import AdapterPool
 from gemlora.engines.cpu.blocks import BlockPool
 from gemlora.engines.cpu.engine import StepLoop
 from gemlora.engines.cpu.frames import ProbeAdapter, Probed
+from gemlora.engines.cpu.pace import Pace
+from gemlora.engines.cpu.prefix_cache import PrefixCache
 from gemlora.engines.cpu.probing import LENGTH, MOST_CHANGED, Probing, probe_prompt, with_changed_tokens
 from gemlora.engines.cpu.runner import Runner
 from gemlora.engines.cpu.sampler import Sampler
@@ -101,7 +104,7 @@ def test_an_adapter_of_a_single_tokens_embedding_makes_a_difference(
     token = next(token for token in range(config.vocabulary) if token not in prompt)
     mailbox, executor = ListMailbox(), LateExecutor()
     runner = Runner(model, native, context=64, kv_cache_bytes=1 << 20)
-    scheduler = Scheduler(BlockPool(runner.blocks), 4, 64)
+    scheduler = Scheduler(PrefixCache(BlockPool(runner.blocks), "", most_idle=0), 4, Pace(64, inf))
     adapters = OneEmbedding(config.vocabulary, config.hidden, token)
     loop = StepLoop(
         mailbox, scheduler, runner, Sampler(native),

@@ -1,3 +1,6 @@
+from collections import Counter
+from math import inf
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -5,6 +8,8 @@ from tests.stepping import Bench, alone, request
 
 from gemlora.engines.contract import FinishReason
 from gemlora.engines.cpu.blocks import BLOCK_SIZE, BlockPool, blocks_for
+from gemlora.engines.cpu.pace import Pace
+from gemlora.engines.cpu.prefix_cache import PrefixCache
 from gemlora.engines.cpu.scheduler import Scheduler
 from gemlora.engines.cpu.sequence import Sequence
 
@@ -24,6 +29,26 @@ def test_a_step_computes_no_more_tokens_than_it_may() -> None:
     bench.submit(*(request(str(i), range(1, 36)) for i in range(6)))
     bench.run()
     assert max(bench.runner.rows) == 20
+
+
+def test_a_short_prompt_overtakes_long_ones() -> None:
+    bench = Bench(step_tokens=64, blocks=200, max_sequences=9)
+    bench.submit(*(request(str(i), [i] * 400) for i in range(8)))
+    bench.step(3)
+    bench.submit(request("short", range(40)))
+    bench.step()
+    assert len(bench.tokens("short")) == 1
+
+
+def test_the_oldest_prompt_moves_however_many_shorter_ones_come() -> None:
+    bench = Bench(step_tokens=64, blocks=400, max_sequences=100)
+    bench.submit(request("long", [1] * 400, 1), request("next", [2] * 400, 1))
+    for number in range(2 * 400 // (64 // 8)):
+        for length in (40, 50):
+            bench.submit(request(f"{length} {number}", [number // 40, number % 40, *range(length - 10)], 1))
+        bench.step()
+        assert min(bench.runner.rows) == 64
+    assert len(bench.tokens("long")) == len(bench.tokens("next")) == 1
 
 
 def test_no_more_sequences_run_than_may() -> None:
@@ -67,7 +92,7 @@ def test_the_newest_gives_way_when_blocks_run_out_and_loses_no_token() -> None:
     assert bench.running("2").blocks == []
     bench.run()
     assert [bench.tokens(one.id) for one in requests] == alone(*requests)
-    assert bench.pool.free == 7
+    assert bench.cache.available == 7
 
 
 def test_a_sequence_that_needs_all_blocks_ends() -> None:
@@ -80,7 +105,7 @@ def test_a_sequence_that_needs_all_blocks_ends() -> None:
 
 
 def test_guesses_take_no_block_that_another_sequence_may_soon_need() -> None:
-    scheduler = Scheduler(BlockPool(5), max_sequences=8, step_tokens=64)
+    scheduler = Scheduler(PrefixCache(BlockPool(5), "", most_idle=0), max_sequences=8, pace=Pace(64, inf))
     pair = [Sequence.start(request(str(number), [1] * (BLOCK_SIZE - 1)), number) for number in range(2)]
     for sequence in pair:
         scheduler.add(sequence)
@@ -95,25 +120,27 @@ class Company(RuleBasedStateMachine):
     """Requests come, go and are computed; afterwards everything is as it was."""
 
     @initialize(
-        blocks=st.integers(2, 12), most=st.integers(1, 8), step_tokens=st.integers(1, 40), adapters=st.integers(1, 3)
-    )
-    def start(self, blocks: int, most: int, step_tokens: int, adapters: int) -> None:
-        self.bench = Bench(blocks, most, step_tokens, adapters)
+        blocks=st.integers(2, 12), most=st.integers(1, 8), step_tokens=st.integers(1, 40), adapters=st.integers(1, 3),
+        idle=st.integers(0, 12), share=st.sampled_from([0.1, 0.5, 1.0]),
+    )  # fmt: skip
+    def start(self, blocks: int, most: int, step_tokens: int, adapters: int, idle: int, share: float) -> None:
+        self.bench = Bench(blocks, most, step_tokens, adapters, most_idle=idle, largest_share=share)
         self.requests = {}
         self.cancelled = set()
 
     @rule(
-        first=st.integers(0, 40), length=st.integers(1, 50), max_tokens=st.integers(1, 50),
+        first=st.sampled_from([0, 0, 0, 5, 40]), length=st.integers(1, 120), max_tokens=st.integers(1, 50),
         temperature=st.sampled_from([0.0, 1.0]), penalty=st.sampled_from([0.0, 0.5]),
-        adapter=st.sampled_from([None, None, "one", "two", "three", "four"]),
+        adapter=st.sampled_from([None, None, "one", "two", "three", "four"]), scope=st.sampled_from([b"a", b"b"]),
     )  # fmt: skip
     def submit(
-        self, first: int, length: int, max_tokens: int, temperature: float, penalty: float, adapter: str | None
-    ) -> None:
+        self, first: int, length: int, max_tokens: int, temperature: float, penalty: float, adapter: str | None,
+        scope: bytes,
+    ) -> None:  # fmt: skip
         id = str(len(self.requests))
         self.requests[id] = request(
             id, [(first + i) % 45 for i in range(length)], max_tokens,
-            adapter=adapter, temperature=temperature, frequency_penalty=penalty, seed=first,
+            adapter=adapter, temperature=temperature, frequency_penalty=penalty, seed=first, scope=scope,
         )  # fmt: skip
         self.bench.submit(self.requests[id])
 
@@ -129,10 +156,15 @@ class Company(RuleBasedStateMachine):
         self.bench.step(times)
 
     @invariant()
-    def every_block_is_free_or_belongs_to_one_running_sequence(self) -> None:
-        held = [block for sequence in self.bench.scheduler.running for block in sequence.blocks]
-        assert len(held) == len(set(held))
-        assert len(held) + self.bench.pool.free == self.bench.pool.total
+    def every_block_is_free_or_cached_or_held_and_counts_its_users(self) -> None:
+        pool, cache = self.bench.pool, self.bench.cache
+        held = Counter(block for sequence in self.bench.scheduler.running for block in sequence.blocks)
+        cached = {one.block for one in cache._cached.values()}
+        users = [held[block] + (block in cached) for block in range(pool.total)]
+        assert users == [pool.users(block) for block in range(pool.total)]
+        assert pool.free == users.count(0)
+        assert cache.idle == len(cached - held.keys()) == sum(map(len, cache._idle.values())) <= cache._most_idle
+        assert cached == cache._cached_at.keys()
         assert not any(sequence.blocks or sequence.computed for sequence in self.bench.scheduler.waiting)
 
     @invariant()
@@ -141,15 +173,15 @@ class Company(RuleBasedStateMachine):
 
     @invariant()
     def limits_are_kept(self) -> None:
-        assert max(self.bench.runner.rows, default=0) <= self.bench.scheduler._step_tokens
+        assert max(self.bench.runner.rows, default=0) <= self.bench.scheduler._pace.step_tokens
         scheduler = self.bench.scheduler
-        assert len(scheduler.running) <= min(scheduler._most_running, scheduler._step_tokens)
+        assert len(scheduler.running) <= min(scheduler._most_running, scheduler._pace.step_tokens)
 
     def teardown(self) -> None:
         if not hasattr(self, "bench"):
             return
         self.bench.run()
-        assert self.bench.pool.free == self.bench.pool.total
+        assert self.bench.cache.available == self.bench.pool.total
         assert not self.bench.loop._sequences
         assert not self.bench.adapters.users
         for id, one in self.requests.items():

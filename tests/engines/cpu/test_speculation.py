@@ -166,7 +166,7 @@ def test_what_came_before_a_failure_is_delivered() -> None:
     assert bench.failure("a").failure == "engine"
     assert bench.tokens("a") == prophet.truths["a"][:3]
     assert isinstance(bench.mailbox.events[-3], Delivered)
-    assert bench.pool.free == bench.pool.total
+    assert bench.scheduler.free_blocks == bench.scheduler.blocks
 
 
 def test_drafts_leave_blocks_for_the_others_and_tokens_for_prompts() -> None:
@@ -226,4 +226,4 @@ def test_tokens_are_those_without_guesses_in_every_company(
     bench.run()
     for one, tokens in zip(requests, alone(*requests), strict=True):
         assert bench.tokens(one.id) == tokens[: bench.scheduler.capacity - len(one.prompt)]
-    assert bench.pool.free == bench.pool.total
+    assert bench.scheduler.free_blocks == bench.scheduler.blocks

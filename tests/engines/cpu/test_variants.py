@@ -6,6 +6,7 @@ Every variant is compared with PEFT's unmerged float32 model.
 from collections import defaultdict
 from collections.abc import Callable
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ from gemlora.engines.cpu.batch import Chunk
 from gemlora.engines.cpu.blocks import BlockPool
 from gemlora.engines.cpu.engine import StepLoop
 from gemlora.engines.cpu.frames import Delivered, Submit
+from gemlora.engines.cpu.pace import Pace
+from gemlora.engines.cpu.prefix_cache import PrefixCache
 from gemlora.engines.cpu.runner import Runner
 from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
@@ -170,7 +173,7 @@ def greedy_tokens(
 ) -> dict[str, list[list[int]]]:
     """All prompts with all adapters through one engine at once."""
     mailbox, executor, shared = ListMailbox(), LateExecutor(), runner(case, kernels)
-    scheduler = Scheduler(BlockPool(shared.blocks), max_sequences=40, step_tokens=256)
+    scheduler = Scheduler(PrefixCache(BlockPool(shared.blocks), "", most_idle=0), max_sequences=40, pace=Pace(256, inf))
     loop = StepLoop(
         mailbox, scheduler, shared, Sampler(kernels), AdapterPool(adapters, 1 << 24, executor, executor, lambda: None),
         Speculation(0),

@@ -112,7 +112,10 @@ class StepLoop:
         for chunk, tokens in self._compute(chunks):
             self._deliver(chunk, tokens)
         self._idle = not chunks
-        self._report(time.monotonic() - started)
+        seconds = time.monotonic() - started
+        if chunks:
+            self._scheduler.note(seconds)
+        self._report(seconds)
         return True
 
     def _receive(self) -> bool:
@@ -330,8 +333,10 @@ class StepLoop:
             waiting=len(self._scheduler.waiting),
             blocks=self._scheduler.blocks,
             free_blocks=self._scheduler.free_blocks,
+            cached_blocks=self._scheduler.cached_blocks,
             adapters=len(self._adapters.digests),
             adapter_bytes=self._adapters.reserved,
+            cached_tokens=self._scheduler.cached_tokens,
             preemptions=self._scheduler.preemptions,
             steps=self._counters.steps,
             step_seconds=self._counters.step_seconds,

@@ -13,9 +13,13 @@ class CpuOptions(Struct, frozen=True, kw_only=True):
     threads: int | None = None
     instruction_set: str = "auto"
     kv_cache_bytes: int
+    prefix_cache: bool = True
+    prefix_cache_bytes: int = 1 << 27
+    prefix_cache_share: float = 0.5
     max_sequences: int
     max_queue: int
     step_tokens: int
+    step_milliseconds: float = 40
     adapter_memory_bytes: int
     adapter_cache: str
     """Folder of packed adapters."""

@@ -26,12 +26,11 @@ class Runner:
         config = weights.config
         dtype = np.dtype(np.float16 if weights.quantize == "int8" else np.float32)
         shape = (2, config.kv_heads, BLOCK_SIZE, config.head_dim)
-        block_bytes = len(config.layers) * prod(shape) * dtype.itemsize
-        self.blocks = kv_cache_bytes // block_bytes
+        self.block_bytes = len(config.layers) * prod(shape) * dtype.itemsize
+        self.blocks = kv_cache_bytes // self.block_bytes
         if not self.blocks:
-            raise SettingsInvalid(
-                f"kv_cache_bytes: {kv_cache_bytes} are too few, {BLOCK_SIZE} tokens of this model take {block_bytes}"
-            )
+            needed = f"{BLOCK_SIZE} tokens of this model take {self.block_bytes}"
+            raise SettingsInvalid(f"kv_cache_bytes: {kv_cache_bytes} are too few, {needed}")
         self._caches = [np.empty((self.blocks, *shape), dtype) for _ in config.layers]
         self._model = Gemma(weights, kernels, context)
 

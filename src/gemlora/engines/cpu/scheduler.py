@@ -1,22 +1,31 @@
 """Which tokens are computed in the next step. It knows sequences and blocks, no weights and no clients.
 
-Sequences that decode come first, one token each and what is guessed to follow; the rest of the step's tokens goes to
-prompts, cut to fit. Both go by arrival. A sequence gets the blocks of all its known tokens when it is admitted and
-grows block by block; when none is left, the newest running sequence gives up its blocks and is computed again later.
-The oldest is never preempted and fits the pool alone, so it always ends, and with it, one after the other, do all.
-Guesses take no block that another sequence could need soon.
+Sequences that decode come first, one token each and what is guessed to follow; prompts share the rest of the time that
+a step should take (`pace`), the shortest remainder first. The oldest prompt gets an eighth of it in any case, so that
+from then on it takes at most eight times as long as it would alone, however many shorter ones come.
+
+Admission goes by arrival. A sequence gets the blocks of all its known tokens when it is admitted, those that the prefix
+cache has among them, and grows block by block; when none is left, the newest running sequence gives up its blocks and
+is computed again later, as far as they are not in the cache any more. The oldest is never preempted and fits the pool
+alone, so it always ends, and with it, one after the other, do all. Guesses take no block that another sequence could
+need soon.
 """
 
 from bisect import insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Sequence as Several
 from operator import attrgetter
 from types import MappingProxyType
 
 from gemlora.engines.cpu.batch import Chunk
-from gemlora.engines.cpu.blocks import BLOCK_SIZE, BlockPool, blocks_for
+from gemlora.engines.cpu.blocks import BLOCK_SIZE, blocks_for
+from gemlora.engines.cpu.pace import Pace
+from gemlora.engines.cpu.prefix_cache import PrefixCache
 from gemlora.engines.cpu.sequence import Sequence
 from gemlora.errors import PromptTooLong
+
+OLDEST_PART = 0.125
+"""Part of the prompts' time in each step that the oldest prompt gets."""
 
 _by_arrival = attrgetter("arrival")
 
@@ -29,14 +38,11 @@ DRAFTS_SHARE = 4
 class Scheduler:
     """Waiting and running sequences, both in order of arrival."""
 
-    def __init__(self, pool: BlockPool, max_sequences: int, step_tokens: int) -> None:
-        """At most `max_sequences` run at once and at most `step_tokens` tokens are computed in a step.
-
-        No more than `step_tokens` run either, as one is only admitted when the others leave it a token.
-        """
-        self._pool = pool
-        self._most_running = max_sequences
-        self._step_tokens = step_tokens
+    def __init__(self, cache: PrefixCache, max_sequences: int, pace: Pace) -> None:
+        """At most `max_sequences` run at once, and no more than a step has tokens, so that all of them move."""
+        self._cache = cache
+        self._pace = pace
+        self._most_running = min(max_sequences, pace.step_tokens)
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
         self.preemptions = 0
@@ -44,17 +50,27 @@ class Scheduler:
     @property
     def blocks(self) -> int:
         """Blocks in all."""
-        return self._pool.total
+        return self._cache.total
 
     @property
     def free_blocks(self) -> int:
         """Blocks that no sequence holds."""
-        return self._pool.free
+        return self._cache.available
+
+    @property
+    def cached_blocks(self) -> int:
+        """Those among them whose content is kept in case it is wanted again."""
+        return self._cache.idle
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens that the prefix cache saved from being computed."""
+        return self._cache.reused_tokens
 
     @property
     def capacity(self) -> int:
         """Tokens of the longest sequence that can be computed: it has all blocks."""
-        return self._pool.total * BLOCK_SIZE
+        return self._cache.total * BLOCK_SIZE
 
     @property
     def waiting(self) -> tuple[Sequence, ...]:
@@ -73,14 +89,14 @@ class Scheduler:
         insort(self._waiting, sequence, key=_by_arrival)
 
     def remove(self, sequence: Sequence) -> None:
-        """Forget a sequence, in whatever state it is, and free its blocks."""
+        """Forget a sequence, in whatever state it is, and take its blocks."""
         (self._running if sequence in self._running else self._waiting).remove(sequence)
-        self._free(sequence)
+        self._cache.release(sequence)
 
     def preempt(self, sequence: Sequence) -> None:
         """Take a running sequence's blocks; it is computed again later."""
         self._running.remove(sequence)
-        self._free(sequence)
+        self._cache.release(sequence)
         insort(self._waiting, sequence, key=_by_arrival)
         self.preemptions += 1
 
@@ -89,15 +105,17 @@ class Scheduler:
 
         `drafts` are guesses for sequences that decode; they are cut to fit.
         """
+        for running in self._running:
+            self._cache.store(running)
         decoding = list(self._decoding())
-        budget = self._step_tokens - len(decoding)
-        chunks = self._with_drafts(decoding, drafts, budget // DRAFTS_SHARE)
-        budget -= sum(len(chunk.draft) for chunk in chunks)
-        prefilling = self._prefilling()
-        while budget and (sequence := next(prefilling, None)):
-            chunks.append(Chunk(sequence, min(sequence.remaining, budget)))
-            budget -= chunks[-1].length
-        return chunks
+        chunks = self._with_drafts(decoding, drafts, (self._pace.step_tokens - len(decoding)) // DRAFTS_SHARE)
+        self._admit_waiting()
+        self._pace.begin(sum(chunk.rows for chunk in chunks))
+        return [*chunks, *self._prompt_chunks(decoding)]
+
+    def note(self, seconds: float) -> None:
+        """Learn how long the chunks took."""
+        self._pace.note(seconds)
 
     def _with_drafts(
         self, decoding: Several[Sequence], drafts: Mapping[Sequence, Several[int]], most: int
@@ -119,43 +137,47 @@ class Scheduler:
     def _fitting(self, sequence: Sequence, draft: Several[int]) -> tuple[int, ...]:
         """As much of a draft as there are blocks for, if a spare one for each that runs is left."""
         missing = blocks_for(len(sequence.tokens) + len(draft)) - len(sequence.blocks)
-        if 0 < missing <= self._pool.free - len(self._running):
-            sequence.blocks += self._pool.allocate(missing)
+        if 0 < missing <= self._cache.available - len(self._running):
+            sequence.blocks += self._cache.allocate(missing)
         return tuple(draft[: len(sequence.blocks) * BLOCK_SIZE - len(sequence.tokens)])
 
-    def _prefilling(self) -> Iterator[Sequence]:
-        """Running sequences that need more than one token, then those that can be admitted, while they are wanted."""
-        yield from [sequence for sequence in self._running if sequence.remaining > 1]
+    def _admit_waiting(self) -> None:
+        """Start those that are ready, as long as there is room for the next one."""
         for sequence in self.waiting:
-            if not sequence.ready:
-                continue
-            if not self._admit(sequence):
+            if sequence.ready and not self._admit(sequence):
                 break
-            yield sequence
+
+    def _prompt_chunks(self, decoding: Collection[Sequence]) -> list[Chunk]:
+        """Chunks of the running sequences that do not decode."""
+        prompts = [sequence for sequence in self._running if sequence not in decoding]
+        for sequence in prompts:
+            self._cache.reuse(sequence)
+        turns = [(sequence, OLDEST_PART) for sequence in prompts[:1]]
+        turns += [(sequence, 1.0) for sequence in sorted(prompts, key=attrgetter("remaining"))]
+        lengths = dict.fromkeys(prompts, 0)
+        for sequence, part in turns:
+            planned = lengths[sequence]
+            lengths[sequence] += self._pace.fit(sequence.remaining - planned, sequence.computed + planned, part)
+        return [Chunk(sequence, length) for sequence, length in lengths.items() if length]
 
     def _grow(self, sequence: Sequence) -> bool:
         """Make sure that its tokens have blocks, at the cost of newer sequences; False if it was itself the newest."""
         missing = max(blocks_for(len(sequence.tokens)) - len(sequence.blocks), 0)
-        while sequence.blocks and missing > self._pool.free:
+        while sequence.blocks and missing > self._cache.available:
             self.preempt(self._running[-1])
         if not sequence.blocks:
             return False
-        sequence.blocks += self._pool.allocate(missing)
+        sequence.blocks += self._cache.allocate(missing)
         return True
 
     def _admit(self, sequence: Sequence) -> bool:
         """Start a waiting sequence if there is room, with a spare block for each that runs: they will soon grow."""
-        needed = blocks_for(len(sequence.tokens))
         if len(self._running) == self._most_running:
             return False
-        if self._running and needed + len(self._running) > self._pool.free:
+        if self._running and self._cache.wanted(sequence) + len(self._running) > self._cache.available:
             return False
-        sequence.blocks = self._pool.allocate(needed)
+        self._cache.reuse(sequence)
+        sequence.blocks += self._cache.allocate(blocks_for(len(sequence.tokens)) - len(sequence.blocks))
         self._waiting.remove(sequence)
         insort(self._running, sequence, key=_by_arrival)
         return True
-
-    def _free(self, sequence: Sequence) -> None:
-        self._pool.release(sequence.blocks)
-        sequence.blocks = []
-        sequence.computed = 0

@@ -19,6 +19,8 @@ from gemlora.engines.cpu.engine import StepLoop
 from gemlora.engines.cpu.frames import Command, Failed, Ready, Start
 from gemlora.engines.cpu.mailbox import SocketMailbox
 from gemlora.engines.cpu.options import CpuOptions
+from gemlora.engines.cpu.pace import Pace
+from gemlora.engines.cpu.prefix_cache import PrefixCache
 from gemlora.engines.cpu.probing import probe_prompt
 from gemlora.engines.cpu.runner import Runner
 from gemlora.engines.cpu.sampler import Sampler
@@ -41,7 +43,15 @@ def build(options: CpuOptions, mailbox: SocketMailbox) -> tuple[ModelFacts, Step
     kernels = NativeKernels(options.threads, options.instruction_set)
     window = config.context if options.context_window is None else min(options.context_window, config.context)
     runner = Runner(model, kernels, context=window, kv_cache_bytes=options.kv_cache_bytes)
-    scheduler = Scheduler(BlockPool(runner.blocks), options.max_sequences, options.step_tokens)
+    cache = PrefixCache(
+        BlockPool(runner.blocks),
+        model.digest,
+        most_idle=options.prefix_cache_bytes // runner.block_bytes,
+        largest_share=options.prefix_cache_share,
+        enabled=options.prefix_cache,
+    )
+    pace = Pace(options.step_tokens, options.step_milliseconds / 1000)
+    scheduler = Scheduler(cache, options.max_sequences, pace)
     window = min(window, scheduler.capacity)
     if not window:
         raise SettingsInvalid(f"kv_cache_bytes: {options.kv_cache_bytes} bytes hold no block of this model's cache")
