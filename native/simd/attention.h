@@ -5,12 +5,13 @@
 
 #include "../attention.h"
 #include "functions.h"
+#include "integer_attention.h"
 
 namespace gemlora::simd {
 
 // scores[R, block size] += queries[size, R] · keys[size, block size], 32 or 16 positions at a time.
-template <class Isa, class Cached, int vectors, int rows>
-void score_tile(const Cached* keys, std::int64_t block_size, const float* queries, std::int64_t size, float* scores) {
+template <class Isa, int vectors, int rows>
+void score_tile(const float* keys, std::int64_t block_size, const float* queries, std::int64_t size, float* scores) {
     using Vector = typename Isa::Vector;
     Vector sums[vectors][rows];
 #pragma GCC unroll 16
@@ -45,8 +46,8 @@ void score_tile(const Cached* keys, std::int64_t block_size, const float* querie
 }
 
 // sums[R, size] += weights[R, begin … end of the block] · values[block size, size] for 16 · vectors columns.
-template <class Isa, class Cached, int vectors, int rows>
-void value_tile(const Cached* values, std::int64_t size, const float* weights, std::int64_t block_size,
+template <class Isa, int vectors, int rows>
+void value_tile(const float* values, std::int64_t size, const float* weights, std::int64_t block_size,
                 std::int64_t begin, std::int64_t end, float* sums, std::int64_t stride, std::int64_t columns) {
     using Vector = typename Isa::Vector;
     Vector totals[rows][vectors];
@@ -82,7 +83,7 @@ void value_tile(const Cached* values, std::int64_t size, const float* weights, s
 }
 
 // The running state of the queries of one task; query q is head q % heads of row q / heads.
-template <class Isa, class Cached>
+template <class Isa>
 class Attention {
     using Vector = typename Isa::Vector;
 
@@ -140,9 +141,9 @@ private:
     }
 
     void add_block(std::int64_t start, std::int64_t block) {
-        const auto* const cached = static_cast<const Cached*>(in_.cache.data);
+        const auto* const cached = static_cast<const float*>(in_.cache.data);
         score(cached + in_.cache.keys(block, task_.cached_head));
-        const Cached* const values = cached + in_.cache.values(block, task_.cached_head);
+        const float* const values = cached + in_.cache.values(block, task_.cached_head);
         const std::int64_t size = in_.cache.block_size;
         const std::int64_t last = task_.rows - 1;
         // Rows at the edges of their range see a part of the block only.
@@ -165,18 +166,18 @@ private:
         }
     }
 
-    void score(const Cached* keys) {
+    void score(const float* keys) {
         const std::int64_t block_size = in_.cache.block_size, size = in_.cache.size;
         for (std::int64_t start = 0; start < count_; start += tile_rows) {
             with_constant<tile_rows>(tile_size(start), [&](auto rows) {
                 constexpr int r = decltype(rows)::value;
                 std::int64_t j = 0;
                 for (; j + 32 <= block_size; j += 32) {
-                    score_tile<Isa, Cached, 2, r>(keys + j, block_size, queries_ + start * size, size,
+                    score_tile<Isa, 2, r>(keys + j, block_size, queries_ + start * size, size,
                                                   scores_ + start * block_size + j);
                 }
                 if (j < block_size) {
-                    score_tile<Isa, Cached, 1, r>(keys + j, block_size, queries_ + start * size, size,
+                    score_tile<Isa, 1, r>(keys + j, block_size, queries_ + start * size, size,
                                                   scores_ + start * block_size + j);
                 }
             });
@@ -228,7 +229,7 @@ private:
         totals_[q] *= factor;
     }
 
-    void add_values(const Cached* values, std::int64_t first, std::int64_t count, std::int64_t begin,
+    void add_values(const float* values, std::int64_t first, std::int64_t count, std::int64_t begin,
                     std::int64_t end) {
         const std::int64_t size = in_.cache.size;
         constexpr std::int64_t width = Isa::value_vectors * 16;
@@ -239,12 +240,12 @@ private:
                 const float* const weights = scores_ + start * in_.cache.block_size;
                 std::int64_t d = 0;
                 for (; d + width <= size; d += width) {
-                    value_tile<Isa, Cached, Isa::value_vectors, r>(values + d, size, weights, in_.cache.block_size,
+                    value_tile<Isa, Isa::value_vectors, r>(values + d, size, weights, in_.cache.block_size,
                                                                    begin, end, sums_ + start * padded_ + d, padded_,
                                                                    width);
                 }
                 for (; d < size; d += 16) {
-                    value_tile<Isa, Cached, 1, r>(values + d, size, weights, in_.cache.block_size, begin, end,
+                    value_tile<Isa, 1, r>(values + d, size, weights, in_.cache.block_size, begin, end,
                                                   sums_ + start * padded_ + d, padded_, size - d);
                 }
             });
@@ -273,39 +274,11 @@ private:
 
 template <class Isa>
 void attend(const AttentionInputs& inputs, const AttentionTask& task, float* scratch) {
-    if (inputs.cache.half) {
-        Attention<Isa, Half>(inputs, task, scratch).run();
+    if (inputs.cache.integers) {
+        IntegerAttention<Isa>(inputs, task, scratch).run();
     } else {
-        Attention<Isa, float>(inputs, task, scratch).run();
+        Attention<Isa>(inputs, task, scratch).run();
     }
-}
-
-// Writes the numbers of one row and head into the cache, `step` apart.
-template <class Vector, class Cached>
-void scatter(Vector numbers, std::int64_t count, Cached* to, std::int64_t step) {
-    if (step == 1) {
-        store(numbers, to, count);
-        return;
-    }
-    Cached lanes[16];
-    numbers.store(lanes);
-    for (std::int64_t i = 0; i < count; ++i) {
-        to[i * step] = lanes[i];
-    }
-}
-
-template <class Isa>
-void store_cached(const float* numbers, const Cache& cache, std::int64_t offset, std::int64_t step) {
-    using Vector = typename Isa::Vector;
-    const Vector most = Vector::broadcast(65504.0f), least = Vector::broadcast(-65504.0f);
-    for_each_vector(cache.size, [&](std::int64_t start, std::int64_t count) {
-        const Vector x = load<Vector>(numbers + start, count);
-        if (cache.half) {
-            scatter(min(most, max(least, x)), count, static_cast<Half*>(cache.data) + offset + start * step, step);
-        } else {
-            scatter(x, count, static_cast<float*>(cache.data) + offset + start * step, step);
-        }
-    });
 }
 
 } // namespace gemlora::simd
