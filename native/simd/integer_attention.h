@@ -29,13 +29,17 @@ void integer_score_tile(const std::uint8_t* keys, const float* key_scales, std::
         }
     }
     for (std::int64_t four = 0; four < fours; ++four) {
+        typename Isa::DotWeights key[panels];
 #pragma GCC unroll 16
         for (int p = 0; p < panels; ++p) {
-            const auto key = Isa::DotWeights::load(keys + (four * block_size + p * 16) * 4);
+            key[p] = Isa::DotWeights::load(keys + (four * block_size + p * 16) * 4);
+        }
 #pragma GCC unroll 16
-            for (int r = 0; r < rows; ++r) {
-                const auto query = Isa::DotInput::load(queries + (four * rows + r) * Isa::DotInput::words);
-                sums[p][r] = dot(sums[p][r], key, query);
+        for (int r = 0; r < rows; ++r) {
+            const auto query = Isa::DotInput::load(queries + (four * rows + r) * Isa::DotInput::words);
+#pragma GCC unroll 16
+            for (int p = 0; p < panels; ++p) {
+                sums[p][r] = dot(sums[p][r], key[p], query);
             }
         }
     }
@@ -76,14 +80,18 @@ void integer_value_tile(const WeighedSpan& span, std::int64_t column, std::int64
         const std::int64_t until = std::min(span.end, (block + 1) * span.block_fours);
         const std::int8_t* values = span.blocks[block] + ((four - block * span.block_fours) * padded + column) * 4;
         for (; four < until; ++four, values += padded * 4) {
+            typename Isa::SignedFours value[vectors];
 #pragma GCC unroll 16
             for (int v = 0; v < vectors; ++v) {
-                const auto value = Isa::SignedFours::load(values + v * 64);
+                value[v] = Isa::SignedFours::load(values + v * 64);
+            }
 #pragma GCC unroll 16
-                for (int r = 0; r < rows; ++r) {
-                    const auto weight =
-                        Isa::UnsignedFour::load(weights + r * weight_stride + four * Isa::UnsignedFour::words);
-                    totals[r][v] = dot(totals[r][v], value, weight);
+            for (int r = 0; r < rows; ++r) {
+                const auto weight =
+                    Isa::UnsignedFour::load(weights + r * weight_stride + four * Isa::UnsignedFour::words);
+#pragma GCC unroll 16
+                for (int v = 0; v < vectors; ++v) {
+                    totals[r][v] = dot(totals[r][v], value[v], weight);
                 }
             }
         }
@@ -174,8 +182,13 @@ private:
         const auto* const cached = static_cast<const std::uint8_t*>(in_.cache.data);
         const std::int8_t* values[most_span_blocks];
         for (std::int64_t i = begin / block_size_; i * block_size_ < end; ++i) {
-            score_block(cached + in_.cache.keys(table[i], task_.cached_head), i * block_size_, begin, end);
             values[i] = reinterpret_cast<const std::int8_t*>(cached + in_.cache.values(table[i], task_.cached_head));
+            // Keys come from memory while the block before is scored, values while their own keys are.
+            fetch(values[i]);
+            if (start + (i + 1) * block_size_ <= position(task_.rows - 1)) {
+                fetch(cached + in_.cache.keys(table[i + 1], task_.cached_head));
+            }
+            score_block(cached + in_.cache.keys(table[i], task_.cached_head), i * block_size_, begin, end);
             const auto* const scales = reinterpret_cast<const float*>(values[i] + block_size_ * padded_);
             std::copy(scales, scales + block_size_, value_scales_ + i * block_size_);
         }
@@ -191,6 +204,13 @@ private:
             }
         }
         add_values({values, block_size_ / 4, begin / 4, ceil_divide(end, 4)});
+    }
+
+    // Asks for a head of a block to be in the second-level cache soon.
+    void fetch(const void* head) const {
+        for (std::int64_t byte = 0; byte < in_.cache.head_numbers(); byte += 64) {
+            __builtin_prefetch(static_cast<const char*>(head) + byte, 0, 2);
+        }
     }
 
     // The scores of the block at `offset` in the span, panels of 16 positions between begin and end.
@@ -290,15 +310,15 @@ private:
     }
 
     void add_values(const WeighedSpan& span) {
-        constexpr std::int64_t most_rows = Isa::value_rows, width = Isa::value_vectors;
-        for (std::int64_t start = 0; start < count_; start += most_rows) {
-            with_constant<most_rows>(std::min(count_ - start, most_rows), [&](auto rows) {
-                for (std::int64_t column = 0; column < padded_;) {
-                    with_constant<width>(std::min((padded_ - column) / 16, width), [&](auto vectors) {
+        constexpr std::int64_t most_rows = Isa::value_rows, most_vectors = Isa::value_vectors;
+        // A column of values stays in the first-level cache while all queries read it.
+        for (std::int64_t column = 0; column < padded_; column += most_vectors * 16) {
+            with_constant<most_vectors>(std::min((padded_ - column) / 16, most_vectors), [&](auto vectors) {
+                for (std::int64_t start = 0; start < count_; start += most_rows) {
+                    with_constant<most_rows>(std::min(count_ - start, most_rows), [&](auto rows) {
                         integer_value_tile<Isa, decltype(vectors)::value, decltype(rows)::value>(
                             span, column, padded_, weights_ + start * words_, words_, factors_ + start,
                             scales_ + start, sums_ + start * padded_);
-                        column += decltype(vectors)::value * 16;
                     });
                 }
             });

@@ -186,7 +186,7 @@ struct InstructionSet {
     static constexpr int lora_rows = 4;
     static constexpr int value_rows = 4;
     static constexpr int value_vectors = 4;
-    static constexpr int score_rows = 12;
+    static constexpr int score_rows = 8;
     static constexpr int score_panels(int rows) { return rows <= 4 ? 4 : 2; }
 };
 
