@@ -381,9 +381,9 @@ public:
     void store_kv(nb::handle keys_, nb::handle values_, nb::handle cache_, nb::handle tables, nb::handle sequences,
                   nb::handle positions) {
         const auto keys = heads_of<const float>(keys_, "keys"), values = heads_of<const float>(values_, "values");
+        require_shape(values, keys, "shape of values");
         const Cache cache = cache_of(cache_, keys.size);
         const Paging paging = paging_of(tables, sequences, positions, keys.rows);
-        require_shape(values, keys, "shape of values");
         require_size(keys.heads, cache.heads, "heads of keys");
         const nb::gil_scoped_release release;
         kernels_.store_kv(keys, values, cache, paging);
@@ -393,9 +393,9 @@ public:
                 float scale, std::optional<std::int64_t> window, std::optional<float> softcap, nb::handle out_) {
         const auto queries = heads_of<const float>(queries_, "queries");
         const auto out = heads_of<float>(out_, "out");
+        require_shape(out, queries, "shape of out");
         const Cache cache = cache_of(cache_, queries.size);
         const Paging paging = paging_of(tables, sequences, positions, queries.rows);
-        require_shape(out, queries, "shape of out");
         if (cache.heads == 0 || queries.heads == 0 || queries.heads % cache.heads != 0) {
             refuse("query heads", "a positive multiple of the cache's heads");
         }

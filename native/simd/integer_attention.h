@@ -4,8 +4,7 @@
 // queries of a task show in the result.
 #pragma once
 
-#include "../attention.h"
-#include "functions.h"
+#include "attention_queries.h"
 #include "integer_heads.h"
 
 #include <algorithm>
@@ -107,17 +106,16 @@ void integer_value_tile(const WeighedSpan& span, std::int64_t column, std::int64
     }
 }
 
-// The running state of the queries of one task; query q is head q % heads of row q / heads.
+// The running state of the queries of one task.
 template <class Isa>
-class IntegerAttention {
+class IntegerAttention : AttentionQueries {
     using Vector = typename Isa::Vector;
     using Integers = typename Isa::Integers;
 
 public:
     IntegerAttention(const AttentionInputs& inputs, const AttentionTask& task, float* scratch)
-        : in_(inputs), task_(task), count_(task.rows * task.heads), padded_(inputs.cache.padded_size()),
-          block_size_(inputs.cache.block_size), span_blocks_(span_blocks(inputs.cache)),
-          span_(span_blocks_ * block_size_), stride_(ceil_divide(span_, 32) * 32), words_(stride_ / 4 * words_per_four),
+        : AttentionQueries(inputs, task), padded_(inputs.cache.padded_size()), block_size_(inputs.cache.block_size),
+          span_(span_blocks(inputs.cache) * block_size_), stride_(ceil_divide(span_, 32) * 32), words_(stride_ / 4 * words_per_four),
           sums_(scratch), scores_(sums_ + most_queries * padded_), totals_(scores_ + most_queries * stride_),
           value_scales_(totals_ + most_queries * 16), query_scales_(value_scales_ + stride_),
           largest_(query_scales_ + most_queries), factors_(largest_ + most_queries), scales_(factors_ + most_queries),
@@ -142,53 +140,49 @@ private:
     static constexpr std::int64_t words_per_four = Isa::DotInput::words;
     static constexpr std::int64_t tile_rows = Isa::score_rows;
 
-    std::int64_t position(std::int64_t row) const { return in_.paging.positions[task_.first + row]; }
-    std::int64_t first_seen(std::int64_t row) const {
-        const std::int64_t first = position(row) - in_.window + 1;
-        return first > 0 ? first : 0;
-    }
-
-    // Queries in tiles of R as [size / 4, R].
+    // Queries in tiles of R as [padded / 4, R].
     void gather_queries() {
-        float* const query = scores_;
         for (std::int64_t start = 0; start < count_; start += tile_rows) {
             const std::int64_t rows = std::min(count_ - start, tile_rows);
             for (std::int64_t q = start; q < start + rows; ++q) {
-                copy_padded<Vector>(in_.queries.at(task_.first + q / task_.heads, task_.head + q % task_.heads),
-                                    in_.cache.size, padded_, query);
-                const float longer = spread<Vector>(query, padded_);
-                std::int32_t* const to = queries_ + (start * padded_ / 4 + q - start) * words_per_four;
-                Integers total = Integers::broadcast(0);
-                const float scale = quantise<Vector>(query, padded_, [&](std::int64_t d, Integers low, Integers high) {
-                    std::int32_t words[8 * words_per_four];
-                    pack_dot_inputs(low, high, words);
-                    for (std::int64_t four = 0; four < 8; ++four) {
-                        for (std::int64_t word = 0; word < words_per_four; ++word) {
-                            to[(d / 4 + four) * rows * words_per_four + word] = words[four * words_per_four + word];
-                        }
-                    }
-                    total = total + low + high;
-                });
-                query_scales_[q] = scale * (in_.scale / longer);
-                query_biases_[q] = -128 * sum(total);
+                gather_query(q, queries_ + (start * padded_ / 4 + q - start) * words_per_four, rows * words_per_four);
             }
         }
     }
 
+    // Writes four numbers of the query every `step` words.
+    void gather_query(std::int64_t q, std::int32_t* to, std::int64_t step) {
+        float* const numbers = scores_; // there are no scores yet
+        copy_padded<Vector>(query(q), in_.cache.size, padded_, numbers);
+        const float longer = spread<Vector>(numbers, padded_);
+        Integers total = Integers::broadcast(0);
+        const float scale = quantise<Vector>(numbers, padded_, [&](std::int64_t d, Integers low, Integers high) {
+            std::int32_t words[8 * words_per_four];
+            pack_dot_inputs(low, high, words);
+            for (std::int64_t four = 0; four < 8; ++four) {
+                for (std::int64_t word = 0; word < words_per_four; ++word) {
+                    to[(d / 4 + four) * step + word] = words[four * words_per_four + word];
+                }
+            }
+            total = total + low + high;
+        });
+        query_scales_[q] = scale * (in_.scale / longer);
+        query_biases_[q] = -128 * sum(total);
+    }
+
     // The positions begin … end − 1 behind `start`, of which each row sees its own part.
     void add_span(std::int64_t start, std::int64_t begin, std::int64_t end) {
-        const std::int32_t* const table =
-            in_.paging.tables.row(in_.paging.sequence_of_row[task_.first]) + start / block_size_;
+        const std::int32_t* const blocks = table() + start / block_size_;
         const auto* const cached = static_cast<const std::uint8_t*>(in_.cache.data);
         const std::int8_t* values[most_span_blocks];
         for (std::int64_t i = begin / block_size_; i * block_size_ < end; ++i) {
-            values[i] = reinterpret_cast<const std::int8_t*>(cached + in_.cache.values(table[i], task_.cached_head));
+            values[i] = reinterpret_cast<const std::int8_t*>(cached + in_.cache.values(blocks[i], task_.cached_head));
             // Keys come from memory while the block before is scored, values while their own keys are.
             fetch(values[i]);
             if (start + (i + 1) * block_size_ <= position(task_.rows - 1)) {
-                fetch(cached + in_.cache.keys(table[i + 1], task_.cached_head));
+                fetch(cached + in_.cache.keys(blocks[i + 1], task_.cached_head));
             }
-            score_block(cached + in_.cache.keys(table[i], task_.cached_head), i * block_size_, begin, end);
+            score_block(cached + in_.cache.keys(blocks[i], task_.cached_head), i * block_size_, begin, end);
             const auto* const scales = reinterpret_cast<const float*>(values[i] + block_size_ * padded_);
             std::copy(scales, scales + block_size_, value_scales_ + i * block_size_);
         }
@@ -236,8 +230,8 @@ private:
         }
     }
 
-    // Turns the scores of one query into weights 0 … 255 of its values' whole numbers, with what they are scaled by, and
-    // with the factor by which a new largest score moves the sums so far.
+    // Turns the scores of one query into weights of its values: e^(score − largest) times the value's scale, as whole
+    // numbers 0 … 255 and one scale. A new largest score moves the sums so far by a factor.
     void weigh(std::int64_t q, std::int64_t task_begin, std::int64_t task_end, std::int64_t begin, std::int64_t end) {
         float* const scores = scores_ + q * stride_;
         const Vector nothing = Vector::broadcast(-__builtin_inff());
@@ -296,19 +290,6 @@ private:
         scales_[q] = 0;
     }
 
-    static Vector within(std::int64_t j, std::int64_t begin, std::int64_t end, Vector inside, Vector outside) {
-        const Vector lanes = Vector::lane_numbers();
-        const Vector lower = Vector::broadcast(static_cast<float>(begin - j) - 0.5f);
-        const Vector upper = Vector::broadcast(static_cast<float>(end - j) - 0.5f);
-        return select(less(lower, lanes), select(less(lanes, upper), inside, outside), outside);
-    }
-
-    static float first_lane(Vector same) {
-        float lanes[16];
-        same.store(lanes);
-        return lanes[0];
-    }
-
     void add_values(const WeighedSpan& span) {
         constexpr std::int64_t most_rows = Isa::value_rows, most_vectors = Isa::value_vectors;
         // A column of values stays in the first-level cache while all queries read it.
@@ -327,34 +308,31 @@ private:
 
     void finish() {
         for (std::int64_t q = 0; q < count_; ++q) {
-            float* const out = in_.out.at(task_.first + q / task_.heads, task_.head + q % task_.heads);
+            float* const to = out(q);
             const Vector total = Vector::broadcast(sum(Vector::load(totals_ + q * 16)));
             for_each_vector(in_.cache.size, [&](std::int64_t start, std::int64_t count) {
                 // Adding 0 leaves −0 behind no span rather than some.
-                store((Vector::load(sums_ + q * padded_ + start) + Vector::zero()) / total, out + start, count);
+                store((Vector::load(sums_ + q * padded_ + start) + Vector::zero()) / total, to + start, count);
             });
         }
     }
 
-    const AttentionInputs& in_;
-    const AttentionTask task_;
-    const std::int64_t count_;              // queries
-    const std::int64_t padded_;             // numbers of a cached head
-    const std::int64_t block_size_, span_blocks_;
-    const std::int64_t span_;               // positions that are weighed together
-    const std::int64_t stride_;             // scores of a query
-    const std::int64_t words_;              // packed weights of a query
-    float* const sums_;                     // [queries, padded]
-    float* const scores_;                   // [queries, stride]
-    float* const totals_;                   // [queries, 16]
-    float* const value_scales_;             // [stride]
-    float* const query_scales_;             // [queries], likewise the following
+    const std::int64_t padded_;          // numbers of a cached head
+    const std::int64_t block_size_;
+    const std::int64_t span_;            // positions that are weighed together
+    const std::int64_t stride_;          // scores of a query
+    const std::int64_t words_;           // packed weights of a query
+    float* const sums_;                  // [queries, padded]
+    float* const scores_;                // [queries, stride]
+    float* const totals_;                // [queries, 16]
+    float* const value_scales_;          // [stride]
+    float* const query_scales_;          // [queries], like the following
     float* const largest_;
-    float* const factors_;
-    float* const scales_;
+    float* const factors_;               // what moves the sums to the span's largest score
+    float* const scales_;                // of the weights
     std::int32_t* const query_biases_;
-    std::int32_t* const queries_;           // [tiles, padded / 4, R, words]
-    std::int32_t* const weights_;           // [queries, stride / 4, words]
+    std::int32_t* const queries_;        // [tiles, padded / 4, R, words]
+    std::int32_t* const weights_;        // [queries, stride / 4, words]
 };
 
 } // namespace gemlora::simd

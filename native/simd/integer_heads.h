@@ -8,27 +8,25 @@
 
 namespace gemlora::simd {
 
-// Numbers[size] as whole numbers −127 … 127 times one scale, which it returns: [size / 16] vectors.
-// Compared as integers, a NaN is the largest and reaches the scale, and with it the outputs.
+// numbers[size] as whole numbers −127 … 127 times the scale that it returns: store(d, low, high) gets those from d on,
+// twice 16. Compared as integers, a NaN is the largest and reaches the scale, and with it the outputs.
 template <class Vector, class Store>
-float quantise(const float* numbers, std::int64_t size, Store&& store_integers) {
+float quantise(const float* numbers, std::int64_t size, Store&& store) {
     using Integers = typename Vector::Integers;
     Integers most = Integers::broadcast(0);
     for (std::int64_t d = 0; d < size; d += 16) {
         most = max(most, bits(absolute(Vector::load(numbers + d))));
     }
-    const float largest_size = std::bit_cast<float>(largest(most));
-    const bool usable = largest_size >= 0x1p-100f && largest_size < __builtin_inff();
-    const Vector inverse = Vector::broadcast(usable ? 127.0f / largest_size : 0.0f);
+    const float length = std::bit_cast<float>(largest(most));
+    const bool usable = length >= 0x1p-100f && length < __builtin_inff();
+    const Vector inverse = Vector::broadcast(usable ? 127.0f / length : 0.0f);
+    const auto whole = [&](std::int64_t d) {
+        return usable ? round_to_integers(Vector::load(numbers + d) * inverse) : Integers::broadcast(0);
+    };
     for (std::int64_t d = 0; d < size; d += 32) {
-        if (usable) {
-            store_integers(d, round_to_integers(Vector::load(numbers + d) * inverse),
-                           round_to_integers(Vector::load(numbers + d + 16) * inverse));
-        } else {
-            store_integers(d, Integers::broadcast(0), Integers::broadcast(0));
-        }
+        store(d, whole(d), whole(d + 16));
     }
-    return largest_size / 127.0f;
+    return length / 127.0f;
 }
 
 // Sums in the lanes i that lack the bit `distance`, differences in the others, of the lanes i and i ^ distance.
@@ -72,12 +70,14 @@ template <class Vector>
 void copy_padded(const float* numbers, std::int64_t size, std::int64_t padded, float* to) {
     for (std::int64_t d = 0; d < padded; d += 16) {
         const std::int64_t left = size - d;
-        (left >= 16 ? Vector::load(numbers + d) : left > 0 ? Vector::load(numbers + d, left) : Vector::zero()).store(to + d);
+        const Vector x = left >= 16 ? Vector::load(numbers + d)
+                         : left > 0 ? Vector::load(numbers + d, left)
+                                    : Vector::zero();
+        x.store(to + d);
     }
 }
 
-// Writes a head with zeros up to `padded` as whole numbers plus `bias` to bytes (d / 4) · four_step + (d % 4) · step;
-// returns their scale.
+// Writes numbers[padded] as whole numbers plus `bias` to bytes d / 4 · four_step + d % 4 · step; returns their scale.
 template <class Vector>
 float store_integers(const float* numbers, std::int64_t padded, std::int32_t bias, std::uint8_t* to,
                      std::int64_t four_step, std::int64_t step) {

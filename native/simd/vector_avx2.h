@@ -62,11 +62,6 @@ struct Vector {
         _mm256_storeu_ps(numbers, low);
         _mm256_storeu_ps(numbers + 8, high);
     }
-    void store(Half* numbers) const {
-        constexpr int rounding = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(numbers), _mm256_cvtps_ph(low, rounding));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(numbers + 8), _mm256_cvtps_ph(high, rounding));
-    }
     template <class Number>
     void store(Number* numbers, std::int64_t count) const {
         Number padded[16];

@@ -48,9 +48,7 @@ struct Vector {
         return widen_bfloat(_mm256_maskz_loadu_epi16(first(count), numbers));
     }
     void store(float* numbers) const { _mm512_storeu_ps(numbers, lanes); }
-    void store(Half* numbers) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(numbers), halves()); }
     void store(float* numbers, std::int64_t count) const { _mm512_mask_storeu_ps(numbers, first(count), lanes); }
-    void store(Half* numbers, std::int64_t count) const { _mm256_mask_storeu_epi16(numbers, first(count), halves()); }
 
 private:
     template <class Register, class Number>
@@ -59,7 +57,6 @@ private:
     static Vector widen_bfloat(__m256i bits) {
         return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
     }
-    __m256i halves() const { return _mm512_cvtps_ph(lanes, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 };
 
 inline Vector operator+(Vector a, Vector b) { return {_mm512_add_ps(a.lanes, b.lanes)}; }

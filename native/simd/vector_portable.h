@@ -86,11 +86,6 @@ struct Vector {
             numbers[i] = lanes[i];
         }
     }
-    void store(Half* numbers, std::int64_t count = 16) const {
-        for (std::int64_t i = 0; i < count; ++i) {
-            numbers[i] = narrow(lanes[i]);
-        }
-    }
 };
 
 inline Vector operator+(const Vector& a, const Vector& b) {

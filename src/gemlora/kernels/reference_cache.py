@@ -33,8 +33,9 @@ def load_keys(cache: Cache, blocks: Int32, places: Int32) -> Float32:
     if cache.dtype != np.uint8:
         return _float_keys(cache)[blocks, :, :, places]
     cached, scales = _integer_keys(cache)
-    numbers = cached[blocks, :, :, places].reshape(len(blocks), cache.shape[2], -1).astype(np.float32) - 128
-    return numbers * scales[blocks, :, places][..., None]
+    biased: Float32 = cached[blocks, :, :, places].reshape(len(blocks), cache.shape[2], -1).astype(np.float32)
+    keys: Float32 = (biased - np.float32(128)) * scales[blocks, :, places][..., None]
+    return keys
 
 
 def load_values(cache: Cache, blocks: Int32, places: Int32, head_size: int) -> Float32:
@@ -43,7 +44,8 @@ def load_values(cache: Cache, blocks: Int32, places: Int32, head_size: int) -> F
         return cache[blocks, 1, :, places].astype(np.float32)
     cached, scales = _integer_values(cache)
     numbers = cached[blocks, :, places // 4, :, places % 4].view(np.int8).astype(np.float32)
-    return (numbers * scales[blocks, :, places][..., None])[..., :head_size]
+    whole: Float32 = numbers * scales[blocks, :, places][..., None]
+    return whole[..., :head_size]
 
 
 def spread_queries(queries: Float32) -> Float32:
@@ -87,7 +89,7 @@ def _quantised(x: Float32) -> tuple[Float32, Float32]:
 def _float_keys(cache: Cache) -> Float32:
     """[blocks, C, D, block size]"""
     blocks, _, kv_heads, size, head_size = cache.shape
-    keys: Float32 = cache[:, 0].view()
+    keys: Float32 = cache[:, 0].view(np.float32)
     keys.shape = (blocks, kv_heads, head_size, size)
     return keys
 

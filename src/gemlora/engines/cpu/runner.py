@@ -19,7 +19,7 @@ from gemlora.kernels.cache import cached_numbers
 class Runner:
     """One model with as many cache blocks as `kv_cache_bytes` hold.
 
-    The cache holds whole numbers beside int8 arithmetic and float32 otherwise; its memory is touched as blocks are used.
+    The cache holds whole numbers beside int8 arithmetic, else float32; its memory is touched as blocks are used.
     """
 
     def __init__(self, weights: Weights, kernels: Kernels, *, context: int, kv_cache_bytes: int) -> None:
