@@ -51,7 +51,7 @@ def load_values(cache: Cache, blocks: Int32, places: Int32, head_size: int) -> F
 def spread_queries(queries: Float32) -> Float32:
     """Queries [H, D] as they meet the keys of a cache of whole numbers: [H, P], so that q · k stays the same."""
     numbers, scales = _quantised(spread(_padded(queries)))
-    return numbers * (scales / _pairs(numbers.shape[-1]))[..., None]
+    return numbers * (scales / np.float32(_pairs(numbers.shape[-1])))[..., None]
 
 
 def spread(x: Float32) -> Float32:
