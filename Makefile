@@ -57,7 +57,7 @@ adapters: $(VENV)/developer
 	$(BIN)/python -m benchmarks.adapter_memory
 
 registry: $(VENV)/developer
-	$(BIN)/python benchmarks/registry.py --json benchmarks/results/registry.json
+	$(BIN)/python -m benchmarks.registry --json benchmarks/results/registry.json
 
 fuzz: $(VENV)/developer
 	$(BIN)/python -m tests.fuzz.run
