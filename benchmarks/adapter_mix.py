@@ -108,7 +108,7 @@ def adapter_bytes(adapter: AdapterRef) -> int:
 
 
 def ratios(rounds: Sequence[Figures], most: int, share: float) -> Figures:
-    """R1, R2 with `most` registered adapters, R3 and R7; `share`, an adapter's bytes ÷ the base's, sets R1's roofline."""
+    """R1, R2 with `most` adapters, R3 and R7; `share`, an adapter's bytes ÷ the base's, sets R1's roofline."""
     wanted = {
         "r1": ("different_decode", "none_decode"),
         "r1_with_prefill": ("different", "none"),
