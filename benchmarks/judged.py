@@ -42,9 +42,13 @@ GOALS = (
     Goal("b", "batch 1's share of the bandwidth", "offline", "figures/decode_1_share_of_bandwidth", "≥", 0.75),
     *(
         Goal(
-            "c", f"16 clients, 16 adapters, tokens/s ÷ {peer}'s", "compare",
-            f"figures/different_16_tokens_per_second_over_{peer}", "≥", goal,
-        )  # fmt: skip
+            "c",
+            f"16 clients, 16 adapters, tokens/s ÷ {peer}'s",
+            "compare",
+            f"figures/different_16_tokens_per_second_over_{peer}",
+            "≥",
+            goal,
+        )
         for peer, goal in ((LLAMA_CPP, 12), (VLLM, 6), (PEFT, 12))
     ),
     Goal("d", "R1's share of its roofline, 16 adapters", "adapter_mix", "figures/r1_share_of_roofline", "≥", 0.9),
@@ -62,13 +66,21 @@ GOALS = (
         for quantize in ("int8", "int4")
         for goal in (
             Goal(
-                "l", f"7B shape, {quantize}: share of the bandwidth at batch 1", "large_model",
-                f"figures/{quantize}.decode_1_share_of_bandwidth", "≥", 0.8,
+                "l",
+                f"7B shape, {quantize}: share of the bandwidth at batch 1",
+                "large_model",
+                f"figures/{quantize}.decode_1_share_of_bandwidth",
+                "≥",
+                0.8,
             ),
             Goal(
-                "l", f"7B shape, {quantize}: batch 16 ÷ llama.cpp's", "large_model",
-                f"figures/{quantize}.decode_16_over_llama_cpp", "≥", 3,
+                "l",
+                f"7B shape, {quantize}: batch 16 ÷ llama.cpp's",
+                "large_model",
+                f"figures/{quantize}.decode_16_over_llama_cpp",
+                "≥",
+                3,
             ),
         )
     ),
-)  # fmt: skip
+)

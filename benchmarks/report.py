@@ -2,8 +2,8 @@
 
 python -m benchmarks.report
 
-The page's text is written by hand; between `<!-- figures: NAME -->` and `<!-- end -->` stands what this script makes. What
-was not measured has no row.
+The page's text is written by hand; between `<!-- figures: NAME -->` and `<!-- end -->` stands what this script makes.
+What was not measured has no row.
 """
 
 import re
@@ -20,6 +20,7 @@ PAGE = REPOSITORY / "docs" / "performance.md"
 CHARTS = REPOSITORY / "docs" / "charts"
 BLOCK = re.compile(r"(?P<begin><!-- figures: (?P<name>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 RESULTS = ("offline", "compare", "adapter_mix", "adapters", "online", "quality", "large_model")
+LIMITS = ("int8_gmacs_per_second", "read_gigabytes_per_second")
 MIXES = ("none", "same", "different")
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -52,9 +53,7 @@ def measurements(found: Results) -> Iterator[str]:
         rounds = found.get(name, {}).get("rounds")
         if isinstance(rounds, Sequence):
             ends = [each["limits"][-1] for each in rounds]
-            spans = [
-                _span([end[key] for end in ends]) for key in ("int8_gmacs_per_second", "read_gigabytes_per_second")
-            ]
+            spans = [_span([end[key] for end in ends]) for key in LIMITS]
             file = f"[{name}.json](../benchmarks/results/{name}.json)"
             yield f"| {file} | {found[name]['date']} | {len(rounds)} | {spans[0]} | {spans[1]} |"
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from benchmarks.client import Answer, Call, CallFailed, answered
@@ -14,8 +14,16 @@ from benchmarks.load import Closed, Open, perform, poisson, quantile, run, summa
 async def streaming(events: list[bytes], status: str = "200 OK") -> AsyncIterator[tuple[int, list[bytes]]]:
     """A server's port and the requests that it got; every answer is the events, each in a chunk of its own."""
     requests: list[bytes] = []
+    handlers: list[asyncio.Task[None]] = []
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            await write(reader, writer)
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async def write(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
         requests.append(await reader.readexactly(length))
@@ -25,11 +33,14 @@ async def streaming(events: list[bytes], status: str = "200 OK") -> AsyncIterato
             await writer.drain()
             await asyncio.sleep(0.02)
         writer.write(b"0\r\n\r\n")
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.append(asyncio.create_task(answer(reader, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1], requests
+        await asyncio.gather(*handlers)
 
 
 def event(**content: object) -> bytes:
