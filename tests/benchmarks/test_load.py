@@ -4,6 +4,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 from benchmarks.client import Answer, Call, CallFailed, answered
@@ -65,12 +67,15 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("dialect", STREAMS)
-async def test_each_dialect_gives_counts_and_the_moment_of_the_first_text(dialect: str) -> None:
+async def test_each_dialect_gives_counts_and_the_moment_of_the_first_text(
+    dialect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.client.time", SimpleNamespace(perf_counter=count().__next__))
     async with streaming(STREAMS[dialect]) as (port, requests):
         answer = await answered(Call(port, "/run", {"prompt": "x"}, dialect))
 
     assert (answer.prompt_tokens, answer.output_tokens) == (128, 2)
-    assert answer.begin < answer.first < answer.end - 0.02
+    assert (answer.begin, answer.first, answer.end) == (0, 1, 2)
     assert json.loads(requests[0]) == {"prompt": "x"}
 
 
