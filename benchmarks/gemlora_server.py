@@ -15,7 +15,7 @@ import psutil
 from benchmarks.peft_adapters import Shape, write_peft
 from benchmarks.processes import free_port, until_ready
 
-from gemlora.app import open_engine, open_records
+from gemlora.app.application import open_engine, open_records
 from gemlora.engines.cpu.weights.progress import silent
 from gemlora.settings import Settings
 from gemlora.telemetry.logs import create_logger
@@ -54,7 +54,7 @@ def command(settings: Settings, port: int) -> list[str]:
     return [str(GEMLORA), "serve", *flags, "--log-level", "error"]
 
 
-CHANGED = {"adapter_memory_bytes", "adapter_cache_bytes", "max_sequences", "quantize", "weights", "step_tokens"}
+CHANGED = {"adapter_memory_bytes", "adapter_cache_bytes", "draft_tokens", "max_sequences", "quantize", "weights", "step_tokens"}
 """Settings that benchmarks give a server."""
 
 

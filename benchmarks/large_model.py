@@ -22,7 +22,7 @@ from gguf import GGUFReader
 
 from benchmarks import results
 from gemlora.engines.cpu.options import CpuOptions
-from gemlora.engines.cpu.weights import PackedModel
+from gemlora.engines.cpu.weights.packed import PackedModel
 from gemlora.engines.cpu.weights.prepare import prepare
 from gemlora.engines.cpu.weights.progress import silent
 

@@ -22,7 +22,7 @@ from benchmarks.results import Figures
 from benchmarks import results
 from gemlora.engines.cpu.client import CpuEngine
 from gemlora.engines.cpu.options import CpuOptions
-from gemlora.engines.cpu.weights import PackedModel
+from gemlora.engines.cpu.weights.packed import PackedModel
 
 RESULT = results.FOLDER / "offline.json"
 PREFILL = 512

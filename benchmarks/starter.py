@@ -1,6 +1,6 @@
 """The starter weights as the benchmarks use them: packed, with the default settings."""
 
-from gemlora.engines.cpu.weights import PackedModel
+from gemlora.engines.cpu.weights.packed import PackedModel
 from gemlora.engines.cpu.weights.prepare import prepare
 from gemlora.engines.cpu.weights.progress import silent
 from gemlora.settings import Settings
