@@ -54,7 +54,15 @@ def command(settings: Settings, port: int) -> list[str]:
     return [str(GEMLORA), "serve", *flags, "--log-level", "error"]
 
 
-CHANGED = {"adapter_memory_bytes", "adapter_cache_bytes", "draft_tokens", "max_sequences", "quantize", "weights", "step_tokens"}
+CHANGED = {
+    "adapter_memory_bytes",
+    "adapter_cache_bytes",
+    "draft_tokens",
+    "max_sequences",
+    "quantize",
+    "weights",
+    "step_tokens",
+}
 """Settings that benchmarks give a server."""
 
 
