@@ -40,11 +40,11 @@ test: $(VENV)/developer
 	$(BIN)/pytest
 
 bench: $(VENV)/developer
+	mkdir -p build/bench
 	$(BIN)/python -m benchmarks.kernels
-	$(BIN)/python -m benchmarks.offline --rounds 3
-	$(BIN)/python -m benchmarks.adapter_mix --rounds 3 --adapters 5 16 128
-	$(BIN)/python -m benchmarks.online --rounds 1
-	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m benchmarks.offline --rounds 3 --result build/bench/offline.json
+	$(BIN)/python -m benchmarks.adapter_mix --rounds 3 --adapters 5 16 128 --result build/bench/adapter_mix.json
+	$(BIN)/python -m benchmarks.online --rounds 1 --result build/bench/online.json
 
 bench-peers: $(PEERS)/version $(VENV)/developer
 	$(BIN)/python -m benchmarks.offline --peers
