@@ -18,13 +18,14 @@ from gemlora.kernels import Kernels, LoraWeights
 class Runner:
     """One model with as many cache blocks as `kv_cache_bytes` hold.
 
-    The cache is float16 beside int8 arithmetic and float32 otherwise; its memory is touched as blocks are used.
+    The cache is float32 beside float32 arithmetic and float16 beside int8 arithmetic; its memory is touched
+    as blocks are used.
     """
 
     def __init__(self, weights: Weights, kernels: Kernels, *, context: int, kv_cache_bytes: int) -> None:
         """`context` is the longest sequence in tokens. Raises `SettingsInvalid` if the bytes hold no block."""
         config = weights.config
-        dtype = np.dtype(np.float16 if weights.quantize == "int8" else np.float32)
+        dtype = np.dtype(np.float32 if weights.quantize == "none" else np.float16)
         shape = (2, config.kv_heads, BLOCK_SIZE, config.head_dim)
         block_bytes = len(config.layers) * prod(shape) * dtype.itemsize
         self.blocks = kv_cache_bytes // block_bytes

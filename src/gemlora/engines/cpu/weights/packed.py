@@ -17,13 +17,20 @@ from gemlora.engines.cpu.weights.vocabulary import SpecialTokens
 from gemlora.errors import WeightsInvalid
 from gemlora.kernels.matrix import PANEL, Format, Matrix, padded
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised whenever the bytes of `weights.bin` or the meaning of `model.json` change."""
 
 DESCRIPTION_FILE = "model.json"
 WEIGHTS_FILE = "weights.bin"
 
+Quantize = Literal["none", "int8", "int4"]
+"""See the setting of that name."""
+
 FAMILIES = {1: "gemma", 2: "gemma2", 3: "gemma3"}
+
+
+GROUPS = {Format.INT8: (16, 32), Format.INT4: (32,)}
+"""How many weights may share a scale."""
 
 
 class Region(msgspec.Struct, frozen=True):
@@ -44,7 +51,7 @@ class MatrixEntry(msgspec.Struct, frozen=True):
 
     rows: int
     columns: int
-    format: Literal["FLOAT32", "BFLOAT16", "FLOAT16", "INT8"]
+    format: Format
     values: Region
     scales: Region | None = None
     minimums: Region | None = None
@@ -63,7 +70,7 @@ class Description(msgspec.Struct, frozen=True):
     name: str
     digest: str
     """SHA-256 of the checkpoint's files, 64 hex digits."""
-    quantize: Literal["none", "int8"]
+    quantize: Quantize
     weights_size: int
     config: GemmaConfig
     tokens: SpecialTokens
@@ -115,8 +122,8 @@ class PackedModel:
         return self._description.digest
 
     @property
-    def quantize(self) -> str:
-        """`none` or `int8`."""
+    def quantize(self) -> Quantize:
+        """`none`, `int8` or `int4`."""
         return self._description.quantize
 
     @property
@@ -145,12 +152,12 @@ class PackedModel:
         return Matrix(
             entry.rows,
             entry.columns,
-            Format[entry.format],
+            entry.format,
             self._array(entry.values),
             None if entry.scales is None else self._array(entry.scales),
             None if entry.minimums is None else self._array(entry.minimums),
             entry.group,
-            quantize_activations=entry.format == "INT8" and self.quantize == "int8",
+            quantize_activations=entry.format.bits is not None and self.quantize != "none",
         )
 
     def vector(self, name: str) -> NDArray[np.float32]:
@@ -207,11 +214,11 @@ def _check_inside(region: Region, name: str, size: int, folder: Path) -> None:
 
 def _region_shapes(entry: MatrixEntry) -> list[tuple[int, ...]]:
     """Values [P, bytes per panel]; scales and minimums [P, K'/G, 16]."""
-    format_, panels = Format[entry.format], -(-entry.rows // PANEL)
-    if format_ is not Format.INT8:
-        return [(panels, entry.columns * PANEL * format_.dtype.itemsize)]
-    if entry.group not in (16, 32):
+    panels = -(-entry.rows // PANEL)
+    values = (panels, entry.format.panel_bytes(entry.columns))
+    if entry.format.bits is None:
+        return [values]
+    if entry.group not in GROUPS[entry.format]:
         return []
-    inputs = padded(entry.columns)
-    groups = (panels, inputs // entry.group, PANEL)
-    return [(panels, inputs * PANEL), *[groups] * (len(entry.regions) - 1)]
+    groups = (panels, padded(entry.columns) // entry.group, PANEL)
+    return [values, *[groups] * (len(entry.regions) - 1)]
