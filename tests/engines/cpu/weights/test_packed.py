@@ -100,11 +100,18 @@ def other_group(table: Table) -> None:
     table["matrices"]["layers.0.k_proj"]["group"] = 64
 
 
+def group_too_small_for_int4(table: Table) -> None:
+    entry = table["matrices"]["layers.0.k_proj"]
+    entry["group"] = 16
+    for array in ("scales", "minimums"):
+        entry[array]["shape"][1] *= 2
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
         (lambda table: table["matrices"]["layers.0.k_proj"].update(format=9), "format"),
-        (lambda table: table["matrices"]["layers.0.k_proj"].update(group=16), "layers.0.k_proj have wrong shapes"),
+        (group_too_small_for_int4, "the arrays of layers.0.k_proj have wrong shapes"),
         (lambda table: table["matrices"]["layers.0.k_proj"].update(format=3), "layers.0.k_proj have wrong shapes"),
         (shifted, "layers.0.k_proj lies outside weights.bin"),
         (unaligned, "final_norm lies outside"),
