@@ -276,7 +276,10 @@ def speculations(packed: PackedModel, outputs: Outputs, random: Random) -> list[
     return [Speculation(0), Speculation(8), prophet]
 
 
-@pytest.fixture(scope="module", params=[("gemma3", "int8", REQUESTS), ("gemma2", "none", 60)], ids=["int8", "none"])
+CASES = [("gemma3", "int8", REQUESTS), ("gemma1", "int4", 60), ("gemma2", "none", 60)]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=["int8", "int4", "none"])
 def model(request: pytest.FixtureRequest, checkpoint: Callable[..., Any]) -> Model:
     architecture, quantize, count = request.param
     packed = checkpoint(architecture, quantize=quantize).weights

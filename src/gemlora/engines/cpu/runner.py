@@ -25,7 +25,7 @@ class Runner:
     def __init__(self, weights: Weights, kernels: Kernels, *, context: int, kv_cache_bytes: int) -> None:
         """`context` is the longest sequence in tokens. Raises `SettingsInvalid` if the bytes hold no block."""
         config = weights.config
-        dtype = np.dtype(np.uint8 if weights.quantize == "int8" else np.float32)
+        dtype = np.dtype(np.float32 if weights.quantize == "none" else np.uint8)
         shape = (2, config.kv_heads, BLOCK_SIZE, cached_numbers(config.head_dim, dtype))
         self.block_bytes = len(config.layers) * prod(shape) * dtype.itemsize
         self.blocks = kv_cache_bytes // self.block_bytes
