@@ -112,7 +112,7 @@ def ratios(rounds: Sequence[Figures], most: int, share: float) -> Figures:
     wanted = {
         "r1": ("different_decode", "none_decode"),
         "r1_with_prefill": ("different", "none"),
-        "r2": (f"zipf_{most}", f"zipf_{FEW}"),
+        f"r2_{most}": (f"zipf_{most}", f"zipf_{FEW}"),
         "r3": ("different", "same"),
         "r7": (f"cache_{WORKING_SET}", "cache_1"),
     }
