@@ -27,7 +27,7 @@ PANEL = 16
 BLOCK = 32
 """Inputs of an integer matrix are padded to a multiple of this."""
 
-SPAN = 64
+SPAN = 32
 """Inputs that share one scale of quantised activations."""
 
 Scales = NDArray[np.float16] | NDArray[np.float32]
@@ -94,7 +94,7 @@ class Matrix:
 
     `values` are the bytes of the layout above in any contiguous shape, usually [P, bytes per panel].
     `quantize_activations` is only meaningful for whole numbers: True multiplies int8 activations (a scale per row and
-    span of 64 inputs), False multiplies float32 activations by the dequantised weights.
+    span of 32 inputs), False multiplies float32 activations by the dequantised weights.
     """
 
     rows: int
