@@ -33,10 +33,8 @@ static double multiply(void) {
     for (int i = 0; i < 16; ++i) sums[i] = _mm512_set1_epi32(i);
     for (int loop = 0; loop < LOOPS; ++loop) {
 #pragma GCC unroll 16
-        for (int i = 0; i < 16; ++i) {
-            sums[i] = _mm512_dpbusd_epi32(sums[i], left, right);
-            __asm__ volatile("" : "+v"(sums[i]));
-        }
+        for (int i = 0; i < 16; ++i) sums[i] = _mm512_dpbusd_epi32(sums[i], left, right);
+        __asm__ volatile("" : "+v"(left)); /* lest the compiler multiply once for all loops */
     }
     for (int i = 1; i < 16; ++i) sums[0] = _mm512_add_epi32(sums[0], sums[i]);
     volatile int keep = _mm512_reduce_add_epi32(sums[0]);
