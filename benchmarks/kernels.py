@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gemlora.kernels import EmbeddingPair, LoraPair, LoraWeights, Matrix, SamplingBatch, Segments, aligned_rows
+from gemlora.kernels.cache import cached_numbers
 from gemlora.kernels.native import NativeKernels, instruction_sets
 
 HIDDEN, FEED_FORWARD, HEADS, KV_HEADS, HEAD_SIZE, VOCABULARY = 640, 2048, 4, 1, 256, 262144
@@ -94,23 +95,41 @@ def linear_cases(kernels: NativeKernels) -> Iterator[Case]:
             yield linear_case(kernels, f"up {np.dtype(dtype).name}", rows, matrix)
 
 
-def attention_case(kernels: NativeKernels, rows: int, context: int, sequences: int, dtype: type) -> Case:
+def attention_case(
+    kernels: NativeKernels, rows: int, context: int, sequences: int, dtype: type, window: int | None = None
+) -> Case:
     """`rows` new rows in each sequence, behind `context` − rows cached ones."""
     blocks = -(-context // BLOCK)
-    cache = floats(sequences * blocks, 2, KV_HEADS, BLOCK, HEAD_SIZE).astype(dtype)
+    cache = np.empty((sequences * blocks, 2, KV_HEADS, BLOCK, cached_numbers(HEAD_SIZE, dtype)), dtype)
     tables = np.arange(sequences * blocks, dtype=np.int32).reshape(sequences, blocks)
     sequence_of_row = np.repeat(np.arange(sequences, dtype=np.int32), rows)
-    positions = np.tile(np.arange(context - rows, context, dtype=np.int32), sequences)
+    everything = np.arange(context, dtype=np.int32)
+    for sequence in range(sequences):
+        keys, values = floats(context, KV_HEADS, HEAD_SIZE), floats(context, KV_HEADS, HEAD_SIZE)
+        kernels.store_kv(keys, values, cache, tables, np.full_like(everything, sequence), everything)
+    positions = np.tile(everything[context - rows :], sequences)
     queries = floats(sequences * rows, HEADS, HEAD_SIZE)
     out = np.empty_like(queries)
-    macs = float(2 * HEADS * HEAD_SIZE * np.sum(positions + 1.0))
+    macs = float(2 * HEADS * HEAD_SIZE * np.sum(np.minimum(positions + 1.0, window or context)))
     name = f"attend {np.dtype(dtype).name}, {sequences} × {rows} rows, context {context}"
+    if window:
+        name += f", window {window}"
     return Case(
         name,
-        lambda: kernels.attend(queries, cache, tables, sequence_of_row, positions, 1 / 16, None, None, out),
+        lambda: kernels.attend(queries, cache, tables, sequence_of_row, positions, 1 / 16, window, None, out),
         macs,
-        cache.nbytes,
+        sequences * min(context, (window or context) + rows) * cache[0, ..., 0, :].nbytes,
     )
+
+
+def attention_cases(kernels: NativeKernels, dtype: type) -> Iterator[Case]:
+    yield attention_case(kernels, 512, 512, 1, dtype)
+    yield attention_case(kernels, 64, 2048, 1, dtype)
+    yield attention_case(kernels, 64, 2048, 1, dtype, window=512)
+    for context in (160, 2048):
+        for sequences in (1, 16, 32):
+            yield attention_case(kernels, 1, context, sequences, dtype)
+    yield attention_case(kernels, 1, 8192, 1, dtype)
 
 
 def lora_case(kernels: NativeKernels, rows: int, adapters: int, rank: int = 8) -> Case:
@@ -213,11 +232,12 @@ def row_cases(kernels: NativeKernels) -> Iterator[Case]:
         yield Case(
             f"gelu_gate, {rows} rows", lambda g=gate_up, o=gated: kernels.gelu_gate(g, o), 0, 1.5 * gate_up.nbytes
         )
-    keys, cache = floats(512, KV_HEADS, HEAD_SIZE), np.zeros((16, 2, KV_HEADS, BLOCK, HEAD_SIZE), np.float16)
+    keys = floats(512, KV_HEADS, HEAD_SIZE)
+    cache = np.zeros((16, 2, KV_HEADS, BLOCK, cached_numbers(HEAD_SIZE, np.uint8)), np.uint8)
     table, zeros = np.arange(16, dtype=np.int32)[None], np.zeros(512, np.int32)
     positions = np.arange(512, dtype=np.int32)
     yield Case(
-        "store_kv float16, 512 rows",
+        "store_kv uint8, 512 rows",
         lambda: kernels.store_kv(keys, keys, cache, table, zeros, positions),
         0,
         3 * keys.nbytes,
@@ -244,11 +264,8 @@ def row_cases(kernels: NativeKernels) -> Iterator[Case]:
 
 def cases(kernels: NativeKernels) -> Iterator[Case]:
     yield from linear_cases(kernels)
-    for dtype in (np.float16, np.float32):
-        yield attention_case(kernels, 512, 512, 1, dtype)
-        yield attention_case(kernels, 1, 512, 1, dtype)
-        yield attention_case(kernels, 1, 512, 16, dtype)
-        yield attention_case(kernels, 1, 8192, 1, dtype)
+    for dtype in (np.uint8, np.float32):
+        yield from attention_cases(kernels, dtype)
     yield lora_case(kernels, 1, 1)
     yield lora_case(kernels, 16, 1)
     yield lora_case(kernels, 16, 16)

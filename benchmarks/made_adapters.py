@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import ml_dtypes
-import numpy as np
+from benchmarks.peft_adapters import Shape, pairs
 from safetensors.numpy import save_file
 
 from gemlora.engines.contract import AdapterRef
@@ -16,14 +16,11 @@ from gemlora.storage.manifest import AdapterManifest, LoraModule, Tensor
 def make_adapter(folder: Path, config: GemmaConfig, rank: int, seed: int) -> AdapterRef:
     """LoRA in bfloat16 on all linear modules of all layers."""
     folder.mkdir(parents=True)
-    generator = np.random.default_rng(seed)
     weights = folder / "adapter_model.safetensors"
     tensors = {}
-    for layer in range(len(config.layers)):
-        for module, (outputs, inputs) in config.modules.items():
-            for side, shape in (("a", (rank, inputs)), ("b", (outputs, rank))):
-                values = generator.standard_normal(shape, np.float32) * inputs**-0.5
-                tensors[f"{layer}.{module}.{side}"] = values.astype(ml_dtypes.bfloat16)
+    for pair in pairs(Shape(len(config.layers), config.modules), rank, seed):
+        tensors[f"{pair.layer}.{pair.module}.a"] = pair.a.astype(ml_dtypes.bfloat16)
+        tensors[f"{pair.layer}.{pair.module}.b"] = pair.b.astype(ml_dtypes.bfloat16)
     save_file(tensors, weights)
     places = tensors_of(weights)
     modules = tuple(

@@ -62,8 +62,8 @@ void Kernels::store_kv(const Heads<const float>& keys, const Heads<const float>&
     for_rows(keys.rows, 4 * keys.heads * keys.size, [&](std::int64_t row) {
         const std::int64_t block = block_of(paging, cache, row), place = paging.positions[row] % cache.block_size;
         for (std::int64_t head = 0; head < keys.heads; ++head) {
-            table_.store_cached(keys.at(row, head), cache, cache.keys(block, head) + place, cache.block_size);
-            table_.store_cached(values.at(row, head), cache, cache.values(block, head) + place * cache.size, 1);
+            table_.store_key(keys.at(row, head), cache, block, head, place);
+            table_.store_value(values.at(row, head), cache, block, head, place);
         }
     });
 }
@@ -81,7 +81,7 @@ void Kernels::attend(const AttentionInputs& inputs) {
     const std::int64_t tasks = static_cast<std::int64_t>(runs.size()) * inputs.cache.heads;
     const std::int64_t parts = tasks < 2 * pool_.size() ? std::min<std::int64_t>(heads_together, pool_.size()) : 1;
     const std::int64_t heads = ceil_divide(heads_together, parts), splits = ceil_divide(group, heads);
-    const std::int64_t scratch = attention_scratch(inputs.cache);
+    const std::int64_t scratch = attention_scratch(inputs.cache, table_.integer_words);
     for (Scratch& each : thread_scratch_) {
         each.get<float>(scratch);
     }

@@ -26,10 +26,22 @@ struct AttentionTask {
 // Most rows × query heads of a task.
 constexpr std::int64_t most_queries = 32;
 
-// Floats of scratch memory that a task needs.
-inline std::int64_t attention_scratch(const Cache& cache) {
-    const std::int64_t padded = ceil_divide(cache.size, panel_size) * panel_size;
-    return most_queries * (2 * padded + cache.block_size + 2);
+// Whole numbers are weighed over the blocks of about this many positions at once.
+constexpr std::int64_t span_positions = 128;
+constexpr std::int64_t most_span_blocks = span_positions / 16;
+
+inline std::int64_t span_blocks(const Cache& cache) {
+    return cache.block_size < span_positions ? span_positions / cache.block_size : 1;
+}
+
+// Floats (or 32-bit whole numbers) of scratch memory that a task needs, with `words` per four whole numbers.
+inline std::int64_t attention_scratch(const Cache& cache, std::int64_t words) {
+    const std::int64_t padded = cache.padded_size();
+    const std::int64_t positions = cache.block_size * (cache.integers ? span_blocks(cache) : 1);
+    const std::int64_t stride = ceil_divide(positions, 32) * 32;
+    const std::int64_t per_query = cache.integers ? padded + stride + 16 + 6 + (padded + stride) / 4 * words
+                                                  : 2 * padded + stride + 2;
+    return most_queries * per_query + stride;
 }
 
 } // namespace gemlora

@@ -291,20 +291,26 @@ struct Segments {
     }
 };
 
-Cache cache_of(nb::handle object) {
+// A cache of heads of `size` numbers.
+Cache cache_of(nb::handle object, std::int64_t size) {
     const auto array = array_of<Writable>(object, "cache");
-    const bool half = array.dtype() == nb::dlpack::dtype{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 16, 1};
-    if (!half && array.dtype() != nb::dtype<float>()) {
-        refuse("cache", "float16 or float32");
+    const bool integers = array.dtype() == nb::dtype<std::uint8_t>();
+    if (!integers && array.dtype() != nb::dtype<float>()) {
+        refuse("cache", "uint8 or float32");
     }
     if (array.ndim() != 5 || array.shape(1) != 2 || array.shape(3) == 0 || array.shape(3) % 16 != 0 ||
         !is_contiguous(array)) {
         refuse("cache", "a contiguous array [blocks, 2, heads, block size, size] with a block size that 16 divides");
     }
-    if (!is_aligned(array.data(), half ? 2 : 4)) {
+    if (!is_aligned(array.data(), sizeof(float))) {
         refuse("cache", "aligned to its numbers");
     }
-    return {array.data(), half, extent(array, 0), extent(array, 2), extent(array, 3), extent(array, 4)};
+    const Cache cache{array.data(), integers, extent(array, 0), extent(array, 2), extent(array, 3), size};
+    require_size(extent(array, 4), cache.position_numbers(), "numbers of a cached position");
+    if (integers && size > most_integer_head) {
+        refuse("a head in a cache of whole numbers", "at most 1024 long");
+    }
+    return cache;
 }
 
 Paging paging_of(nb::handle tables, nb::handle sequences, nb::handle positions, std::int64_t rows) {
@@ -389,11 +395,10 @@ public:
     void store_kv(nb::handle keys_, nb::handle values_, nb::handle cache_, nb::handle tables, nb::handle sequences,
                   nb::handle positions) {
         const auto keys = heads_of<const float>(keys_, "keys"), values = heads_of<const float>(values_, "values");
-        const Cache cache = cache_of(cache_);
-        const Paging paging = paging_of(tables, sequences, positions, keys.rows);
         require_shape(values, keys, "shape of values");
+        const Cache cache = cache_of(cache_, keys.size);
+        const Paging paging = paging_of(tables, sequences, positions, keys.rows);
         require_size(keys.heads, cache.heads, "heads of keys");
-        require_size(keys.size, cache.size, "size of a head");
         const nb::gil_scoped_release release;
         kernels_.store_kv(keys, values, cache, paging);
     }
@@ -402,10 +407,9 @@ public:
                 float scale, std::optional<std::int64_t> window, std::optional<float> softcap, nb::handle out_) {
         const auto queries = heads_of<const float>(queries_, "queries");
         const auto out = heads_of<float>(out_, "out");
-        const Cache cache = cache_of(cache_);
-        const Paging paging = paging_of(tables, sequences, positions, queries.rows);
         require_shape(out, queries, "shape of out");
-        require_size(queries.size, cache.size, "size of a head");
+        const Cache cache = cache_of(cache_, queries.size);
+        const Paging paging = paging_of(tables, sequences, positions, queries.rows);
         if (cache.heads == 0 || queries.heads == 0 || queries.heads % cache.heads != 0) {
             refuse("query heads", "a positive multiple of the cache's heads");
         }

@@ -34,23 +34,4 @@ inline float number_at(const Numbers& numbers, std::int64_t index) {
     return static_cast<const float*>(numbers.data)[index];
 }
 
-// Rounds to nearest, ties to even.
-inline Half narrow(float number) {
-    const std::uint32_t bits = std::bit_cast<std::uint32_t>(number);
-    const std::uint32_t sign = (bits >> 16) & 0x8000;
-    const std::uint32_t magnitude = bits & 0x7FFFFFFF;
-    std::uint32_t rounded;
-    if (magnitude > 0x7F800000) {
-        rounded = 0x7E00 | ((magnitude >> 13) & 0x03FF);
-    } else if (magnitude >= 0x477FF000) {
-        rounded = 0x7C00;
-    } else if (magnitude < 0x38800000) { // adding 0.5 leaves the subnormal's bits, rounded, at the end of the mantissa
-        const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
-        rounded = std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(0.5f);
-    } else {
-        rounded = (magnitude - 0x38000000 + 0x0FFF + ((magnitude >> 13) & 1)) >> 13;
-    }
-    return {static_cast<std::uint16_t>(sign | rounded)};
-}
-
 } // namespace gemlora

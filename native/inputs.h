@@ -31,7 +31,7 @@ struct FloatInputs {
 };
 
 // Inputs that share one scale of quantised activations.
-constexpr std::int64_t span_inputs = 64;
+constexpr std::int64_t span_inputs = 32;
 
 // Sums of quantised activations by group of inputs [groups, R], for the minimums, and minus the sums times the zero
 // points of 8-bit and 4-bit weights. Null: no matrix needs them.

@@ -157,12 +157,12 @@ public:
     // The token, or −1 if a logit is NaN or +inf, or all are −inf.
     std::int32_t run(float* logits, std::int64_t size) const {
         penalise(logits);
-        const float most = table_.largest_logit(logits, size);
+        const auto [most, near] = largest(logits, size);
         if (!std::isfinite(most)) {
             return -1;
         }
         if (in_.temperature[row_] == 0) {
-            return static_cast<std::int32_t>(table_.next_at_least(logits, 0, size, most));
+            return static_cast<std::int32_t>(table_.next_at_least(logits, near, size, most));
         }
         const std::int64_t k = in_.top_k[row_];
         if (k == 0 || k >= size) {
@@ -176,6 +176,20 @@ public:
     }
 
 private:
+    // The largest logit, or NaN if any is, and an index from which on it is the first one: a second search need not go
+    // through all again.
+    Candidate largest(const float* logits, std::int64_t size) const {
+        constexpr std::int64_t block = 4096;
+        Candidate found{-__builtin_inff(), 0};
+        for (std::int64_t start = 0; start < size && !std::isnan(found.number); start += block) {
+            const float most = table_.largest_logit(logits + start, std::min(block, size - start));
+            if (!(most <= found.number)) {
+                found = {most, start};
+            }
+        }
+        return found;
+    }
+
     void penalise(float* logits) const {
         const float repetition = in_.repetition_penalty[row_];
         for (std::int64_t i = row_ > 0 ? in_.history_ends[row_ - 1] : 0; i < in_.history_ends[row_]; ++i) {

@@ -74,13 +74,21 @@ struct PackedMatrix {
     std::int64_t panel_bytes() const { return inputs() * panel_size * bits / 8; }
 };
 
-// One layer's paged cache [blocks, 2, heads, block size, size]; keys lie in a block as [size, block size].
+// One layer's paged cache [blocks, 2, heads, …] of floats or whole numbers; a head of a block holds
+// floats: keys [size, block size], values [block size, size];
+// whole numbers, biased by 128, `padded_size` of them a position, behind which each position's scale (float) follows:
+// keys [padded size / 4, block size, 4], values [block size / 4, padded size, 4], scales [block size].
+constexpr std::int64_t most_integer_head = 1024; // numbers of a head
+
 struct Cache {
     void* data;
-    bool half;
+    bool integers;
     std::int64_t blocks, heads, block_size, size;
 
-    std::int64_t head_numbers() const { return block_size * size; }
+    std::int64_t padded_size() const { return ceil_divide(size, 32) * 32; }
+    // Floats or bytes of a position.
+    std::int64_t position_numbers() const { return integers ? padded_size() + std::int64_t{sizeof(float)} : size; }
+    std::int64_t head_numbers() const { return block_size * position_numbers(); }
     std::int64_t keys(std::int64_t block, std::int64_t head) const { return (block * 2 * heads + head) * head_numbers(); }
     std::int64_t values(std::int64_t block, std::int64_t head) const { return keys(block, head) + heads * head_numbers(); }
 };

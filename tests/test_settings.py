@@ -47,7 +47,7 @@ def test_the_file_may_be_named_by_a_variable(file: Path, monkeypatch: pytest.Mon
 def test_all_mistakes_are_reported_with_their_origin_rule_and_an_example(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file.write_text("max_queue = 0\nhots = 'x'\nquantize = 'int4'")
+    file.write_text("max_queue = 0\nhots = 'x'\nquantize = 'int2'")
     monkeypatch.setenv("GEMLORA_LOG_LEVEL", "loud")
     monkeypatch.setenv("GEMLORA_PROT", "1")
 
@@ -55,7 +55,7 @@ def test_all_mistakes_are_reported_with_their_origin_rule_and_an_example(
         "  --port '70000': Input should be less than or equal to 65535; for example 8790",
         f"  {file}: hots is not a setting; did you mean host?",
         f"  {file}: max_queue 0: Input should be greater than or equal to 1; for example 512",
-        f"  {file}: quantize 'int4': Input should be 'none' or 'int8'; for example int8",
+        f"  {file}: quantize 'int2': Input should be 'none', 'int8' or 'int4'; for example int8",
         "  GEMLORA_LOG_LEVEL 'loud': Input should be 'debug', 'info', 'warning' or 'error'; for example info",
         "  GEMLORA_PROT is not a setting; did you mean port?",
     ]

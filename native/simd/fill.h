@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention.h"
+#include "cache.h"
 #include "linear.h"
 #include "lora.h"
 #include "rows.h"
@@ -28,7 +29,8 @@ constexpr KernelTable fill_table(std::string_view name) {
         .rotate_head = rotate_head<Isa>,
         .gelu_gate_row = gelu_gate_row<Isa>,
         .softcap_row = softcap_row<Isa>,
-        .store_cached = store_cached<Isa>,
+        .store_key = store_key<Isa>,
+        .store_value = store_value<Isa>,
         .attend = attend<Isa>,
         .lower = lower<Isa>,
         .raise = raise<Isa>,

@@ -28,7 +28,9 @@ struct KernelTable {
     void (*rotate_head)(float* x, const float* cosines, const float* sines, std::int64_t half);
     void (*gelu_gate_row)(const float* gate, const float* up, std::int64_t size, float* out);
     void (*softcap_row)(float* x, std::int64_t size, float cap);
-    void (*store_cached)(const float* numbers, const Cache& cache, std::int64_t offset, std::int64_t step);
+    void (*store_key)(const float* key, const Cache& cache, std::int64_t block, std::int64_t head, std::int64_t place);
+    void (*store_value)(const float* value, const Cache& cache, std::int64_t block, std::int64_t head,
+                        std::int64_t place);
     void (*attend)(const AttentionInputs& inputs, const AttentionTask& task, float* scratch);
     void (*lower)(const LowRank& change, const Rows<const float>& x, float* low_rank);
     void (*raise)(const LowRank& change, const float* low_rank, const Rows<float>& out, std::int64_t begin,

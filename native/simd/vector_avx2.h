@@ -62,11 +62,6 @@ struct Vector {
         _mm256_storeu_ps(numbers, low);
         _mm256_storeu_ps(numbers + 8, high);
     }
-    void store(Half* numbers) const {
-        constexpr int rounding = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(numbers), _mm256_cvtps_ph(low, rounding));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(numbers + 8), _mm256_cvtps_ph(high, rounding));
-    }
     template <class Number>
     void store(Number* numbers, std::int64_t count) const {
         Number padded[16];
@@ -208,12 +203,80 @@ inline Integers dot(Integers sums, DotWeights weights, DotInput input) {
             _mm256_add_epi32(high, _mm256_madd_epi16(weights.high_odd, input.odd))};
 }
 
+// The same four unsigned bytes for all outputs, as 16-bit numbers like those of `DotInput`.
+struct UnsignedFour {
+    static constexpr int words = 2;
+
+    __m256i even, odd;
+
+    static UnsignedFour load(const std::int32_t* words_) {
+        return {_mm256_set1_epi32(words_[0]), _mm256_set1_epi32(words_[1])};
+    }
+};
+
+// The low bytes of 32 whole numbers as the words of eight of them.
+inline void pack_unsigned(Integers low, Integers high, std::int32_t* words) {
+    const __m256i quarters[4] = {low.low, low.high, high.low, high.high};
+    for (int i = 0; i < 4; ++i) {
+        // Lanes 0, 2 | 1, 3 of each half, two 16-bit numbers a word.
+        const __m256i bytes = _mm256_and_si256(quarters[i], _mm256_set1_epi32(0xFF));
+        const __m256i pairs = _mm256_shuffle_epi8(
+            bytes, _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 8, 9, 4, 5, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1)));
+        const __m256i words_in_front = _mm256_permutevar8x32_epi32(pairs, _mm256_setr_epi32(0, 1, 4, 5, 2, 3, 6, 7));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(words + 4 * i), _mm256_castsi256_si128(words_in_front));
+    }
+}
+
+// Four signed bytes of each of 16 outputs, widened to 16 bits.
+struct SignedFours {
+    __m256i low_even, low_odd, high_even, high_odd;
+
+    static SignedFours load(const std::int8_t* numbers) {
+        const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(numbers));
+        const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(numbers + 32));
+        return {_mm256_srai_epi16(_mm256_slli_epi16(low, 8), 8), _mm256_srai_epi16(low, 8),
+                _mm256_srai_epi16(_mm256_slli_epi16(high, 8), 8), _mm256_srai_epi16(high, 8)};
+    }
+};
+
+inline Integers dot(Integers sums, SignedFours numbers, UnsignedFour four) {
+    const __m256i low = _mm256_add_epi32(sums.low, _mm256_madd_epi16(numbers.low_even, four.even));
+    const __m256i high = _mm256_add_epi32(sums.high, _mm256_madd_epi16(numbers.high_even, four.even));
+    return {_mm256_add_epi32(low, _mm256_madd_epi16(numbers.low_odd, four.odd)),
+            _mm256_add_epi32(high, _mm256_madd_epi16(numbers.high_odd, four.odd))};
+}
+
+// The low bytes of 16 whole numbers.
+inline void store_bytes(Integers a, std::uint8_t* bytes) {
+    const __m256i last = _mm256_set1_epi32(0xFF);
+    const __m256i pairs = _mm256_packus_epi32(_mm256_and_si256(a.low, last), _mm256_and_si256(a.high, last));
+    const __m256i fours = _mm256_packus_epi16(pairs, pairs); // fours 0, 2 | 1, 3 of the halves
+    const __m256i ordered = _mm256_permutevar8x32_epi32(fours, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes), _mm256_castsi256_si128(ordered));
+}
+
+// Exchanges lanes i and i ^ distance.
+template <int distance>
+inline Vector swap_lanes(Vector a) {
+    static_assert(distance == 1 || distance == 2 || distance == 4 || distance == 8);
+    if constexpr (distance == 8) {
+        return {a.high, a.low};
+    } else if constexpr (distance == 4) {
+        return {_mm256_permute2f128_ps(a.low, a.low, 1), _mm256_permute2f128_ps(a.high, a.high, 1)};
+    } else {
+        constexpr int order = distance == 2 ? 0b01001110 : 0b10110001;
+        return {_mm256_permute_ps(a.low, order), _mm256_permute_ps(a.high, order)};
+    }
+}
+
 // What the kernels are written over.
 struct InstructionSet {
     using Vector = avx2::Vector;
     using Integers = avx2::Integers;
     using DotInput = avx2::DotInput;
     using DotWeights = avx2::DotWeights;
+    using UnsignedFour = avx2::UnsignedFour;
+    using SignedFours = avx2::SignedFours;
 
     // Register tiles: as many rows × panels as fit into 16 registers, two a vector.
     static constexpr int float_rows = 4;
@@ -223,6 +286,8 @@ struct InstructionSet {
     static constexpr int lora_rows = 2;
     static constexpr int value_rows = 2;
     static constexpr int value_vectors = 2;
+    static constexpr int score_rows = 3;
+    static constexpr int score_panels(int rows) { return rows == 1 ? 2 : 1; }
 };
 
 } // namespace gemlora::avx2

@@ -48,9 +48,7 @@ struct Vector {
         return widen_bfloat(_mm256_maskz_loadu_epi16(first(count), numbers));
     }
     void store(float* numbers) const { _mm512_storeu_ps(numbers, lanes); }
-    void store(Half* numbers) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(numbers), halves()); }
     void store(float* numbers, std::int64_t count) const { _mm512_mask_storeu_ps(numbers, first(count), lanes); }
-    void store(Half* numbers, std::int64_t count) const { _mm256_mask_storeu_epi16(numbers, first(count), halves()); }
 
 private:
     template <class Register, class Number>
@@ -59,7 +57,6 @@ private:
     static Vector widen_bfloat(__m256i bits) {
         return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
     }
-    __m256i halves() const { return _mm512_cvtps_ph(lanes, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 };
 
 inline Vector operator+(Vector a, Vector b) { return {_mm512_add_ps(a.lanes, b.lanes)}; }
@@ -134,12 +131,55 @@ inline Integers dot(Integers sums, DotWeights weights, DotInput input) {
     return {_mm512_dpbusd_epi32(sums.lanes, weights.lanes, input.lanes)};
 }
 
+// The same four unsigned bytes for all outputs.
+struct UnsignedFour {
+    static constexpr int words = 1;
+
+    __m512i lanes;
+
+    static UnsignedFour load(const std::int32_t* words_) { return {_mm512_set1_epi32(*words_)}; }
+};
+
+// The low bytes of 32 whole numbers as the words of eight of them.
+inline void pack_unsigned(Integers low, Integers high, std::int32_t* words) { pack_dot_inputs(low, high, words); }
+
+// Four signed bytes of each of 16 outputs.
+struct SignedFours {
+    __m512i lanes;
+
+    static SignedFours load(const std::int8_t* numbers) { return {_mm512_loadu_si512(numbers)}; }
+};
+
+inline Integers dot(Integers sums, SignedFours numbers, UnsignedFour four) {
+    return {_mm512_dpbusd_epi32(sums.lanes, four.lanes, numbers.lanes)};
+}
+
+// The low bytes of 16 whole numbers.
+inline void store_bytes(Integers a, std::uint8_t* bytes) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes), _mm512_cvtepi32_epi8(a.lanes));
+}
+
+// Exchanges lanes i and i ^ distance.
+template <int distance>
+inline Vector swap_lanes(Vector a) {
+    static_assert(distance == 1 || distance == 2 || distance == 4 || distance == 8);
+    if constexpr (distance == 1) {
+        return {_mm512_permute_ps(a.lanes, 0b10110001)};
+    } else if constexpr (distance == 2) {
+        return {_mm512_permute_ps(a.lanes, 0b01001110)};
+    } else {
+        return {_mm512_shuffle_f32x4(a.lanes, a.lanes, distance == 4 ? 0b10110001 : 0b01001110)};
+    }
+}
+
 // What the kernels are written over.
 struct InstructionSet {
     using Vector = avx512::Vector;
     using Integers = avx512::Integers;
     using DotInput = avx512::DotInput;
     using DotWeights = avx512::DotWeights;
+    using UnsignedFour = avx512::UnsignedFour;
+    using SignedFours = avx512::SignedFours;
 
     // Register tiles: as many rows × panels as fit into 32 registers.
     static constexpr int float_rows = 8;
@@ -149,6 +189,8 @@ struct InstructionSet {
     static constexpr int lora_rows = 4;
     static constexpr int value_rows = 4;
     static constexpr int value_vectors = 4;
+    static constexpr int score_rows = 8;
+    static constexpr int score_panels(int rows) { return rows <= 4 ? 4 : 2; }
 };
 
 } // namespace gemlora::avx512

@@ -80,15 +80,13 @@ struct Vector {
         }
         return load(static_cast<const Number*>(padded));
     }
-    template <class Number>
-    void store(Number* numbers) const {
+    void store(float* numbers) const {
         for (int i = 0; i < 4; ++i) {
-            put(quarters[i], numbers + 4 * i);
+            vst1q_f32(numbers + 4 * i, quarters[i]);
         }
     }
-    template <class Number>
-    void store(Number* numbers, std::int64_t count) const {
-        Number padded[16];
+    void store(float* numbers, std::int64_t count) const {
+        float padded[16];
         store(padded);
         for (std::int64_t i = 0; i < count; ++i) {
             numbers[i] = padded[i];
@@ -103,10 +101,6 @@ private:
     static float32x4_t four(const Bfloat* numbers) {
         const uint16x4_t bits = vld1_u16(reinterpret_cast<const std::uint16_t*>(numbers));
         return vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(bits), 16));
-    }
-    static void put(float32x4_t quarter, float* numbers) { vst1q_f32(numbers, quarter); }
-    static void put(float32x4_t quarter, Half* numbers) {
-        vst1_u16(reinterpret_cast<std::uint16_t*>(numbers), vreinterpret_u16_f16(vcvt_f16_f32(quarter)));
     }
 };
 
@@ -237,19 +231,88 @@ private:
     static float32x4_t to_floats(int16x4_t numbers) { return vcvtq_f32_s32(vmovl_s16(numbers)); }
 };
 
-template <int i>
-inline Integers add_products(Integers sums, const DotWeights& weights, DotInput input) {
-    return {{vmlal_lane_s16(sums.quarters[0], vget_low_s16(weights.low[i]), input.numbers, i),
-             vmlal_high_lane_s16(sums.quarters[1], weights.low[i], input.numbers, i),
-             vmlal_lane_s16(sums.quarters[2], vget_low_s16(weights.high[i]), input.numbers, i),
-             vmlal_high_lane_s16(sums.quarters[3], weights.high[i], input.numbers, i)}};
+// The same four unsigned bytes for all outputs, as 16-bit numbers like those of `DotInput`.
+struct UnsignedFour {
+    static constexpr int words = 2;
+
+    int16x4_t numbers;
+
+    static UnsignedFour load(const std::int32_t* words_) { return {vreinterpret_s16_s32(vld1_s32(words_))}; }
+};
+
+// The low bytes of 32 whole numbers as the words of eight of them.
+inline void pack_unsigned(Integers low, Integers high, std::int32_t* words) {
+    const auto pack = [](int32x4_t first, int32x4_t second, std::int32_t* to) {
+        const int16x8_t bytes = vandq_s16(vcombine_s16(vmovn_s32(first), vmovn_s32(second)), vdupq_n_s16(0xFF));
+        vst1q_s32(to, vreinterpretq_s32_s16(bytes));
+    };
+    pack(low.quarters[0], low.quarters[1], words);
+    pack(low.quarters[2], low.quarters[3], words + 4);
+    pack(high.quarters[0], high.quarters[1], words + 8);
+    pack(high.quarters[2], high.quarters[3], words + 12);
+}
+
+// Four signed bytes of each of 16 outputs, one by one, widened to 16 bits.
+struct SignedFours {
+    int16x8_t low[4], high[4]; // outputs 0 … 7 and 8 … 15
+
+    static SignedFours load(const std::int8_t* numbers) {
+        const int8x16x4_t fours = vld4q_s8(numbers);
+        SignedFours result;
+        for (int i = 0; i < 4; ++i) {
+            result.low[i] = vmovl_s8(vget_low_s8(fours.val[i]));
+            result.high[i] = vmovl_high_s8(fours.val[i]);
+        }
+        return result;
+    }
+};
+
+// Sums of 16 outputs and the products of their i-th numbers with the i-th of `four`.
+template <int i, class Numbers>
+inline Integers add_products(Integers sums, const Numbers& numbers, int16x4_t four) {
+    return {{vmlal_lane_s16(sums.quarters[0], vget_low_s16(numbers.low[i]), four, i),
+             vmlal_high_lane_s16(sums.quarters[1], numbers.low[i], four, i),
+             vmlal_lane_s16(sums.quarters[2], vget_low_s16(numbers.high[i]), four, i),
+             vmlal_high_lane_s16(sums.quarters[3], numbers.high[i], four, i)}};
+}
+
+template <class Numbers>
+inline Integers add_all_products(Integers sums, const Numbers& numbers, int16x4_t four) {
+    sums = add_products<0>(sums, numbers, four);
+    sums = add_products<1>(sums, numbers, four);
+    sums = add_products<2>(sums, numbers, four);
+    return add_products<3>(sums, numbers, four);
 }
 
 inline Integers dot(Integers sums, const DotWeights& weights, DotInput input) {
-    sums = add_products<0>(sums, weights, input);
-    sums = add_products<1>(sums, weights, input);
-    sums = add_products<2>(sums, weights, input);
-    return add_products<3>(sums, weights, input);
+    return add_all_products(sums, weights, input.numbers);
+}
+inline Integers dot(Integers sums, const SignedFours& numbers, UnsignedFour four) {
+    return add_all_products(sums, numbers, four.numbers);
+}
+
+// The low bytes of 16 whole numbers.
+inline void store_bytes(Integers a, std::uint8_t* bytes) {
+    const auto narrow = [](int32x4_t first, int32x4_t second) {
+        return vreinterpret_u8_s8(vmovn_s16(vcombine_s16(vmovn_s32(first), vmovn_s32(second))));
+    };
+    vst1_u8(bytes, narrow(a.quarters[0], a.quarters[1]));
+    vst1_u8(bytes + 8, narrow(a.quarters[2], a.quarters[3]));
+}
+
+// Exchanges lanes i and i ^ distance.
+template <int distance>
+inline Vector swap_lanes(Vector a) {
+    static_assert(distance == 1 || distance == 2 || distance == 4 || distance == 8);
+    if constexpr (distance == 8) {
+        return {{a.quarters[2], a.quarters[3], a.quarters[0], a.quarters[1]}};
+    } else if constexpr (distance == 4) {
+        return {{a.quarters[1], a.quarters[0], a.quarters[3], a.quarters[2]}};
+    } else if constexpr (distance == 2) {
+        return transform<Vector>(a, [](float32x4_t x) { return vextq_f32(x, x, 2); });
+    } else {
+        return transform<Vector>(a, [](float32x4_t x) { return vrev64q_f32(x); });
+    }
 }
 
 // What the kernels are written over.
@@ -258,12 +321,16 @@ struct InstructionSet {
     using Integers = neon::Integers;
     using DotInput = neon::DotInput;
     using DotWeights = neon::DotWeights;
+    using UnsignedFour = neon::UnsignedFour;
+    using SignedFours = neon::SignedFours;
 
     // Register tiles: as many rows × panels as fit into 32 registers, four a vector.
     static constexpr int float_rows = 6;
     static constexpr int integer_rows = 4;
     static constexpr int float_panels(int rows) { return rows <= 2 ? 2 : 1; }
     static constexpr int integer_panels(int) { return 1; }
+    static constexpr int score_rows = 4;
+    static constexpr int score_panels(int) { return 1; }
     static constexpr int lora_rows = 1;
     static constexpr int value_rows = 2;
     static constexpr int value_vectors = 2;

@@ -86,11 +86,6 @@ struct Vector {
             numbers[i] = lanes[i];
         }
     }
-    void store(Half* numbers, std::int64_t count = 16) const {
-        for (std::int64_t i = 0; i < count; ++i) {
-            numbers[i] = narrow(lanes[i]);
-        }
-    }
 };
 
 inline Vector operator+(const Vector& a, const Vector& b) {
@@ -234,12 +229,74 @@ inline Integers dot(const Integers& sums, const DotWeights& weights, const DotIn
     return result;
 }
 
+// The same four unsigned bytes for all outputs, the first in the lowest byte.
+struct UnsignedFour {
+    static constexpr int words = 1;
+
+    std::int32_t numbers[4];
+
+    static UnsignedFour load(const std::int32_t* words_) {
+        UnsignedFour result;
+        for (unsigned i = 0; i < 4; ++i) {
+            result.numbers[i] = static_cast<std::uint8_t>(raw(*words_) >> (8 * i) & 0xFF);
+        }
+        return result;
+    }
+};
+
+// The low bytes of 32 whole numbers as the words of eight of them.
+inline void pack_unsigned(const Integers& low, const Integers& high, std::int32_t* words) {
+    pack_dot_inputs(low, high, words);
+}
+
+// Four signed bytes of each of 16 outputs.
+struct SignedFours {
+    std::int8_t bytes[64];
+
+    static SignedFours load(const std::int8_t* numbers) {
+        SignedFours result;
+        for (int i = 0; i < 64; ++i) {
+            result.bytes[i] = numbers[i];
+        }
+        return result;
+    }
+};
+
+inline Integers dot(const Integers& sums, const SignedFours& numbers, const UnsignedFour& four) {
+    Integers result = sums;
+    for (int i = 0; i < 16; ++i) {
+        for (int k = 0; k < 4; ++k) {
+            result.lanes[i] += numbers.bytes[4 * i + k] * four.numbers[k];
+        }
+    }
+    return result;
+}
+
+// The low bytes of 16 whole numbers.
+inline void store_bytes(const Integers& a, std::uint8_t* bytes) {
+    for (int i = 0; i < 16; ++i) {
+        bytes[i] = static_cast<std::uint8_t>(raw(a.lanes[i]) & 0xFF);
+    }
+}
+
+// Exchanges lanes i and i ^ distance.
+template <int distance>
+inline Vector swap_lanes(const Vector& a) {
+    Vector result;
+    for (int i = 0; i < 16; ++i) {
+        result.lanes[i] = a.lanes[i ^ distance];
+    }
+    return result;
+}
+
 // What the kernels are written over.
 struct InstructionSet {
     using Vector = portable::Vector;
     using Integers = portable::Integers;
     using DotInput = portable::DotInput;
     using DotWeights = portable::DotWeights;
+    using UnsignedFour = portable::UnsignedFour;
+    using SignedFours = portable::SignedFours;
 
     static constexpr int float_rows = 4;
     static constexpr int integer_rows = 2;
@@ -248,6 +305,8 @@ struct InstructionSet {
     static constexpr int lora_rows = 2;
     static constexpr int value_rows = 2;
     static constexpr int value_vectors = 1;
+    static constexpr int score_rows = 4;
+    static constexpr int score_panels(int) { return 1; }
 };
 
 } // namespace gemlora::portable

@@ -144,9 +144,11 @@ class Settings(BaseSettings):
     hub_token: SecretStr | None = Field(
         None, description="Hugging Face token for gated checkpoints.", examples=["hf_..."]
     )
-    quantize: Literal["none", "int8"] = Field(
+    quantize: Literal["none", "int8", "int4"] = Field(
         "int8",
-        description="`int8` computes with 8-bit weights and activations; `none` keeps the file's precision.",
+        description="`int8` computes with 8-bit weights and activations; `int4` stores the weights of layers in "
+        "4 bits, for less memory and less quality; `none` keeps the file's precision. Weights that the file holds "
+        "quantised keep their values.",
         examples=["int8"],
     )
     context_window: int | None = Field(

@@ -117,7 +117,7 @@ def test_rows_check_their_shapes(native: NativeKernels) -> None:
         native.rotate(floats(2, 1, 8), None, floats(1, 1, 8), None, 1e-6, floats(9, 4), floats(9, 4), integers(0, 1))
 
 
-CACHE = np.zeros((4, 2, 1, 16, 8), np.float16)
+CACHE = np.zeros((4, 2, 1, 16, 8), np.float32)
 GOOD = {
     "queries": floats(2, 2, 8), "cache": CACHE, "block_tables": integers(1, 3)[None],
     "sequence_of_row": integers(0, 0), "positions": integers(4, 17), "scale": 1.0, "window": None, "softcap": None,
@@ -129,15 +129,15 @@ GOOD = {
     ("change", "message"),
     [
         ({"queries": floats(2, 2, 9)}, "shape of out"),
-        ({"queries": floats(2, 2, 9), "out": floats(2, 2, 9)}, "size of a head: 9 instead of 8"),
+        ({"queries": floats(2, 2, 9), "out": floats(2, 2, 9)}, "numbers of a cached position: 8 instead of 9"),
         ({"cache": CACHE[:, :1]}, "cache must be a contiguous array"),
         ({"cache": CACHE[:, :, :, :8]}, "cache must be a contiguous array"),
-        ({"cache": np.zeros((4, 2, 1, 10, 8), np.float16)}, "block size that 16 divides"),
+        ({"cache": np.zeros((4, 2, 1, 10, 8), np.float32)}, "block size that 16 divides"),
         ({"queries": floats(2, 0, 8), "out": floats(2, 0, 8)}, "query heads must be a positive multiple"),
-        ({"cache": np.zeros((4, 2, 0, 16, 8), np.float16)}, "query heads must be a positive multiple"),
-        ({"cache": np.zeros((4, 2, 3, 16, 8), np.float16)}, "query heads must be a positive multiple"),
+        ({"cache": np.zeros((4, 2, 0, 16, 8), np.float32)}, "query heads must be a positive multiple"),
+        ({"cache": np.zeros((4, 2, 3, 16, 8), np.float32)}, "query heads must be a positive multiple"),
         ({"cache": misaligned(CACHE)}, "cache must be aligned"),
-        ({"cache": CACHE.astype(np.float64)}, "cache must be float16 or float32"),
+        ({"cache": CACHE.astype(np.float64)}, "cache must be uint8 or float32"),
         ({"block_tables": integers(1, 4)[None]}, "block_tables names a block that the cache does not have"),
         ({"block_tables": integers(-1, 3)[None]}, "block_tables names a block that the cache does not have"),
         ({"block_tables": integers(1)[None]}, r"positions\[1\] is 17, must be in 0 … 15"),

@@ -155,6 +155,16 @@ def test_rows_without_finite_logits_give_no_token(variants, position, temperatur
         assert (tokens[3] > position) == (position < 36)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_no_part_of_a_large_vocabulary_is_overlooked(variants, bad) -> None:
+    for kernels in variants:
+        for position in (0, 5000, 9999):
+            logits = np.full((2, 10_000), -np.inf, np.float32)
+            logits[:, position] = bad, -7
+            logits[0, [1, 4096, 9998]] = 3
+            assert kernels.sample(logits, make_batch(2, temperature=0)).tolist() == [-1, position]
+
+
 def test_masked_tokens_are_never_drawn(native: NativeKernels) -> None:
     logits = np.full(50, -np.inf)
     logits[[7, 30]] = 0

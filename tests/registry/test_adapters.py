@@ -246,7 +246,7 @@ async def test_checking_against_other_weights_does_not_read_the_tensors_again(
     registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await registry.uploads.add(ALICE, MODEL, "poet", folder)
-    monkeypatch.setattr("gemlora.registry.validation.check_values", None)
+    monkeypatch.setattr("gemlora.registry.tensor_values.check_values", None)
     monkeypatch.setattr("gemlora.registry.validation.digest_of", None)
 
     await registry.adapters.resolve(ALICE, "poet", serving(WIDER))

@@ -69,9 +69,9 @@ class Kernels(Protocol):
     ) -> None:  # fmt: skip
         """Write keys and values [T, C, D] of one layer into its paged cache.
 
-        `cache` is [blocks, 2, C, block size, D], float32 or float16 (clamped to the finite range). Row t goes to
-        block `block_tables[sequence_of_row[t], position // block size]`. Inside a block the kernels hold keys as
-        [D, block size], so what lies there is theirs alone; the block size is a multiple of 16.
+        `cache` is [blocks, 2, C, block size, N], float32 or uint8 for whole numbers, with N as `cached_numbers` says.
+        Row t goes to block `block_tables[sequence_of_row[t], position // block size]`. How numbers lie inside a block
+        is the kernels' affair; the block size is a multiple of 16.
         """
         ...
 
@@ -83,6 +83,7 @@ class Kernels(Protocol):
 
         Row t sees cached positions max(0, p − window + 1) … p with p = positions[t]. The score is scale · q·k, then
         softcap · tanh(score / softcap) if given, then softmax. Query head h reads key/value head h // (H / C).
+        With a cache of whole numbers the queries, and the weights of the softmax, become whole numbers too.
         """
         ...
 

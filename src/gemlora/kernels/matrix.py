@@ -27,7 +27,7 @@ PANEL = 16
 BLOCK = 32
 """Inputs of an integer matrix are padded to a multiple of this."""
 
-SPAN = 64
+SPAN = 32
 """Inputs that share one scale of quantised activations."""
 
 Scales = NDArray[np.float16] | NDArray[np.float32]
@@ -51,6 +51,17 @@ class Format(IntEnum):
     def dtype(self) -> np.dtype[np.generic]:
         """The NumPy type of one stored value, or of two with int4."""
         return _DTYPES[self]
+
+    def panel_bytes(self, columns: int) -> int:
+        """Bytes of the values of 16 outputs of `columns` inputs."""
+        if self.bits is None:
+            return columns * PANEL * self.dtype.itemsize
+        return padded(columns) * PANEL * self.bits // 8
+
+    @classmethod
+    def of_bits(cls, bits: int) -> "Format":
+        """The integer format of 8 or 4 bits."""
+        return {8: cls.INT8, 4: cls.INT4}[bits]
 
     @classmethod
     def of(cls, dtype: np.dtype[np.generic]) -> "Format":
@@ -83,7 +94,7 @@ class Matrix:
 
     `values` are the bytes of the layout above in any contiguous shape, usually [P, bytes per panel].
     `quantize_activations` is only meaningful for whole numbers: True multiplies int8 activations (a scale per row and
-    span of 64 inputs), False multiplies float32 activations by the dequantised weights.
+    span of 32 inputs), False multiplies float32 activations by the dequantised weights.
     """
 
     rows: int
@@ -110,8 +121,7 @@ class Matrix:
         rows, columns = quantised.shape
         group = group_size(columns, scales.shape[1])
         packed = pack_integer_rows(quantised, scales, minimums, bits)
-        format_ = Format.INT8 if bits == 8 else Format.INT4
-        return cls(rows, columns, format_, *packed, group, quantize_activations)
+        return cls(rows, columns, Format.of_bits(bits), *packed, group, quantize_activations)
 
     def dequantised(self) -> NDArray[np.float32]:
         """The float32 weights [N, K] that the kernels multiply by."""

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from gemlora.kernels.interface import Float32, Int32, Places
 from gemlora.kernels.lora import EmbeddingPair, LoraPair, Segments
 from gemlora.kernels.matrix import SPAN, Matrix, padded
+from gemlora.kernels.reference_cache import load_keys, load_values, spread_queries, store
 from gemlora.kernels.reference_sampling import sample_row
 from gemlora.kernels.sampling import SamplingBatch
-
-HALF_MAX = np.float32(np.finfo(np.float16).max)
 
 
 class ReferenceKernels:
@@ -67,26 +66,23 @@ class ReferenceKernels:
         sequence_of_row: Int32, positions: Int32,
     ) -> None:  # fmt: skip
         """See `Kernels.store_kv`."""
-        cached_keys, cached_values = _views(cache)
         size = cache.shape[3]
-        blocks, offsets = block_tables[sequence_of_row, positions // size], positions % size
-        cached_keys[blocks, :, :, offsets] = _storable(keys, cache.dtype)
-        cached_values[blocks, :, offsets] = _storable(values, cache.dtype)
+        store(cache, block_tables[sequence_of_row, positions // size], positions % size, keys, values)
 
     def attend(
         self, queries: Float32, cache: NDArray[np.generic], block_tables: Int32, sequence_of_row: Int32,
         positions: Int32, scale: float, window: int | None, softcap: float | None, out: Float32,
     ) -> None:  # fmt: skip
         """See `Kernels.attend`."""
-        cached_keys, cached_values = _views(cache)
-        size, kv_heads, head_size = cache.shape[3], cache.shape[2], cache.shape[4]
+        size, kv_heads, head_size = cache.shape[3], cache.shape[2], queries.shape[2]
+        integers = cache.dtype == np.uint8
         for row, (sequence, position) in enumerate(zip(sequence_of_row, positions, strict=True)):
             first = 0 if window is None else max(0, int(position) - window + 1)
             seen = np.arange(first, int(position) + 1)
-            blocks, offsets = block_tables[sequence, seen // size], seen % size
-            keys = cached_keys[blocks, :, :, offsets].astype(np.float32)  # [positions, C, D]
-            values = cached_values[blocks, :, offsets].astype(np.float32)
-            grouped = queries[row].reshape(kv_heads, -1, head_size)
+            blocks, places = block_tables[sequence, seen // size], seen % size
+            keys, values = load_keys(cache, blocks, places), load_values(cache, blocks, places, head_size)
+            heads = spread_queries(queries[row]) if integers else queries[row]
+            grouped = heads.reshape(kv_heads, -1, keys.shape[2])
             scores = np.einsum("cgd,pcd->cgp", grouped, keys) * np.float32(scale)
             if softcap is not None:
                 scores = _softcapped(scores, softcap)
@@ -175,19 +171,6 @@ def quantise_activations(x: Float32, inputs: int) -> tuple[Float32, Float32]:
     inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=usable)
     numbers = np.rint(np.where(usable, spans, 0) * inverse)
     return numbers.reshape(len(x), -1)[:, :inputs], largest[..., 0] / np.float32(127)
-
-
-def _views(cache: NDArray[np.generic]) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    """Keys [blocks, C, D, block size] and values [blocks, C, block size, D] of a cache."""
-    blocks, _, kv_heads, size, head_size = cache.shape
-    keys = cache[:, 0].view()
-    keys.shape = (blocks, kv_heads, head_size, size)
-    return keys, cache[:, 1]
-
-
-def _storable(numbers: Float32, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
-    """Rounded to the cache's type, clamped to what float16 can hold."""
-    return np.clip(numbers, -HALF_MAX, HALF_MAX).astype(dtype) if dtype == np.float16 else numbers
 
 
 def _softcapped(x: Float32, cap: float) -> Float32:

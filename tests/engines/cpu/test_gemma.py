@@ -75,16 +75,17 @@ def test_half_precision_checkpoints_equal_the_oracle_of_the_same_weights(
 
 
 @every_architecture
-def test_int8_stays_close_to_the_oracle(
-    checkpoint: Callable[..., Checkpoint], native: Kernels, architecture: str
+@pytest.mark.parametrize(("quantize", "largest_error"), [("int8", 0.1), ("int4", 0.5)])
+def test_quantised_weights_stay_close_to_the_oracle(
+    checkpoint: Callable[..., Checkpoint], native: Kernels, architecture: str, quantize: str, largest_error: float
 ) -> None:
-    case = checkpoint(architecture, quantize="int8")
+    case = checkpoint(architecture, quantize=quantize)
     errors = relative_errors(run(runner(case, native), prompt(100)), checkpoints.trace(case.oracle, prompt(100)))
-    assert 1e-4 < errors["logits"] < 0.1
+    assert 1e-4 < errors["logits"] < largest_error
 
 
 @every_architecture
-@pytest.mark.parametrize("quantize", ["none", "int8"])
+@pytest.mark.parametrize("quantize", ["none", "int8", "int4"])
 @pytest.mark.parametrize("lengths", CHUNKINGS.values(), ids=CHUNKINGS)
 def test_cutting_the_prompt_changes_no_bit(
     checkpoint: Callable[..., Checkpoint], native: Kernels, architecture: str, quantize: str, lengths: list[int]
@@ -104,7 +105,7 @@ def test_decoding_token_by_token_equals_the_oracle_over_the_whole_sequence(
 
 
 @every_architecture
-@pytest.mark.parametrize("quantize", ["none", "int8"])
+@pytest.mark.parametrize("quantize", ["none", "int8", "int4"])
 def test_companions_in_the_batch_change_no_bit(
     checkpoint: Callable[..., Checkpoint], native: Kernels, architecture: str, quantize: str
 ) -> None:

@@ -136,6 +136,7 @@ class RecordingRunner:
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
         self._hashes: dict[str, dict[int, bytes]] = defaultdict(dict)
+        self._generated: dict[str, int] = {}
 
     def forward(self, batch: Batch) -> Float32:
         logits = self.runner.forward(batch)
@@ -143,12 +144,14 @@ class RecordingRunner:
         positions = batch.positions[batch.logit_rows].tolist()
         for sequence, position, row in zip(owners, positions, logits, strict=True):
             index = position + 1 - len(sequence.request.prompt)
+            self._generated[sequence.request.id] = len(sequence.request.generated)
             self._hashes[sequence.request.id][index] = blake2b(row.tobytes(), digest_size=16).digest()
         return logits
 
     def hashes(self, id: str, tokens: int) -> list[bytes]:
-        """Those of so many tokens and, if one was computed, of the token that stopped them."""
-        return [self._hashes[id][index] for index in sorted(self._hashes[id]) if index <= tokens]
+        """Those of so many new tokens and, if one was computed, of the token that stopped them."""
+        end = self._generated.get(id, 0) + tokens
+        return [self._hashes[id][index] for index in sorted(self._hashes[id]) if index <= end]
 
 
 class Stage:
@@ -273,7 +276,10 @@ def speculations(packed: PackedModel, outputs: Outputs, random: Random) -> list[
     return [Speculation(0), Speculation(8), prophet]
 
 
-@pytest.fixture(scope="module", params=[("gemma3", "int8", REQUESTS), ("gemma2", "none", 60)], ids=["int8", "none"])
+CASES = [("gemma3", "int8", REQUESTS), ("gemma1", "int4", 60), ("gemma2", "none", 60)]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=["int8", "int4", "none"])
 def model(request: pytest.FixtureRequest, checkpoint: Callable[..., Any]) -> Model:
     architecture, quantize, count = request.param
     packed = checkpoint(architecture, quantize=quantize).weights

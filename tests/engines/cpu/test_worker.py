@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.adapters import random_pairs, write_adapter
 from tests.collecting import collect, until
@@ -19,6 +20,7 @@ from gemlora.engines.cpu.client import CpuEngine
 from gemlora.engines.cpu.options import CpuOptions
 from gemlora.engines.cpu.weights.packed import PackedModel
 from gemlora.errors import AdapterInvalid, EngineFailed, SettingsInvalid, WeightsInvalid
+from gemlora.kernels.cache import cached_numbers
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +147,8 @@ async def test_a_folder_without_a_model_prevents_the_start(tmp_path: Path) -> No
 
 async def test_a_small_cache_shortens_the_context_window(model: PackedModel) -> None:
     layers, heads, head_dim = len(model.config.layers), model.config.kv_heads, model.config.head_dim
-    engine = new_engine(
-        model.tokenizer_path.parent, kv_cache_bytes=5 * 32 * 2 * layers * heads * head_dim * 2, context_window=512
-    )
+    block = 32 * 2 * layers * heads * cached_numbers(head_dim, np.uint8)
+    engine = new_engine(model.tokenizer_path.parent, kv_cache_bytes=5 * block, context_window=512)
     await engine.start()
     assert engine.facts.context_window == 5 * 32
     await engine.close()

@@ -38,7 +38,7 @@ class Weights(Protocol):
 
     @property
     def quantize(self) -> str:
-        """`none` or `int8`."""
+        """`none`, `int8` or `int4`."""
         ...
 
     @property

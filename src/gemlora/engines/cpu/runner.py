@@ -13,19 +13,20 @@ from gemlora.engines.cpu.gemma import Float32, Gemma, Observer, Weights
 from gemlora.engines.cpu.sequence import Sequence as EngineSequence
 from gemlora.errors import SettingsInvalid
 from gemlora.kernels import Kernels, LoraWeights
+from gemlora.kernels.cache import cached_numbers
 
 
 class Runner:
     """One model with as many cache blocks as `kv_cache_bytes` hold.
 
-    The cache is float16 beside int8 arithmetic and float32 otherwise; its memory is touched as blocks are used.
+    The cache holds whole numbers beside int8 arithmetic, else float32; its memory is touched as blocks are used.
     """
 
     def __init__(self, weights: Weights, kernels: Kernels, *, context: int, kv_cache_bytes: int) -> None:
         """`context` is the longest sequence in tokens. Raises `SettingsInvalid` if the bytes hold no block."""
         config = weights.config
-        dtype = np.dtype(np.float16 if weights.quantize == "int8" else np.float32)
-        shape = (2, config.kv_heads, BLOCK_SIZE, config.head_dim)
+        dtype = np.dtype(np.float32 if weights.quantize == "none" else np.uint8)
+        shape = (2, config.kv_heads, BLOCK_SIZE, cached_numbers(config.head_dim, dtype))
         self.block_bytes = len(config.layers) * prod(shape) * dtype.itemsize
         self.blocks = kv_cache_bytes // self.block_bytes
         if not self.blocks:

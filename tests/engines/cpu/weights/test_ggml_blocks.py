@@ -8,6 +8,7 @@ from tests.gguf_files import random_blocks
 
 from gemlora.engines.cpu.weights.checkpoint import Quantized
 from gemlora.engines.cpu.weights.ggml_blocks import BLOCK_TYPES, unpack_rows
+from gemlora.kernels.matrix import zero_point
 
 ROWS, COLUMNS = 64, 1536
 
@@ -37,6 +38,9 @@ def test_what_comes_out_is_what_the_type_promises(type_: GGMLQuantizationType) -
     assert rows.scales.dtype == storage.dtype
     assert rows.scales.shape == (ROWS, COLUMNS // (storage.group or 0))
     assert (rows.minimums is not None) == storage.minimums
+    zero = zero_point(storage.bits, minimums=storage.minimums)
+    assert (rows.q.astype(int) + zero).min() >= 0
+    assert (rows.q.astype(int) + zero).max() < 1 << storage.bits
     if rows.minimums is not None:
         assert rows.minimums.dtype == storage.dtype
 

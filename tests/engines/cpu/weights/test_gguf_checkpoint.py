@@ -10,6 +10,7 @@ from gguf.constants import GGMLQuantizationType
 from numpy.typing import NDArray
 from tests.gguf_files import HIDDEN, tensor_shapes, write_gguf
 
+from gemlora.engines.cpu.weights.folder import Quantize
 from gemlora.engines.cpu.weights.gguf_checkpoint import GgufCheckpoint
 from gemlora.engines.cpu.weights.packed import PackedModel
 from gemlora.engines.cpu.weights.packing import pack
@@ -22,9 +23,11 @@ from gemlora.kernels import Format
 F32, Q8_0 = GGMLQuantizationType.F32, GGMLQuantizationType.Q8_0
 SUPPORTED = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 FLOATS = {"F32": Format.FLOAT32, "F16": Format.FLOAT16, "BF16": Format.BFLOAT16}
+FORMATS = FLOATS | dict.fromkeys(("Q4_0", "Q4_1", "Q4_K"), Format.INT4)
+"""The others become int8."""
 
 
-def packed(path: Path, folder: Path, quantize: str = "none") -> PackedModel:
+def packed(path: Path, folder: Path, quantize: Quantize = "none") -> PackedModel:
     folder.mkdir()
     with Pieces([path]) as pieces:
         pack(GgufCheckpoint(pieces), folder, name="tiny", digest="0" * 64, quantize=quantize, progress=silent)
@@ -46,16 +49,18 @@ def test_every_tensor_type_keeps_every_bit(name: str, tmp_path: Path) -> None:
     model = packed(tmp_path / "tiny.gguf", tmp_path / "packed")
     for matrix in ["embedding", *(f"layers.{i}.{module}" for i in range(2) for module in model.config.modules)]:
         stored = model.matrix(matrix)
-        assert stored.format is FLOATS.get(name, Format.INT8)
+        assert stored.format is FORMATS.get(name, Format.INT8)
         assert not stored.quantize_activations
         np.testing.assert_array_equal(stored.dequantised(), dequantized(written[gguf_name(matrix)]), matrix)
 
 
-@pytest.mark.parametrize("name", ["Q4_K", "Q6_K", "Q5_1", "Q8_0"])
-def test_int8_keeps_quantised_weights_and_quantises_activations(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_K", "Q6_K", "Q5_1", "Q8_0"])
+def test_quantised_weights_are_kept_and_activations_quantised(name: str, quantize: Quantize, tmp_path: Path) -> None:
     written = write_gguf(tmp_path / "tiny.gguf", type_of=lambda _tensor: GGMLQuantizationType[name])
-    stored = packed(tmp_path / "tiny.gguf", tmp_path / "packed", "int8").matrix("layers.1.down_proj")
+    stored = packed(tmp_path / "tiny.gguf", tmp_path / "packed", quantize).matrix("layers.1.down_proj")
     assert stored.quantize_activations
+    assert stored.format is FORMATS.get(name, Format.INT8)
     np.testing.assert_array_equal(stored.dequantised(), dequantized(written["blk.1.ffn_down.weight"]))
 
 
@@ -66,6 +71,17 @@ def test_int8_quantises_floats(name: str, tmp_path: Path) -> None:
     weights = dequantized(written["token_embd.weight"])
     assert (stored.format, stored.group) == (Format.INT8, 32)
     assert np.abs(stored.dequantised() - weights).max() < 0.006 * np.abs(weights).max()
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_int4_quantises_the_floats_of_layers_to_four_bits_and_the_embedding_to_eight(name: str, tmp_path: Path) -> None:
+    written = write_gguf(tmp_path / "tiny.gguf", type_of=lambda _tensor: GGMLQuantizationType[name])
+    model = packed(tmp_path / "tiny.gguf", tmp_path / "packed", "int4")
+    stored = model.matrix("layers.1.up_proj")
+    weights = dequantized(written["blk.1.ffn_up.weight"])
+    assert (stored.format, stored.group, stored.quantize_activations) == (Format.INT4, 32, True)
+    assert np.abs(stored.dequantised() - weights).max() < 0.15 * np.abs(weights).max()
+    assert model.matrix("embedding").format is Format.INT8
 
 
 @pytest.mark.parametrize("architecture", ["gemma", "gemma2", "gemma3"])
@@ -163,8 +179,8 @@ def test_a_split_file_is_refused(tmp_path: Path) -> None:
         opened(tmp_path / "split.gguf")
 
 
-@pytest.mark.parametrize("quantize", ["none", "int8"])
-def test_numbers_that_are_not_finite_are_refused_by_name(quantize: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("quantize", ["none", "int8", "int4"])
+def test_numbers_that_are_not_finite_are_refused_by_name(quantize: Quantize, tmp_path: Path) -> None:
     path = tmp_path / "tiny.gguf"
     write_gguf(path, type_of=lambda _tensor: Q8_0)
     with Pieces([path]) as pieces:

@@ -100,9 +100,19 @@ def other_group(table: Table) -> None:
     table["matrices"]["layers.0.k_proj"]["group"] = 64
 
 
+def group_too_small_for_int4(table: Table) -> None:
+    entry = table["matrices"]["layers.0.k_proj"]
+    entry["group"] = 16
+    for array in ("scales", "minimums"):
+        entry[array]["shape"][1] *= 2
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
+        (lambda table: table["matrices"]["layers.0.k_proj"].update(format=9), "format"),
+        (group_too_small_for_int4, "the arrays of layers.0.k_proj have wrong shapes"),
+        (lambda table: table["matrices"]["layers.0.k_proj"].update(format=3), "layers.0.k_proj have wrong shapes"),
         (shifted, "layers.0.k_proj lies outside weights.bin"),
         (unaligned, "final_norm lies outside"),
         (negative, "final_norm lies outside"),
@@ -113,7 +123,7 @@ def other_group(table: Table) -> None:
         (lambda table: table["config"].update(feed_forward=513), "not those of the architecture"),
         (lambda table: table.update(layout=0), "packed layout 0 is not"),
         (lambda table: table.update(tokenizer="none.model"), "none.model is missing"),
-        (lambda table: table.update(quantize="int4"), "quantize"),
+        (lambda table: table.update(quantize="int2"), "quantize"),
         (lambda table: table["config"].pop("heads"), "heads"),
         (lambda table: table["tokens"].update(bos="2"), "bos"),
     ],

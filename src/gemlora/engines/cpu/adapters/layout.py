@@ -48,7 +48,7 @@ class ServedBase(Protocol):
 
     @property
     def quantize(self) -> str:
-        """`none` or `int8`."""
+        """`none`, `int8` or `int4`."""
         ...
 
     @property

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gemlora.engines.cpu.config import GemmaConfig
 from gemlora.engines.cpu.weights.vocabulary import SpecialTokens
+from gemlora.kernels.matrix import Format
 
 Floats = NDArray[Any]
 """float32, float16 or bfloat16."""
@@ -59,12 +60,21 @@ class Tensor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """How a tensor's weights are stored: floats of `dtype`, or 8-bit weights with scales of `dtype`."""
+    """How a tensor's weights are stored: floats of `dtype`, or whole numbers with scales of `dtype`."""
 
     dtype: np.dtype[Any]
     group: int | None = None
     """Weights per scale; None for floats."""
     minimums: bool = False
+    bits: int = 8
+    """That a whole number takes: 8, or 4 with groups of 32."""
+
+    @property
+    def format(self) -> Format:
+        """What the kernels call it."""
+        if self.group is None:
+            return Format.of(self.dtype)
+        return Format.of_bits(self.bits)
 
 
 class Checkpoint(Protocol):

@@ -11,11 +11,14 @@ import msgspec
 
 from gemlora.errors import WeightsInvalid
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised whenever the bytes of `weights.bin` or the meaning of `model.json` change."""
 
 DESCRIPTION_FILE = "model.json"
 WEIGHTS_FILE = "weights.bin"
+
+Quantize = Literal["none", "int8", "int4"]
+"""See the setting of that name."""
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -25,7 +28,7 @@ class Summary(msgspec.Struct, frozen=True):
     name: str
     digest: str
     """SHA-256 of the checkpoint's files, 64 hex digits."""
-    quantize: Literal["none", "int8"]
+    quantize: Quantize
     weights_size: int
     tokenizer: str
 

@@ -1,4 +1,4 @@
-"""ggml's quantised blocks → 8-bit weights with scales and minimums, without loss.
+"""ggml's quantised blocks → 8-bit or 4-bit weights with scales and minimums, without loss.
 
 Letters: B blocks. Every function takes raw blocks [B, bytes] and gives the three arrays of `Blocks`. The products of
 scales are rounded to float32 once, as in ggml's own dequantisation (ggml-quants.c), so the weights are bit-equal.
@@ -135,14 +135,14 @@ def _q6_k(raw: Bytes) -> Blocks:
 HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
 
 BLOCK_TYPES: Mapping[GGMLQuantizationType, BlockType] = {
-    GGMLQuantizationType.Q4_0: BlockType(_q4_0, Storage(HALF, 32)),
-    GGMLQuantizationType.Q4_1: BlockType(_q4_1, Storage(HALF, 32, minimums=True)),
+    GGMLQuantizationType.Q4_0: BlockType(_q4_0, Storage(HALF, 32, bits=4)),
+    GGMLQuantizationType.Q4_1: BlockType(_q4_1, Storage(HALF, 32, minimums=True, bits=4)),
     GGMLQuantizationType.Q5_0: BlockType(_q5_0, Storage(HALF, 32)),
     GGMLQuantizationType.Q5_1: BlockType(_q5_1, Storage(HALF, 32, minimums=True)),
     GGMLQuantizationType.Q8_0: BlockType(_q8_0, Storage(HALF, 32)),
     GGMLQuantizationType.Q2_K: BlockType(_q2_k, Storage(SINGLE, 16, minimums=True)),
     GGMLQuantizationType.Q3_K: BlockType(_q3_k, Storage(SINGLE, 16)),
-    GGMLQuantizationType.Q4_K: BlockType(_q4_k, Storage(SINGLE, 32, minimums=True)),
+    GGMLQuantizationType.Q4_K: BlockType(_q4_k, Storage(SINGLE, 32, minimums=True, bits=4)),
     GGMLQuantizationType.Q5_K: BlockType(_q5_k, Storage(SINGLE, 32, minimums=True)),
     GGMLQuantizationType.Q6_K: BlockType(_q6_k, Storage(SINGLE, 16)),
 }

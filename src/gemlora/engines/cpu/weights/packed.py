@@ -12,13 +12,17 @@ from numpy.typing import NDArray
 
 from gemlora.engines.contract import ModelFacts
 from gemlora.engines.cpu.config import GemmaConfig
-from gemlora.engines.cpu.weights.folder import DESCRIPTION_FILE, WEIGHTS_FILE, Summary
+from gemlora.engines.cpu.weights.folder import DESCRIPTION_FILE, WEIGHTS_FILE, Quantize, Summary
 from gemlora.engines.cpu.weights.tensor_names import shapes
 from gemlora.engines.cpu.weights.vocabulary import SpecialTokens
 from gemlora.errors import WeightsInvalid
 from gemlora.kernels.matrix import PANEL, Format, Matrix, padded
 
 FAMILIES = {1: "gemma", 2: "gemma2", 3: "gemma3"}
+
+
+GROUPS = {Format.INT8: (16, 32), Format.INT4: (32,)}
+"""How many weights may share a scale."""
 
 
 class Region(msgspec.Struct, frozen=True):
@@ -39,7 +43,7 @@ class MatrixEntry(msgspec.Struct, frozen=True):
 
     rows: int
     columns: int
-    format: Literal["FLOAT32", "BFLOAT16", "FLOAT16", "INT8"]
+    format: Format
     values: Region
     scales: Region | None = None
     minimums: Region | None = None
@@ -101,8 +105,8 @@ class PackedModel:
         return self._description.digest
 
     @property
-    def quantize(self) -> str:
-        """`none` or `int8`."""
+    def quantize(self) -> Quantize:
+        """`none`, `int8` or `int4`."""
         return self._description.quantize
 
     @property
@@ -131,12 +135,12 @@ class PackedModel:
         return Matrix(
             entry.rows,
             entry.columns,
-            Format[entry.format],
+            entry.format,
             self._array(entry.values),
             None if entry.scales is None else self._array(entry.scales),
             None if entry.minimums is None else self._array(entry.minimums),
             entry.group,
-            quantize_activations=entry.format == "INT8" and self.quantize == "int8",
+            quantize_activations=entry.format.bits is not None and self.quantize != "none",
         )
 
     def vector(self, name: str) -> NDArray[np.float32]:
@@ -187,11 +191,11 @@ def _check_inside(region: Region, name: str, size: int, folder: Path) -> None:
 
 def _region_shapes(entry: MatrixEntry) -> list[tuple[int, ...]]:
     """Values [P, bytes per panel]; scales and minimums [P, K'/G, 16]."""
-    format_, panels = Format[entry.format], -(-entry.rows // PANEL)
-    if format_ is not Format.INT8:
-        return [(panels, entry.columns * PANEL * format_.dtype.itemsize)]
-    if entry.group not in (16, 32):
+    panels = -(-entry.rows // PANEL)
+    values = (panels, entry.format.panel_bytes(entry.columns))
+    if entry.format.bits is None:
+        return [values]
+    if entry.group not in GROUPS[entry.format]:
         return []
-    inputs = padded(entry.columns)
-    groups = (panels, inputs // entry.group, PANEL)
-    return [(panels, inputs * PANEL), *[groups] * (len(entry.regions) - 1)]
+    groups = (panels, padded(entry.columns) // entry.group, PANEL)
+    return [values, *[groups] * (len(entry.regions) - 1)]

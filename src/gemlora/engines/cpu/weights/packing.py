@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from gemlora.engines.cpu.weights import quantization
 from gemlora.engines.cpu.weights.checkpoint import Checkpoint, Floats, Quantized, Storage, Tensor
-from gemlora.engines.cpu.weights.folder import DESCRIPTION_FILE, LAYOUT, WEIGHTS_FILE, sync
+from gemlora.engines.cpu.weights.folder import DESCRIPTION_FILE, LAYOUT, WEIGHTS_FILE, Quantize, sync
 from gemlora.engines.cpu.weights.packed import Description, MatrixEntry, Region
 from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.errors import WeightsInvalid
-from gemlora.kernels.matrix import PANEL, Format, PackedRows, pack_float_rows, pack_integer_rows, padded
+from gemlora.kernels.matrix import PANEL, PackedRows, pack_float_rows, pack_integer_rows, padded
 
 CHUNK_WEIGHTS = 1 << 18
 """Weights converted at once: their intermediate arrays fit the caches."""
@@ -29,7 +29,7 @@ LINE, PAGE = 64, 4096
 
 
 def pack(
-    checkpoint: Checkpoint, folder: Path, *, name: str, digest: str, quantize: str, progress: Progress
+    checkpoint: Checkpoint, folder: Path, *, name: str, digest: str, quantize: Quantize, progress: Progress
 ) -> Description:
     """Write `weights.bin`, the tokenizer file and, last, `model.json` into the empty `folder`, and sync them to disk.
 
@@ -43,7 +43,7 @@ def pack(
         layout=LAYOUT,
         name=name,
         digest=digest,
-        quantize="int8" if quantize == "int8" else "none",
+        quantize=quantize,
         weights_size=plan.size,
         config=checkpoint.config,
         tokens=tokens,
@@ -60,36 +60,28 @@ def pack(
 class _Plan:
     """Where in `weights.bin` every array goes."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], quantize: str) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], quantize: Quantize) -> None:
         self.size = 0
         self.matrices: dict[str, MatrixEntry] = {}
         self.vectors: dict[str, Region] = {}
         for name, tensor in tensors.items():
             if len(tensor.shape) == 1:
                 self.vectors[name] = self._region(np.dtype(np.float32), tensor.shape, LINE)
-            elif tensor.storage.group is None and quantize == "none":
-                self.matrices[name] = self._floats(tensor)
             else:
-                storage = tensor.storage if tensor.storage.group is not None else quantization.STORAGE
-                self.matrices[name] = self._int8(tensor, storage)
+                storage = quantization.storage(name, tensor.storage, quantize)
+                self.matrices[name] = self._matrix(tensor.shape, storage)
         self.size = _aligned(self.size, PAGE)
 
-    def _floats(self, tensor: Tensor) -> MatrixEntry:
-        rows, columns = tensor.shape
-        format_ = Format.of(tensor.storage.dtype)
-        row_bytes = columns * PANEL * format_.dtype.itemsize
-        values = self._region(np.dtype(np.uint8), (-(-rows // PANEL), row_bytes), PAGE)
-        return MatrixEntry(rows, columns, format_.name, values)  # type: ignore[arg-type]
-
-    def _int8(self, tensor: Tensor, storage: Storage) -> MatrixEntry:
-        rows, columns = tensor.shape
-        group = storage.group or 0
-        panels, inputs = -(-rows // PANEL), padded(columns)
-        values = self._region(np.dtype(np.uint8), (panels, inputs * PANEL), PAGE)
-        shape = (panels, inputs // group, PANEL)
-        scales = self._region(storage.dtype, shape, LINE)
-        minimums = self._region(storage.dtype, shape, LINE) if storage.minimums else None
-        return MatrixEntry(rows, columns, Format.INT8.name, values, scales, minimums, group)
+    def _matrix(self, shape: tuple[int, ...], storage: Storage) -> MatrixEntry:
+        rows, columns = shape
+        panels, format_ = -(-rows // PANEL), storage.format
+        values = self._region(np.dtype(np.uint8), (panels, format_.panel_bytes(columns)), PAGE)
+        if storage.group is None:
+            return MatrixEntry(rows, columns, format_, values)
+        groups = (panels, padded(columns) // storage.group, PANEL)
+        scales = self._region(storage.dtype, groups, LINE)
+        minimums = self._region(storage.dtype, groups, LINE) if storage.minimums else None
+        return MatrixEntry(rows, columns, format_, values, scales, minimums, storage.group)
 
     def _region(self, dtype: np.dtype[Any], shape: tuple[int, ...], alignment: int) -> Region:
         region = Region(_aligned(self.size, alignment), dtype.name, shape)  # type: ignore[arg-type]
@@ -146,12 +138,13 @@ def _write_rows(file: int, name: str, plan: _Plan, rows: Floats | Quantized, pan
 
 
 def _packed(rows: Floats | Quantized, entry: MatrixEntry, name: str) -> list[NDArray[Any]]:
-    """The panels of some rows: values and, for 8-bit weights, scales and perhaps minimums."""
-    if entry.format != Format.INT8.name:
+    """The panels of some rows: values and, for whole numbers, scales and perhaps minimums."""
+    bits = entry.format.bits
+    if bits is None:
         assert not isinstance(rows, Quantized)  # noqa: S101
         return [pack_float_rows(rows)]
-    quantized = rows if isinstance(rows, Quantized) else _finite(quantization.quantize_rows(rows), name)
-    packed: PackedRows = pack_integer_rows(quantized.q, quantized.scales, quantized.minimums)
+    quantized = rows if isinstance(rows, Quantized) else _finite(quantization.quantize_rows(rows, bits), name)
+    packed: PackedRows = pack_integer_rows(quantized.q, quantized.scales, quantized.minimums, bits)
     return [array for array in packed if array is not None]
 
 

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from gemlora.engines.cpu.weights.cache import ModelCache
-from gemlora.engines.cpu.weights.folder import LAYOUT
+from gemlora.engines.cpu.weights.folder import LAYOUT, Quantize
 from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.engines.cpu.weights.source import locate
 
 
 def prepare(
-    weights: str, revision: str | None, token: str | None, quantize: str, cache_dir: Path, progress: Progress
+    weights: str, revision: str | None, token: str | None, quantize: Quantize, cache_dir: Path, progress: Progress
 ) -> Path:
     """The packed model's folder, for `PackedModel.open`. Downloads and converts what is not in the cache yet.
 

@@ -1,0 +1,106 @@
+"""Decoding of a model with Gemma 7B's shape and random weights, ours and llama.cpp's of the same size.
+
+python -m benchmarks.large_model [--quantize NAME …] [--rounds COUNT] [--folder FOLDER] [--result FILE]
+
+`int8` is measured on a Q8_0 file, whose blocks the conversion keeps, `int4` on a Q4_0 file; llama.cpp on the same.
+Each takes 10 GB of the folder's disk twice, as GGUF and as packed; what is there already is used again.
+"""
+
+import argparse
+import asyncio
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.engine_load import TokenPrompts, Work, decode_rate, perform, running
+from benchmarks.machine import Machine
+from benchmarks.peers import llama_cpp
+from benchmarks.random_gguf import gemma_7b, write_random_gguf
+from benchmarks.results import Figures
+from gguf import GGUFReader
+
+from benchmarks import results
+from gemlora.engines.cpu.options import CpuOptions
+from gemlora.engines.cpu.weights.packed import PackedModel
+from gemlora.engines.cpu.weights.prepare import prepare
+from gemlora.engines.cpu.weights.progress import silent
+
+RESULT = results.FOLDER / "large_model.json"
+FILES: Mapping[str, str] = {"int8": "Q8_0", "int4": "Q4_0"}
+"""The GGUF quantisation that is as large as ours."""
+BATCHES = (1, 16)
+PROMPT, TOKENS = 32, 16
+KV_CACHE_BYTES = 1 << 30
+
+
+def gguf_of(quantisation: str, folder: Path) -> Path:
+    """The random model's file."""
+    path = folder / f"gemma-7b-shaped-{quantisation}.gguf"
+    if path.is_file():
+        return path
+    with tempfile.TemporaryDirectory() as name:
+        vocabulary = GGUFReader(llama_cpp.starter_file(Path(name)))
+        config = gemma_7b(vocabulary=len(vocabulary.fields["tokenizer.ggml.tokens"].data))
+        return write_random_gguf(path.with_suffix(".partial"), config, quantisation, vocabulary).rename(path)
+
+
+async def ours(folder: Path, model: PackedModel, seed: int) -> Figures:
+    """Tokens a second while all sequences decode."""
+    options = CpuOptions(
+        model=str(folder), kv_cache_bytes=KV_CACHE_BYTES, max_sequences=max(BATCHES), max_queue=max(BATCHES),
+        step_tokens=512, adapter_memory_bytes=1 << 20, adapter_cache=str(folder / "adapters"), adapter_cache_bytes=0,
+    )  # fmt: skip
+    prompts = TokenPrompts(model.config.vocabulary, seed)
+    figures: Figures = {}
+    async with running(options) as engine:
+        await perform(engine, [[Work(prompts.draw(PROMPT), 2)]])
+        for batch in BATCHES:
+            timings = await perform(engine, [[Work(prompts.draw(PROMPT), TOKENS)] for _ in range(batch)])
+            figures[f"decode_{batch}"] = decode_rate(timings)
+    return figures
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quantize", nargs="+", choices=FILES, default=["int8"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", type=Path, default=Path("/var/tmp/gemlora-large-model"))
+    parser.add_argument("--result", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    machine = Machine(arguments.folder)
+    rounds, sizes = [], {}
+    for seed in range(arguments.rounds):
+        limits = machine.limits()
+        figures: Figures = {}
+        for quantize in arguments.quantize:
+            file = gguf_of(FILES[quantize], arguments.folder)
+            folder = prepare(str(file), None, None, quantize, arguments.folder / "cache", silent)
+            model = PackedModel.open(folder)
+            sizes[quantize] = model.size
+            found = asyncio.run(ours(folder, model, seed))
+            figures |= {f"{quantize}.gemlora_{key}": value for key, value in found.items()}
+            bandwidth = limits[-1].read_gigabytes_per_second * 1e9
+            figures[f"{quantize}.decode_1_share_of_bandwidth"] = found["decode_1"] * model.size / bandwidth
+            theirs = llama_cpp.decode_rates(file, PROMPT, TOKENS, BATCHES)
+            figures |= {f"{quantize}.llama_cpp_decode_{batch}": value for batch, value in theirs.items()}
+        rounds.append({"limits": [asdict(each) for each in limits], "figures": figures})
+        print(f"round {seed + 1}/{arguments.rounds}", {key: round(value, 2) for key, value in figures.items()})
+    measured = [each["figures"] for each in rounds]
+    figures = results.medians(measured)
+    for quantize in arguments.quantize:
+        for batch in BATCHES:
+            pair = (f"{quantize}.{engine}_decode_{batch}" for engine in ("gemlora", "llama_cpp"))
+            ratio = results.median_ratio(measured, *pair)
+            if ratio is not None:
+                figures[f"{quantize}.decode_{batch}_over_llama_cpp"] = ratio
+    results.write(
+        arguments.result, figures, rounds, prompt_tokens=PROMPT, output_tokens=TOKENS, weight_bytes=sizes,
+        llama_cpp=llama_cpp.version(), files={name: FILES[name] for name in arguments.quantize},
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Writes the figures of docs/performance.md, and its charts, from the result files.
+
+python -m benchmarks.report
+
+The page's text is written by hand; between `<!-- figures: NAME -->` and `<!-- end -->` stands what this script makes.
+What was not measured has no row.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.judged import GOALS
+from benchmarks.results import REPOSITORY
+
+from benchmarks import results
+
+PAGE = REPOSITORY / "docs" / "performance.md"
+CHARTS = REPOSITORY / "docs" / "charts"
+BLOCK = re.compile(r"(?P<begin><!-- figures: (?P<name>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+RESULTS = ("offline", "compare", "adapter_mix", "adapters", "online", "quality", "large_model")
+LIMITS = ("int8_gmacs_per_second", "read_gigabytes_per_second")
+MIXES = ("none", "same", "different")
+
+Results = Mapping[str, Mapping[str, Any]]
+
+
+def render(page: str, found: Results) -> str:
+    """The page with every block made anew. KeyError for a block of an unknown name."""
+
+    def block(match: re.Match[str]) -> str:
+        lines = "\n".join(BLOCKS[match["name"]](found))
+        return f"{match['begin']}{lines}\n{match['end']}"
+
+    return BLOCK.sub(block, page)
+
+
+def judged(found: Results) -> Iterator[str]:
+    """Every figure that was measured, with its goal."""
+    yield from _header("", "figure", "measured", "goal", "reached")
+    for goal in GOALS:
+        measured = goal.measured(found)
+        if measured is not None:
+            reached = "yes" if goal.reached(measured) else "no"
+            yield f"| {goal.row} | {goal.what} | {measured:.3g} | {goal.bound} {goal.goal:g} | {reached} |"
+
+
+def measurements(found: Results) -> Iterator[str]:
+    """When, on what, and how busy the machine was: the limits that the probes saw."""
+    yield from _header("result", "date", "rounds", "int8, GMAC/s", "memory, GB/s")
+    for name in RESULTS:
+        rounds = found.get(name, {}).get("rounds")
+        if isinstance(rounds, Sequence):
+            ends = [each["limits"][-1] for each in rounds]
+            spans = [_span([end[key] for end in ends]) for key in LIMITS]
+            file = f"[{name}.json](../benchmarks/results/{name}.json)"
+            yield f"| {file} | {found[name]['date']} | {len(rounds)} | {spans[0]} | {spans[1]} |"
+
+
+def offline(found: Results) -> Iterator[str]:
+    """Prefill and decode, ours and llama.cpp's."""
+    figures = found.get("offline", {}).get("figures", {})
+    yield from _header("tokens/s", "gemlora", "llama.cpp", "ratio")
+    for key in sorted({key.removeprefix("gemlora_") for key in figures if key.startswith("gemlora_")}, key=_by_number):
+        values = [figures.get(name) for name in (f"gemlora_{key}", f"llama_cpp_{key}", f"{key}_over_llama_cpp")]
+        what = "prefill of 512 tokens" if key == "prefill" else f"decoding, batch {key.removeprefix('decode_')}"
+        yield f"| {what} | {_number(values[0])} | {_number(values[1])} | {_number(values[2])} |"
+
+
+def clients(found: Results) -> Iterator[str]:
+    """Output tokens a second, and the median first-token time, by clients and mix."""
+    result = found.get("compare", {})
+    figures = result.get("figures", {})
+    yield from _header("server", "clients", *(f"{mix} adapter{'s' * (mix == 'different')}" for mix in MIXES))
+    for name in result.get("settings", {}).get("versions", {}):
+        for count in result["settings"]["clients"]:
+            cells = [
+                f"{_number(figures[f'{name}.{mix}_{count}_tokens_per_second'])}"
+                f" ({_number(figures[f'{name}.{mix}_{count}_first_token_median'])} s)"
+                for mix in MIXES
+            ]
+            yield f"| {name} | {count} | {' | '.join(cells)} |"
+
+
+def servers(found: Results) -> Iterator[str]:
+    """Starts and memory, and what exactly was measured."""
+    result = found.get("compare", {})
+    figures = result.get("figures", {})
+    yield from _header("server", "cold process → first token", "peak memory, GiB", "version")
+    for name, version in result.get("settings", {}).get("versions", {}).items():
+        memory = figures[f"{name}.peak_pss_bytes"] / 2**30
+        yield f"| {name} | {figures[f'{name}.cold_start_seconds']:.2f} s | {memory:.2f} | {version} |"
+
+
+def mixes(found: Results) -> Iterator[str]:
+    """Tokens a second by mix of adapters."""
+    figures = found.get("adapter_mix", {}).get("figures", {})
+    yield from _header("adapters", "tokens/s")
+    for name, value in figures.items():
+        if not name.startswith("r") and not name.endswith("_decode"):
+            yield f"| {name.replace('_', ' ')} | {_number(value)} |"
+
+
+def online(found: Results) -> Iterator[str]:
+    """What requests meet at each rate of arrivals."""
+    result = found.get("online", {})
+    figures = result.get("figures", {})
+    yield from _header("requests/s", "tokens/s", "first token, median", "first token, p99", "between tokens, median")
+    for rate in result.get("settings", {}).get("rates", ()):
+        names = ("tokens_per_second", "first_token_median", "first_token_p99", "between_tokens_median")
+        values = [figures.get(f"rate_{rate:g}_{name}") for name in names]
+        if None not in values:
+            times = " | ".join(f"{value * 1000:.0f} ms" for value in values[1:])
+            yield f"| {rate:g} | {_number(values[0])} | {times} |"
+
+
+BLOCKS: Mapping[str, Callable[[Results], Iterator[str]]] = {
+    "judged": judged,
+    "measurements": measurements,
+    "offline": offline,
+    "clients": clients,
+    "servers": servers,
+    "mixes": mixes,
+    "online": online,
+}
+
+
+def _header(*names: str) -> Iterator[str]:
+    yield f"| {' | '.join(names)} |"
+    yield "|---" * len(names) + "|"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _span(values: Sequence[float]) -> str:
+    return f"{min(values):.0f}–{max(values):.0f}"
+
+
+def _by_number(key: str) -> int:
+    return int(key.rpartition("_")[2]) if key[-1].isdigit() else 0
+
+
+def read(folder: Path) -> Results:
+    """The result files that there are."""
+    return {name: results.read(path) for name in RESULTS if (path := folder / f"{name}.json").is_file()}
+
+
+def main() -> None:
+    """Write page and charts."""
+    from benchmarks import charts
+
+    found = read(results.FOLDER)
+    PAGE.write_text(render(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
+    charts.draw(found, CHARTS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+// Heads as the bytes of the cache and of the queries that meet them.
+#pragma once
+
+#include "../views.h"
+#include "functions.h"
+
+#include <bit>
+
+namespace gemlora::simd {
+
+// numbers[size] as whole numbers −127 … 127 times the scale that it returns: store(d, low, high) gets those from d on,
+// twice 16. Compared as integers, a NaN is the largest and reaches the scale, and with it the outputs.
+template <class Vector, class Store>
+float quantise(const float* numbers, std::int64_t size, Store&& store) {
+    using Integers = typename Vector::Integers;
+    Integers most = Integers::broadcast(0);
+    for (std::int64_t d = 0; d < size; d += 16) {
+        most = max(most, bits(absolute(Vector::load(numbers + d))));
+    }
+    const float length = std::bit_cast<float>(largest(most));
+    const bool usable = length >= 0x1p-100f && length < __builtin_inff();
+    const Vector inverse = Vector::broadcast(usable ? 127.0f / length : 0.0f);
+    const auto whole = [&](std::int64_t d) {
+        return usable ? round_to_integers(Vector::load(numbers + d) * inverse) : Integers::broadcast(0);
+    };
+    for (std::int64_t d = 0; d < size; d += 32) {
+        store(d, whole(d), whole(d + 16));
+    }
+    return length / 127.0f;
+}
+
+// Sums in the lanes i that lack the bit `distance`, differences in the others, of the lanes i and i ^ distance.
+template <int distance, class Vector>
+Vector spread_lanes(Vector a) {
+    float signs[16];
+    for (int i = 0; i < 16; ++i) {
+        signs[i] = i & distance ? -1.0f : 1.0f;
+    }
+    return fma(a, Vector::load(signs), swap_lanes<distance>(a));
+}
+
+// Sums and differences of all pairs whose indices differ in one bit, bit for bit (a Hadamard transform): an orthogonal
+// change of coordinates, up to its length, that spreads the few large coordinates of keys over all, so that bytes with
+// one scale hold them. Queries go the same way, which leaves their products with keys as they were, times the number
+// that this returns.
+template <class Vector>
+float spread(float* numbers, std::int64_t size) {
+    for (std::int64_t d = 0; d < size; d += 16) {
+        Vector x = Vector::load(numbers + d);
+        x = spread_lanes<1>(x);
+        x = spread_lanes<2>(x);
+        x = spread_lanes<4>(x);
+        spread_lanes<8>(x).store(numbers + d);
+    }
+    float longer = 16;
+    for (std::int64_t step = 16; size % (2 * step) == 0; step *= 2, longer *= 2) {
+        for (std::int64_t start = 0; start < size; start += 2 * step) {
+            for (std::int64_t d = start; d < start + step; d += 16) {
+                const Vector a = Vector::load(numbers + d), b = Vector::load(numbers + d + step);
+                (a + b).store(numbers + d);
+                (a - b).store(numbers + d + step);
+            }
+        }
+    }
+    return longer;
+}
+
+// numbers[size] with zeros up to `padded`.
+template <class Vector>
+void copy_padded(const float* numbers, std::int64_t size, std::int64_t padded, float* to) {
+    for (std::int64_t d = 0; d < padded; d += 16) {
+        const std::int64_t left = size - d;
+        const Vector x = left >= 16 ? Vector::load(numbers + d)
+                         : left > 0 ? Vector::load(numbers + d, left)
+                                    : Vector::zero();
+        x.store(to + d);
+    }
+}
+
+// Writes numbers[padded] as whole numbers plus `bias` to bytes d / 4 · four_step + d % 4 · step; returns their scale.
+template <class Vector>
+float store_integers(const float* numbers, std::int64_t padded, std::int32_t bias, std::uint8_t* to,
+                     std::int64_t four_step, std::int64_t step) {
+    using Integers = typename Vector::Integers;
+    return quantise<Vector>(numbers, padded, [&](std::int64_t start, Integers low, Integers high) {
+        std::uint8_t bytes[32];
+        store_bytes(low + Integers::broadcast(bias), bytes);
+        store_bytes(high + Integers::broadcast(bias), bytes + 16);
+        for (std::int64_t four = 0; four < 8; ++four) {
+            std::uint8_t* const place = to + (start / 4 + four) * four_step;
+            for (std::int64_t i = 0; i < 4; ++i) {
+                place[i * step] = bytes[four * 4 + i];
+            }
+        }
+    });
+}
+
+} // namespace gemlora::simd
