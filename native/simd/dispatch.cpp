@@ -10,6 +10,11 @@ namespace avx2 {
 extern const KernelTable table;
 }
 #endif
+#if defined(GEMLORA_ARM)
+namespace neon {
+extern const KernelTable table;
+}
+#endif
 namespace portable {
 extern const KernelTable table;
 }
@@ -29,6 +34,9 @@ KernelTables available_tables() {
     if (avx2) {
         add(avx2::table);
     }
+#endif
+#if defined(GEMLORA_ARM)
+    add(neon::table);
 #endif
     add(portable::table);
     return result;

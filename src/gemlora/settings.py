@@ -164,7 +164,7 @@ class Settings(BaseSettings):
     threads: int | None = Field(
         None, ge=1, le=1024, description="Compute threads. Default: the cores this process may use.", examples=[4]
     )
-    instruction_set: Literal["auto", "portable", "avx2", "avx512"] = Field(
+    instruction_set: Literal["auto", "portable", "neon", "avx2", "avx512"] = Field(
         "auto",
         description="Kernel variant. All give the same results; `auto` takes the fastest that the CPU has.",
         examples=["auto"],

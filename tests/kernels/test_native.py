@@ -20,8 +20,8 @@ def test_auto_takes_the_first_instruction_set() -> None:
 
 
 def test_an_instruction_set_that_the_processor_lacks_is_refused() -> None:
-    with pytest.raises(SettingsInvalid, match=r"cannot run 'neon'; it can run .*portable"):
-        NativeKernels(1, "neon")
+    with pytest.raises(SettingsInvalid, match=r"cannot run 'abacus'; it can run .*portable"):
+        NativeKernels(1, "abacus")
 
 
 def test_no_threads_are_refused() -> None:
