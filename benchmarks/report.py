@@ -138,6 +138,8 @@ def _number(value: float | None) -> str:
 
 
 def _span(values: Sequence[float]) -> str:
+    if not any(values):  # not measured
+        return "–"
     return f"{min(values):.0f}–{max(values):.0f}"
 
 
