@@ -61,6 +61,7 @@ CHANGED = {
     "max_sequences",
     "quantize",
     "weights",
+    "step_milliseconds",
     "step_tokens",
 }
 """Settings that benchmarks give a server."""

@@ -61,9 +61,10 @@ bool last_is_contiguous(const auto& array) {
     return array.size() == 0 || array.shape(last) == 1 || array.stride(last) == 1;
 }
 
-bool is_contiguous(const auto& array) {
+// In the dimensions from `first` on.
+bool is_contiguous(const auto& array, std::size_t first = 0) {
     std::int64_t step = 1;
-    for (std::size_t i = array.ndim(); i-- > 0;) {
+    for (std::size_t i = array.ndim(); i-- > first;) {
         if (array.size() > 0 && array.shape(i) > 1 && array.stride(i) != step) {
             return false;
         }
@@ -299,13 +300,14 @@ Cache cache_of(nb::handle object, std::int64_t size) {
         refuse("cache", "uint8 or float32");
     }
     if (array.ndim() != 5 || array.shape(1) != 2 || array.shape(3) == 0 || array.shape(3) % 16 != 0 ||
-        !is_contiguous(array)) {
-        refuse("cache", "a contiguous array [blocks, 2, heads, block size, size] with a block size that 16 divides");
+        !is_contiguous(array, 1)) {
+        refuse("cache", "an array [blocks, 2, heads, block size, size], contiguous within a block, whose size 16 divides");
     }
-    if (!is_aligned(array.data(), sizeof(float))) {
+    const auto stride = static_cast<std::int64_t>(array.stride(0));
+    if (!is_aligned(array.data(), sizeof(float)) || (integers && stride % std::int64_t{sizeof(float)} != 0)) {
         refuse("cache", "aligned to its numbers");
     }
-    const Cache cache{array.data(), integers, extent(array, 0), extent(array, 2), extent(array, 3), size};
+    const Cache cache{array.data(), integers, extent(array, 0), extent(array, 2), extent(array, 3), size, stride};
     require_size(extent(array, 4), cache.position_numbers(), "numbers of a cached position");
     if (integers && size > most_integer_head) {
         refuse("a head in a cache of whole numbers", "at most 1024 long");

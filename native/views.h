@@ -78,18 +78,20 @@ struct PackedMatrix {
 // floats: keys [size, block size], values [block size, size];
 // whole numbers, biased by 128, `padded_size` of them a position, behind which each position's scale (float) follows:
 // keys [padded size / 4, block size, 4], values [block size / 4, padded size, 4], scales [block size].
+// Other layers' may lie between its blocks.
 constexpr std::int64_t most_integer_head = 1024; // numbers of a head
 
 struct Cache {
     void* data;
     bool integers;
     std::int64_t blocks, heads, block_size, size;
+    std::int64_t stride; // numbers from one block to the next
 
     std::int64_t padded_size() const { return ceil_divide(size, 32) * 32; }
     // Floats or bytes of a position.
     std::int64_t position_numbers() const { return integers ? padded_size() + std::int64_t{sizeof(float)} : size; }
     std::int64_t head_numbers() const { return block_size * position_numbers(); }
-    std::int64_t keys(std::int64_t block, std::int64_t head) const { return (block * 2 * heads + head) * head_numbers(); }
+    std::int64_t keys(std::int64_t block, std::int64_t head) const { return block * stride + head * head_numbers(); }
     std::int64_t values(std::int64_t block, std::int64_t head) const { return keys(block, head) + heads * head_numbers(); }
 };
 

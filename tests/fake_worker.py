@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -54,12 +55,12 @@ class MortalRunner(PagedRunner):
         super().__init__(blocks)
         self._step_seconds = step_seconds
 
-    def forward(self, batch: Batch) -> NDArray[np.float32]:
+    def forward(self, batch: Batch, between: Callable[[], None] | None = None) -> NDArray[np.float32]:
         if DEADLY in batch.tokens:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self._step_seconds)
         self.rows.clear()
-        return super().forward(batch)
+        return super().forward(batch, between)
 
 
 class DeadlyLoader(EmptyLoader):

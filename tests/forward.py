@@ -58,7 +58,7 @@ def step(runner: Runner, *chunks: Chunk) -> list[Trace]:
     batch = Batch.of(chunks)
     batch = replace(batch, logit_rows=np.arange(len(batch.tokens), dtype=np.int32))
     hidden: list[Array] = []
-    logits = runner.forward(batch, lambda _, layer: hidden.append(layer.copy())).copy()
+    logits = runner.forward(batch, observe=lambda _, layer: hidden.append(layer.copy())).copy()
     traces = []
     for chunk in chunks:
         rows = batch.sequence_of_row == batch.chunks.index(chunk)

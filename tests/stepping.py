@@ -73,7 +73,7 @@ class PagedRunner:
         self.owners = np.zeros((blocks, BLOCK_SIZE), np.int64)
         self.rows: list[int] = []
 
-    def forward(self, batch: Batch) -> NDArray[np.float32]:
+    def forward(self, batch: Batch, between: Callable[[], None] | None = None) -> NDArray[np.float32]:
         self.rows.append(len(batch.tokens))
         blocks = batch.block_tables[batch.sequence_of_row, batch.positions // BLOCK_SIZE]
         self.cache[blocks, batch.positions % BLOCK_SIZE] = batch.tokens
@@ -81,6 +81,8 @@ class PagedRunner:
         self.owners[blocks, batch.positions % BLOCK_SIZE] = owners[batch.sequence_of_row]
         if RAISING in batch.tokens:
             raise RuntimeError("poisonous token")
+        if between:
+            between()
         return np.stack([self._logits(batch, row) for row in batch.logit_rows]) if len(batch.logit_rows) else NOTHING
 
     def _logits(self, batch: Batch, row: int) -> NDArray[np.float32]:
@@ -125,14 +127,17 @@ class Prophet:
 class ListMailbox:
     """Commands are put in, events are taken out."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        """It hands out at most so many commands at a time; the next ones can be had while a step is computed."""
+        self.most = most
         self.commands: list[Command] = []
         self.events: list[Event] = []
         self.waited = False
 
     def receive(self, wait: bool) -> list[Command]:
         self.waited = wait and not self.commands
-        commands, self.commands = self.commands, []
+        commands = self.commands[: self.most]
+        del self.commands[: self.most]
         return commands
 
     def send(self, events: list[Event]) -> None:
@@ -188,13 +193,15 @@ class Bench:
 
     def __init__(
         self, blocks: int = 64, max_sequences: int = 8, step_tokens: int = 64, adapters: int = 4,
-        context: int = CONTEXT, step_seconds: float = inf, speculation: Speculating | None = None, **caching: Any,
+        context: int = CONTEXT, step_seconds: float = inf, speculation: Speculating | None = None,
+        commands: int | None = None, **caching: Any,
     ) -> None:  # fmt: skip
-        """`caching` are arguments of the prefix cache, which keeps all that it can by default."""
+        """At most `commands` come at a time. `caching` are arguments of the prefix cache, which keeps all that it can
+        by default."""
         self.pool = BlockPool(blocks)
         self.cache = PrefixCache(self.pool, BASE, **{"most_idle": blocks, **caching})
         self.runner = PagedRunner(blocks)
-        self.mailbox = ListMailbox()
+        self.mailbox = ListMailbox(commands)
         self.executor = LateExecutor()
         self.scheduler = Scheduler(self.cache, max_sequences, Pace(step_tokens, step_seconds))
         self.loader = EmptyLoader()
@@ -225,7 +232,7 @@ class Bench:
     def run(self, most: int = 10_000) -> None:
         """Step until nothing is left."""
         self.step()
-        while self.scheduler.running or self.scheduler.waiting:
+        while self.mailbox.commands or self.scheduler.running or self.scheduler.waiting:
             assert (most := most - 1), "the loop makes no progress"
             self.step()
 

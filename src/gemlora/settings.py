@@ -199,10 +199,11 @@ class Settings(BaseSettings):
         512, ge=16, le=65536, description="Most tokens of one step: prompts are cut to fit.", examples=[512]
     )
     step_milliseconds: float = Field(
-        40,
+        80,
         gt=0,
-        description="How long a step should take: prompts are cut so that others need not wait longer.",
-        examples=[40],
+        description="How long a step should take: prompts are cut so that others need not wait longer. Short prompts "
+        "do not wait for its end.",
+        examples=[80],
     )
     draft_tokens: int = Field(
         8,

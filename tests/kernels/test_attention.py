@@ -24,8 +24,9 @@ class Scene:
         self.keys = rng.standard_normal((rows, kv_heads, size), np.float32)
         self.values = rng.standard_normal((rows, kv_heads, size), np.float32)
         self.queries = rng.standard_normal((rows, heads, size), np.float32)
-        self.cache = np.empty((len(blocks), 2, kv_heads, block_size, cached_numbers(size, dtype)), dtype)
-        self.cache.view(np.uint8)[:] = 0xFF  # NaN, where a float lies
+        layers = np.empty((len(blocks), 3, 2, kv_heads, block_size, cached_numbers(size, dtype)), dtype)
+        layers.view(np.uint8)[:] = 0xFF  # NaN, where a float lies
+        self.cache = layers[:, 1]
         reference.store_kv(self.keys, self.values, self.cache, self.tables, self.sequence_of_row, self.positions)
 
     def attend(self, kernels, out, rows=slice(None), window=None, softcap=None) -> None:
@@ -132,7 +133,7 @@ def test_stored_keys_and_values_are_the_reference_s_bytes(agree, dtype, size) ->
     sequences = np.repeat(np.array([0, 1], np.int32), [20, 17])
     positions = np.concatenate([np.arange(20), np.arange(10, 27)]).astype(np.int32)
     agree(
-        lambda: np.zeros((4, 2, 2, 16, cached_numbers(size, dtype)), dtype),
-        lambda kernels, cache: kernels.store_kv(keys, values, cache, tables, sequences, positions),
+        lambda: np.zeros((4, 3, 2, 2, 16, cached_numbers(size, dtype)), dtype),
+        lambda kernels, layers: kernels.store_kv(keys, values, layers[:, 1], tables, sequences, positions),
         0,
     )

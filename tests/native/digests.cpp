@@ -290,7 +290,8 @@ struct CacheMemory {
     Cache cache;
 
     explicit CacheMemory(std::int64_t size)
-        : cache{nullptr, std::is_same_v<Cached, std::uint8_t>, Pages::blocks, 2, Pages::block_size, size} {
+        : cache{nullptr, std::is_same_v<Cached, std::uint8_t>, Pages::blocks, 2, Pages::block_size, size, 0} {
+        cache.stride = 2 * 2 * cache.head_numbers();
         numbers.resize(static_cast<std::size_t>(Pages::blocks * 2 * 2 * cache.head_numbers()));
         cache.data = numbers.data();
     }

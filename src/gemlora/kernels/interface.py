@@ -69,7 +69,8 @@ class Kernels(Protocol):
     ) -> None:  # fmt: skip
         """Write keys and values [T, C, D] of one layer into its paged cache.
 
-        `cache` is [blocks, 2, C, block size, N], float32 or uint8 for whole numbers, with N as `cached_numbers` says.
+        `cache` is [blocks, 2, C, block size, N], float32 or uint8 for whole numbers, with N as `cached_numbers` says;
+        only its blocks need to be contiguous.
         Row t goes to block `block_tables[sequence_of_row[t], position // block size]`. How numbers lie inside a block
         is the kernels' affair; the block size is a multiple of 16.
         """

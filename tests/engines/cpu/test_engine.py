@@ -1,10 +1,11 @@
 import logging
 
 import pytest
-from tests.stepping import BROKEN, CONTEXT, NOT_FINITE, RAISING, VOCABULARY, Bench, alone, request
+from tests.stepping import BROKEN, CONTEXT, NOT_FINITE, RAISING, VOCABULARY, Bench, PagedRunner, alone, request
 
 from gemlora.engines.contract import EngineStats, FinishReason
 from gemlora.engines.cpu.blocks import BLOCK_SIZE
+from gemlora.engines.cpu.frames import Delivered, Failed
 
 
 def test_a_request_ends_after_max_tokens() -> None:
@@ -159,6 +160,99 @@ def test_requests_with_different_adapters_share_steps_and_get_their_own_tokens()
     assert [bench.tokens(one.id) for one in requests] == alone(*requests)
     assert len({bench.tokens(one.id) for one in requests}) == 3
     assert 9 in bench.runner.rows[2:]
+
+
+def test_a_prompt_that_comes_while_others_are_computed_is_answered_before_them() -> None:
+    bench = Bench(commands=1)
+    requests = request("a", range(40)), request("b", range(5)), request("c", [3], adapter="x")
+    bench.submit(*requests)
+    bench.step()
+    assert bench.runner.rows == [40, 5]
+    assert [event.id for event in bench.mailbox.events if isinstance(event, Delivered)] == ["b", "a"]
+    bench.run()
+    assert [bench.tokens(id) for id in "abc"] == alone(*requests)
+
+
+def test_steps_without_prompts_are_not_interrupted() -> None:
+    bench = Bench(commands=1)
+    bench.submit(request("a"))
+    bench.step(2)
+    bench.submit(request("nothing", max_tokens=0), request("b"))
+    bench.step()
+    assert bench.runner.rows == [3, 1, 1]
+
+
+def test_an_adapter_that_is_read_while_others_are_computed_serves_at_once() -> None:
+    bench = Bench()
+    bench.submit(request("a", range(40)), request("b", [3], adapter="x"))
+    calls = []
+
+    def forward(batch, between):
+        calls.append(len(batch.tokens))
+        bench.executor.run()
+        return PagedRunner.forward(bench.runner, batch, between)
+
+    bench.runner.forward = forward
+    assert bench.loop.step()
+    assert calls == [40, 1]
+
+
+@pytest.mark.parametrize("poison", [RAISING, NOT_FINITE])
+def test_a_prompt_that_fails_within_a_step_fails_alone(poison: int) -> None:
+    bench = Bench(commands=1)
+    bench.submit(request("a", range(40)), request("b", [poison]), request("c", [5]))
+    bench.run()
+    assert bench.failure("b").failure == "engine"
+    assert [bench.tokens(id) for id in "ac"] == alone(request("a", range(40)), request("c", [5]))
+
+
+def test_a_step_that_fails_around_another_one_fails_alone() -> None:
+    bench = Bench()
+    bench.submit(request("a", [*range(40), RAISING]), request("b", range(30)))
+    poisonous = PagedRunner.forward
+
+    def forward(batch, between):
+        if between and not bench.tokens("c"):
+            bench.submit(request("c", [5]))
+            between()
+        return poisonous(bench.runner, batch, None)
+
+    bench.runner.forward = forward
+    bench.run()
+    assert bench.failure("a").failure == "engine"
+    assert [bench.tokens(id) for id in "bc"] == alone(request("b", range(30)), request("c", [5]))
+
+
+def test_other_commands_wait_for_the_end_of_the_step_and_keep_their_order() -> None:
+    bench = Bench(commands=1)
+    bench.submit(request("a", range(40)))
+    bench.cancel("a")
+    bench.submit(request("a", range(7)), request("b"))
+    bench.step()
+    assert bench.runner.rows == [40]
+    assert bench.running("a").computed == 40
+    bench.run()
+    assert bench.runner.rows[1] == 7
+    assert not [event for event in bench.mailbox.events if isinstance(event, Failed)]
+    (tokens,) = alone(request("a", range(40)))
+    assert bench.tokens("a") == (*tokens[:1], *alone(request("a", range(7)))[0])
+
+
+def test_what_is_computed_within_a_step_does_not_count_as_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, noted = [0.0], []
+    monkeypatch.setattr("gemlora.engines.cpu.engine.time.monotonic", lambda: clock[0])
+    bench = Bench(commands=1)
+    monkeypatch.setattr(bench.scheduler, "note", noted.append)
+
+    def forward(batch, between):
+        clock[0] += 1.0 if between else 0.25
+        return PagedRunner.forward(bench.runner, batch, between)
+
+    bench.runner.forward = forward
+    bench.submit(request("a", range(40)), request("b", [5]))
+    bench.step()
+    assert noted == [1.0]
+    assert bench.stats().step_seconds == 1.25
 
 
 def test_others_run_while_an_adapter_is_read() -> None:

@@ -126,6 +126,23 @@ def test_companions_in_the_batch_change_no_bit(
             assert_close(Trace.join(traces), checkpoints.trace(case.oracle, tokens))
 
 
+def test_steps_within_a_step_change_no_bit(checkpoint: Callable[..., Checkpoint], native: Kernels) -> None:
+    case = checkpoint("gemma3", quantize="int8")
+    shared = runner(case, native)
+    blocks = Blocks(shared)
+    outer = Batch.of([Chunk(blocks.sequence(prompt(70)), 70)])
+    inner = [Batch.of([Chunk(blocks.sequence(prompt(length)), length)]) for length in (3, 90)]
+    found = []
+
+    def between() -> None:
+        if len(found) < len(inner):
+            found.append(shared.forward(inner[len(found)]).copy())
+
+    logits = shared.forward(outer, between).copy()
+    for length, row in zip((3, 90, 70), (*found, logits), strict=True):
+        assert np.array_equal(row, run(runner(case, native), prompt(length)).logits[-1:])
+
+
 def test_only_the_wanted_rows_get_logits(checkpoint: Callable[[str], Checkpoint], native: Kernels) -> None:
     case = checkpoint("gemma2")
     every_row = run(runner(case, native), prompt(40)).logits

@@ -138,8 +138,8 @@ class RecordingRunner:
         self._hashes: dict[str, dict[int, bytes]] = defaultdict(dict)
         self._generated: dict[str, int] = {}
 
-    def forward(self, batch: Batch) -> Float32:
-        logits = self.runner.forward(batch)
+    def forward(self, batch: Batch, between: Callable[[], None] | None = None) -> Float32:
+        logits = self.runner.forward(batch, between)
         owners = [batch.chunks[number].sequence for number in batch.sequence_of_row[batch.logit_rows]]
         positions = batch.positions[batch.logit_rows].tolist()
         for sequence, position, row in zip(owners, positions, logits, strict=True):
@@ -178,14 +178,16 @@ class Stage:
         speculation: Speculating | None = None,
         caching: bool = True,
         most_idle: int = 0,
+        commands: int | None = None,
     ) -> tuple[Outputs, Scheduler]:
         """Hashes and tokens of each request.
 
         `arrivals` come before each step, `rooms` counts resident adapters, `preemption` takes blocks now and then;
-        `caching` and `most_idle` are the prefix cache's.
+        `caching` and `most_idle` are the prefix cache's. With more than `commands` before a step, the others come while
+        it is computed.
         """
         assert blocks <= self._runner.blocks
-        mailbox, executor, recorder = ListMailbox(), LateExecutor(), RecordingRunner(self._runner)
+        mailbox, executor, recorder = ListMailbox(commands), LateExecutor(), RecordingRunner(self._runner)
         cache = PrefixCache(BlockPool(blocks), "", most_idle=most_idle, enabled=caching)
         scheduler = Scheduler(cache, max_sequences, Pace(step_tokens, step_seconds))
         loop = StepLoop(
@@ -194,10 +196,10 @@ class Stage:
             speculation or Speculation(0),
             context_window=CONTEXT, vocabulary=self._config.vocabulary, probe_prompt=PROBE_PROMPT,
         )  # fmt: skip
-        for commands in arrivals:
-            mailbox.commands += commands
+        for coming in arrivals:
+            mailbox.commands += coming
             _step(loop, executor, scheduler, preemption)
-        while scheduler.running or scheduler.waiting:
+        while mailbox.commands or scheduler.running or scheduler.waiting:
             _step(loop, executor, scheduler, preemption)
         assert scheduler.free_blocks == blocks
         tokens: dict[str, list[int]] = defaultdict(list)
@@ -244,6 +246,7 @@ class Stage:
             preemption=random,
             speculation=speculation,
             most_idle=random.choice([blocks // 4, blocks]),
+            commands=random.choice([None, 1, 2]),
         )
 
 

@@ -114,6 +114,26 @@ def test_a_chunk_that_completes_its_prompt_may_take_a_little_longer() -> None:
         assert pace.fit(tokens, 0) == fitting
 
 
+def test_short_prompts_may_be_inserted_until_half_a_steps_time_is_gone() -> None:
+    pace = Pace(512, TARGET)
+    pace.begin(0)
+    longest = next(n for n in count(1) if not pace.is_short(n + 1, 0))
+    assert not pace.is_short(longest, 10**6)
+    assert not pace.insert(longest + 1, 0)
+    assert pace.insert(longest // 2, 0)
+    assert not pace.insert(longest, 0)
+    assert pace.insert(longest // 2, 0)
+    assert not pace.insert(2, 0)
+    pace.begin(0)
+    assert pace.insert(longest, 0)
+
+
+def test_what_is_short_for_a_large_model_has_as_many_tokens() -> None:
+    pace = busy(LARGE, Random(1))
+    assert pace.is_short(SMALLEST_STEP // 2 - 1, 0)
+    assert not pace.is_short(SMALLEST_STEP, 0)
+
+
 def test_a_part_of_the_room_leaves_the_rest_to_others() -> None:
     pace = Pace(512, TARGET)
     pace.begin(0)
@@ -160,7 +180,7 @@ def timed(bench: Bench, machine: Machine, random: Random) -> float:
     return seconds
 
 
-@pytest.mark.parametrize("length", [32, 128])
+@pytest.mark.parametrize("length", [16, 32, 64, 128])
 def test_the_first_token_of_a_short_prompt_does_not_wait_for_long_ones(length: int) -> None:
     random = Random(1)
     bench = Bench(blocks=2000, max_sequences=32, step_tokens=512, step_seconds=TARGET, context=4096)
@@ -172,9 +192,13 @@ def test_the_first_token_of_a_short_prompt_does_not_wait_for_long_ones(length: i
         bench.scheduler.add(sequence)
         return sequence
 
-    def first_token() -> float:
-        """Seconds until a prompt that comes between two steps is computed."""
-        sequence, seconds = arrive(length), 0.0
+    def first_token(wait: float = 0.0) -> float:
+        """Seconds until a prompt is computed that comes so long before the end of a step."""
+        sequence = arrive(length)
+        if wait and any(chunk.sequence is sequence for chunk in bench.scheduler.inserted_chunks()):
+            bench.scheduler.remove(sequence)
+            return STARTER.step + STARTER.token * length
+        seconds = wait
         while sequence in (*bench.scheduler.running, *bench.scheduler.waiting):
             seconds += timed(bench, STARTER, random)
         return seconds
@@ -186,7 +210,7 @@ def test_the_first_token_of_a_short_prompt_does_not_wait_for_long_ones(length: i
             arrive(2000)
         for _ in range(20):
             step = timed(bench, STARTER, random)
-            late.append(random.uniform(0, step) + first_token())
+            late.append(first_token(random.uniform(0, step)))
         while bench.scheduler.running:
             timed(bench, STARTER, random)
     assert max(late) <= 3 * alone

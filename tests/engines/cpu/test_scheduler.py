@@ -40,6 +40,34 @@ def test_a_short_prompt_overtakes_long_ones() -> None:
     assert len(bench.tokens("short")) == 1
 
 
+def test_long_prompts_wait_for_short_ones_except_the_oldest() -> None:
+    scheduler = Bench(blocks=200, step_tokens=512, step_seconds=0.04).scheduler
+    lengths = {"oldest": 400, "next": 400, "short": 10, "too": 11}
+    for arrival, (name, length) in enumerate(lengths.items()):
+        scheduler.add(Sequence.start(request(name, range(length)), arrival))
+    chunks = {chunk.sequence.request.id: chunk.length for chunk in scheduler.next_chunks()}
+    assert chunks == {"oldest": 4, "short": 10, "too": 11}
+
+
+def test_inserted_chunks_are_of_newcomers_that_are_short_and_find_room() -> None:
+    scheduler = Bench(blocks=5, step_seconds=0.04).scheduler
+    sequences = [
+        Sequence.start(request(name, range(length)), arrival)
+        for arrival, (name, length) in enumerate([("first", 30), ("long", 40), ("short", 4), ("no room", 3)])
+    ]
+    scheduler.add(sequences[0])
+    assert [chunk.sequence for chunk in scheduler.next_chunks()] == sequences[:1]
+    assert scheduler.inserted_chunks() == []
+    scheduler.remove(sequences[0])
+    for sequence in sequences[1:]:
+        scheduler.add(sequence)
+    (inserted,) = scheduler.inserted_chunks()
+    assert (inserted.sequence, inserted.length) == (sequences[2], 4)
+    assert scheduler.inserted_chunks() == []
+    assert scheduler.preemptions == 0
+    assert scheduler.waiting == (sequences[3],)
+
+
 def test_the_oldest_prompt_moves_however_many_shorter_ones_come() -> None:
     bench = Bench(step_tokens=64, blocks=400, max_sequences=100)
     bench.submit(request("long", [1] * 400, 1), request("next", [2] * 400, 1))
@@ -121,10 +149,12 @@ class Company(RuleBasedStateMachine):
 
     @initialize(
         blocks=st.integers(2, 12), most=st.integers(1, 8), step_tokens=st.integers(1, 40), adapters=st.integers(1, 3),
-        idle=st.integers(0, 12), share=st.sampled_from([0.1, 0.5, 1.0]),
+        idle=st.integers(0, 12), share=st.sampled_from([0.1, 0.5, 1.0]), commands=st.sampled_from([None, 1, 3]),
     )  # fmt: skip
-    def start(self, blocks: int, most: int, step_tokens: int, adapters: int, idle: int, share: float) -> None:
-        self.bench = Bench(blocks, most, step_tokens, adapters, most_idle=idle, largest_share=share)
+    def start(
+        self, blocks: int, most: int, step_tokens: int, adapters: int, idle: int, share: float, commands: int | None
+    ) -> None:
+        self.bench = Bench(blocks, most, step_tokens, adapters, most_idle=idle, largest_share=share, commands=commands)
         self.requests = {}
         self.cancelled = set()
 

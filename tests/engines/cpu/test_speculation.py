@@ -156,8 +156,8 @@ def test_what_came_before_a_failure_is_delivered() -> None:
     bench.step()
     forward = bench.runner.forward
 
-    def failing(batch):
-        logits = forward(batch)
+    def failing(batch, between):
+        logits = forward(batch, between)
         logits[2] = float("nan")
         return logits
 

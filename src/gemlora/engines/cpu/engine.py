@@ -3,13 +3,16 @@
 Guessed tokens are computed in the same step as the token before them. Each logit row gets the token that would be drawn
 there anyway; as long as that is the guessed one, the next row counts too. So a guess changes no token.
 
+Between the layers of a step with prompts the loop looks whether new requests have come. Short ones among them are
+computed at once, in a step within the step, and do not wait for its end.
+
 A request's failure ends that request alone. If a whole step fails, its chunks are computed one by one: a row's result
 does not depend on its neighbours and storing keys and values twice changes nothing, so the innocent ones lose nothing.
 """
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Several
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -23,6 +26,7 @@ from gemlora.engines.contract import EngineStats, FinishReason, GenerateRequest,
 from gemlora.engines.cpu.batch import Batch, Chunk
 from gemlora.engines.cpu.frames import (
     Cancel,
+    Command,
     Counted,
     Delivered,
     Event,
@@ -90,6 +94,8 @@ class StepLoop:
         self._sequences: dict[str, Sequence] = {}
         self._unloading: dict[str, Future[None]] = {}
         self._events: list[Event] = []
+        self._later: list[Command] = []
+        self._inserted_seconds = 0.0
         self._idle = True
         self._counters = Counters()
         self._reported = EngineStats()
@@ -109,17 +115,50 @@ class StepLoop:
         self._acquire_adapters()
         chunks = self._scheduler.next_chunks(self._drafts())
         self._announce(chunks)
-        for chunk, tokens in self._compute(chunks):
+        self._inserted_seconds = 0
+        has_prompts = any(chunk.length > 1 for chunk in chunks)
+        for chunk, tokens in self._compute(chunks, self._insert if has_prompts else None):
             self._deliver(chunk, tokens)
         self._idle = not chunks
         seconds = time.monotonic() - started
         if chunks:
-            self._scheduler.note(seconds)
+            self._scheduler.note(seconds - self._inserted_seconds)
         self._report(seconds)
         return True
 
+    def _insert(self) -> None:
+        """Compute short prompts that have come since the step was planned, while its chunks are being computed.
+
+        Those keep their sequences and blocks until the step ends, so other commands than new requests wait till then.
+        """
+        if not self._take_requests() and all(sequence.ready for sequence in self._scheduler.waiting):
+            return
+        started = time.monotonic()
+        self._acquire_adapters()
+        if chunks := self._scheduler.inserted_chunks():
+            self._announce(chunks)
+            for chunk, tokens in self._compute(chunks):
+                self._deliver(chunk, tokens)
+        self._flush()
+        self._inserted_seconds += time.monotonic() - started
+
+    def _take_requests(self) -> bool:
+        """Take the requests that have come before any other command; False if there are none."""
+        if self._later:
+            return False
+        commands = self._mailbox.receive(wait=False)
+        taken = 0
+        for command in commands:
+            if not isinstance(command, Submit):
+                break
+            self._submit(Sequence.start(command.request, next(self._arrivals)))
+            taken += 1
+        self._later = commands[taken:]
+        return taken > 0
+
     def _receive(self) -> bool:
-        for command in self._mailbox.receive(wait=self._idle):
+        commands, self._later = self._later, []
+        for command in [*commands, *self._mailbox.receive(wait=self._idle and not commands)]:
             match command:
                 case Submit(request):
                     self._submit(Sequence.start(request, next(self._arrivals)))
@@ -207,11 +246,11 @@ class StepLoop:
         sequence.announced = True
         self._events.append(Started(sequence.request.id))
 
-    def _compute(self, chunks: Several[Chunk]) -> list[Drawn]:
+    def _compute(self, chunks: Several[Chunk], between: Callable[[], None] | None = None) -> list[Drawn]:
         if not chunks:
             return []
         try:
-            return self._forward(chunks)
+            return self._forward(chunks, between)
         except Exception as error:
             if len(chunks) == 1 and not chunks[0].draft:
                 self._fail(chunks[0].sequence, error)
@@ -219,10 +258,10 @@ class StepLoop:
             logger.warning("a step of %d chunks failed, computing them one by one: %r", len(chunks), error)
             return [drawn for chunk in chunks for drawn in self._compute([Chunk(chunk.sequence, chunk.length)])]
 
-    def _forward(self, chunks: Several[Chunk]) -> list[Drawn]:
+    def _forward(self, chunks: Several[Chunk], between: Callable[[], None] | None) -> list[Drawn]:
         batch = Batch.of(chunks)
         complete = [chunk for chunk in batch.chunks if chunk.completes]
-        drawn = self._draw(self._runner.forward(batch), complete)
+        drawn = self._draw(self._runner.forward(batch, between), complete)
         for chunk in chunks:
             chunk.sequence.computed += chunk.length
         outputs = sum(chunk.sequence.probing is None for chunk in complete)

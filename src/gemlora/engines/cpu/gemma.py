@@ -4,7 +4,8 @@ Letters: T rows (tokens), E hidden size, F feed-forward size, H query heads, C k
 V vocabulary, R rows whose logits are wanted.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -173,15 +174,34 @@ class Gemma:
             ("v_proj", self.config.query_size + self.config.kv_size),
         )
         self._gate_up_places = (("gate_proj", 0), ("up_proj", self.config.feed_forward))
-        self._arrays = Activations.allocate(self.config, 0)
+        self._spare: list[tuple[Float32, ...]] = []
         self._logits = aligned_rows(0, self.config.vocabulary)
 
-    def forward(self, batch: Batch, caches: Sequence[LayerCache], observe: Observer | None = None) -> Float32:
+    def forward(
+        self,
+        batch: Batch,
+        caches: Sequence[LayerCache],
+        between: Callable[[], None] | None = None,
+        observe: Observer | None = None,
+    ) -> Float32:
         """Compute the batch's rows, write their keys and values into `caches` (one per layer).
 
         Returns the logits [R, V] of the batch's logit rows, valid until the next call; the caller may overwrite them.
+        `between` is called after each layer; it may itself call this, with a batch of other sequences.
         """
-        step = self._activations(len(batch.tokens))
+        with self._activations(len(batch.tokens)) as step:
+            self._layers_of(step, batch, caches, between, observe)
+            return self._output(step.normed[batch.logit_rows], batch.segments.of_rows(batch.logit_rows))
+
+    def _layers_of(
+        self,
+        step: Activations,
+        batch: Batch,
+        caches: Sequence[LayerCache],
+        between: Callable[[], None] | None,
+        observe: Observer | None,
+    ) -> None:
+        """Leave in `step.normed` what the head reads."""
         scale = self.config.embedding_scale
         self._kernels.embed(self._embedding, batch.tokens, scale, step.hidden)
         self._kernels.adapt_embedding(batch.tokens, scale, step.hidden, batch.segments)
@@ -193,7 +213,8 @@ class Gemma:
             self._feed_forward(layer, batch, step)
             if observe:
                 observe(layer.index + 1, step.hidden)
-        return self._output(step.normed[batch.logit_rows], batch.segments.of_rows(batch.logit_rows))
+            if between:
+                between()
 
     def _attention(self, layer: Layer, batch: Batch, cache: LayerCache, step: Activations) -> None:
         """Add the attention of the normed stream to the stream."""
@@ -259,8 +280,16 @@ class Gemma:
                 self._kernels.softcap(logits, self.config.logit_softcap)
         return logits
 
-    def _activations(self, rows: int) -> Activations:
-        """Room for `rows` rows, kept from step to step so that its pages are touched once."""
-        if rows > len(self._arrays[0]):
-            self._arrays = Activations.allocate(self.config, rows)
-        return Activations(self.config, (array[:rows] for array in self._arrays))
+    @contextmanager
+    def _activations(self, rows: int) -> Iterator[Activations]:
+        """Room for `rows` rows, kept from step to step so that its pages are touched once.
+
+        A step within another one gets room of its own.
+        """
+        arrays = self._spare.pop() if self._spare else ()
+        if not arrays or rows > len(arrays[0]):
+            arrays = Activations.allocate(self.config, rows)
+        try:
+            yield Activations(self.config, (array[:rows] for array in arrays))
+        finally:
+            self._spare.append(arrays)

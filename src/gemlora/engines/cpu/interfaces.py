@@ -1,6 +1,6 @@
 """What the step loop works with, as it sees them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Several
 from concurrent.futures import Future
 from typing import Protocol
@@ -30,8 +30,11 @@ class Mailbox(Protocol):
 class Runner(Protocol):
     """What computes the logits."""
 
-    def forward(self, batch: Batch) -> NDArray[np.float32]:
-        """The logits [R, V] of the batch's logit rows; valid until the next call."""
+    def forward(self, batch: Batch, between: Callable[[], None] | None = None) -> NDArray[np.float32]:
+        """The logits [R, V] of the batch's logit rows; valid until the next call.
+
+        `between` is called now and then while it computes; it may itself call `forward`, with other sequences.
+        """
         ...
 
 

@@ -19,7 +19,7 @@ class CpuOptions(Struct, frozen=True, kw_only=True):
     max_sequences: int
     max_queue: int
     step_tokens: int
-    step_milliseconds: float = 40
+    step_milliseconds: float = 80
     adapter_memory_bytes: int
     adapter_cache: str
     """Folder of packed adapters."""

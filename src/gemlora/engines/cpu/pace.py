@@ -1,8 +1,8 @@
 """How many prompt tokens fit into a step that shall not take long, learned from the steps before.
 
-Nobody waits longer for a step than it takes: its length is what decoding sequences feel between two tokens and what a
-newcomer waits before its first step. The time of a step is modelled as a sum: so much for any step, for every sequence
-that decodes, for every token of a prompt, and for every token that one of these looks back on.
+A step's length is what decoding sequences feel between two tokens; only short prompts need not wait for its end, they
+are computed between two of its layers. The time of a step is modelled as a sum: so much for any step, for every
+sequence that decodes, for every token of a prompt, and for every token that one of these looks back on.
 """
 
 from collections.abc import Sequence as Several
@@ -28,12 +28,18 @@ SMALLEST_STEP = 32
 SMALLEST_PROMPT_SHARE = 16
 """Prompt tokens for which there is room however many sequences decode."""
 
+SHORT_PART = 0.5
+"""Part of a step's time up to which a prompt is short. All that are inserted into one may take as much together."""
+
 OVERRUN = 0.25
 """How far a chunk that completes its prompt may exceed the step's time: the remainder would cost a step of its own."""
 
 
 class Pace:
-    """Plans one step after the other: `begin`, `fit` for each prompt, `note` when it was computed."""
+    """Plans one step after the other: `begin`, `fit` for each prompt, `note` when it was computed.
+
+    `insert` is asked while it is computed.
+    """
 
     def __init__(self, step_tokens: int, step_seconds: float) -> None:
         """A step has at most `step_tokens` rows and should take `step_seconds`."""
@@ -41,7 +47,7 @@ class Pace:
         self._step_seconds = step_seconds
         self._estimate = StepTime(FIRST_GUESS)
         self._decoding = self._tokens = self._pairs = 0
-        self._room = 0.0
+        self._room = self._insertable = 0.0
 
     def begin(self, decoding: int) -> None:
         """Start to plan a step with this many rows of sequences that decode."""
@@ -49,6 +55,11 @@ class Pace:
         least = max(SMALLEST_STEP - decoding, SMALLEST_PROMPT_SHARE) * token
         self._room = max(self._step_seconds - step - row * decoding, least)
         self._decoding, self._tokens, self._pairs = decoding, 0, 0
+        self._insertable = self._longest_short()
+
+    def is_short(self, tokens: int, context: int) -> bool:
+        """Whether a prompt with `tokens` left behind `context` others should not wait for longer ones."""
+        return self._prompt_seconds(tokens, context) <= self._longest_short()
 
     def fit(self, tokens: int, context: int, part: float = 1.0) -> int:
         """How many of a prompt's next `tokens`, behind `context` others, are computed in this step; they count now.
@@ -68,9 +79,25 @@ class Pace:
         self._pairs += tokens * context
         return tokens
 
+    def insert(self, tokens: int, context: int) -> bool:
+        """Whether so much of a prompt may be computed within the step, beside what was planned; it counts then."""
+        seconds = self._prompt_seconds(tokens, context)
+        if seconds > self._insertable or tokens > self.step_tokens:
+            return False
+        self._insertable -= seconds
+        return True
+
     def note(self, seconds: float) -> None:
-        """Learn from the time that the planned step took."""
+        """Learn from the time that the planned step took, without what was inserted."""
         self._estimate.add((1, self._decoding, self._tokens, self._pairs), seconds)
+
+    def _prompt_seconds(self, tokens: int, context: int) -> float:
+        _, _, token, pair = self._estimate.seconds
+        return tokens * (token + pair * context)
+
+    def _longest_short(self) -> float:
+        _, _, token, _ = self._estimate.seconds
+        return SHORT_PART * max(self._step_seconds, SMALLEST_STEP * token)
 
 
 class StepTime:

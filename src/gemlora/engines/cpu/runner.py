@@ -1,6 +1,6 @@
 """Runs batches: the model together with the paged cache of keys and values. Which blocks are whose it does not know."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -19,7 +19,8 @@ from gemlora.kernels.cache import cached_numbers
 class Runner:
     """One model with as many cache blocks as `kv_cache_bytes` hold.
 
-    The cache holds whole numbers beside int8 arithmetic, else float32; its memory is touched as blocks are used.
+    The cache holds whole numbers beside int8 arithmetic, else float32; its memory is touched as blocks are used. All
+    layers of a block lie together: what the system gives in large pages is then soon used, and seldom asked for.
     """
 
     def __init__(self, weights: Weights, kernels: Kernels, *, context: int, kv_cache_bytes: int) -> None:
@@ -32,12 +33,18 @@ class Runner:
         if not self.blocks:
             needed = f"{BLOCK_SIZE} tokens of this model take {self.block_bytes}"
             raise SettingsInvalid(f"kv_cache_bytes: {kv_cache_bytes} are too few, {needed}")
-        self._caches = [np.empty((self.blocks, *shape), dtype) for _ in config.layers]
+        cache = np.empty((self.blocks, len(config.layers), *shape), dtype)
+        self._caches = [cache[:, layer] for layer in range(len(config.layers))]
         self._model = Gemma(weights, kernels, context)
 
-    def forward(self, batch: Batch, observe: Observer | None = None) -> Float32:
-        """Compute one step; returns the logits [R, V] of the batch's logit rows, valid until the next call."""
-        return self._model.forward(batch, self._caches, observe)
+    def forward(
+        self, batch: Batch, between: Callable[[], None] | None = None, observe: Observer | None = None
+    ) -> Float32:
+        """Compute one step; returns the logits [R, V] of the batch's logit rows, valid until the next call.
+
+        `between` is called after each layer; it may itself call this, with a batch of other sequences.
+        """
+        return self._model.forward(batch, self._caches, between, observe)
 
 
 def all_logits(

@@ -2,7 +2,8 @@
 
 Sequences that decode come first, one token each and what is guessed to follow; prompts share the rest of the time that
 a step should take (`pace`), the shortest remainder first. The oldest prompt gets an eighth of it in any case, so that
-from then on it takes at most eight times as long as it would alone, however many shorter ones come.
+from then on it takes at most eight times as long as it would alone, however many shorter ones come. The others wait
+while there are short prompts, and short ones that come while a step is computed may be inserted into it.
 
 Admission goes by arrival. A sequence gets the blocks of all its known tokens when it is admitted, those that the prefix
 cache has among them, and grows block by block; when none is left, the newest running sequence gives up its blocks and
@@ -45,6 +46,7 @@ class Scheduler:
         self._most_running = min(max_sequences, pace.step_tokens)
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
+        self._planned: set[Sequence] = set()
         self.preemptions = 0
 
     @property
@@ -111,7 +113,24 @@ class Scheduler:
         chunks = self._with_drafts(decoding, drafts, (self._pace.step_tokens - len(decoding)) // DRAFTS_SHARE)
         self._admit_waiting()
         self._pace.begin(sum(chunk.rows for chunk in chunks))
-        return [*chunks, *self._prompt_chunks(decoding)]
+        chunks += self._prompt_chunks(decoding)
+        self._planned = {chunk.sequence for chunk in chunks}
+        return chunks
+
+    def inserted_chunks(self) -> list[Chunk]:
+        """What to compute while the chunks of the last plan are: all of short prompts that are not among them.
+
+        They take no block from any other sequence.
+        """
+        self._admit_waiting()
+        others = [sequence for sequence in self._running if sequence not in self._planned]
+        chunks = [
+            Chunk(sequence, sequence.remaining)
+            for sequence in sorted(others, key=attrgetter("remaining"))
+            if self._pace.insert(sequence.remaining, sequence.computed)
+        ]
+        self._planned.update(chunk.sequence for chunk in chunks)
+        return chunks
 
     def note(self, seconds: float) -> None:
         """Learn how long the chunks took."""
@@ -153,7 +172,8 @@ class Scheduler:
         for sequence in prompts:
             self._cache.reuse(sequence)
         turns = [(sequence, OLDEST_PART) for sequence in prompts[:1]]
-        turns += [(sequence, 1.0) for sequence in sorted(prompts, key=attrgetter("remaining"))]
+        short = [sequence for sequence in prompts if self._pace.is_short(sequence.remaining, sequence.computed)]
+        turns += [(sequence, 1.0) for sequence in sorted(short or prompts, key=attrgetter("remaining"))]
         lengths = dict.fromkeys(prompts, 0)
         for sequence, part in turns:
             planned = lengths[sequence]
