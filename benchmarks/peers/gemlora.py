@@ -18,8 +18,10 @@ class Gemlora:
 
     name = "gemlora"
 
-    def __init__(self, folder: Path, adapters: int, rank: int, **settings: Any) -> None:
-        """`settings` are the server's, where they are not the defaults."""
+    def __init__(self, folder: Path, adapters: int, rank: int, *, variant: str = "", **settings: Any) -> None:
+        """`settings` are the server's, where they are not the defaults; `variant` says what is special about them."""
+        if variant:
+            self.name = f"{self.name}, {variant}"
         self.settings = place(folder, **{"cache_dir": Settings().cache_dir} | settings)
         add_adapters(self.settings, adapters, rank)
 

@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 import torch
 from benchmarks.client import Answer
+from benchmarks.peers.dequantised import load_model, load_tokenizer
 from benchmarks.peers.peer import Question
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria
+from transformers import StoppingCriteria
 
 BASE = "__base__"
 """PEFT's name for no adapter."""
@@ -35,9 +36,8 @@ class Generator:
     """The model and its adapters."""
 
     def __init__(self, model: Path, adapters: list[str]) -> None:
-        source = {"pretrained_model_name_or_path": str(model.parent), "gguf_file": model.name}
-        self._tokenizer = AutoTokenizer.from_pretrained(**source, padding_side="left")
-        self._model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
+        self._tokenizer = load_tokenizer(model, padding_side="left")
+        self._model = load_model(model)
         self._mixes = bool(adapters)
         for number, folder in enumerate(adapters):
             if number == 0:

@@ -89,10 +89,8 @@ def preloads() -> list[Path]:
 
 def write_checkpoint(model: Path, folder: Path) -> Path:
     """The GGUF as a Hugging Face folder in bfloat16, which is all that vLLM reads well."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from benchmarks.peers.dequantised import load_model, load_tokenizer
 
-    source = {"pretrained_model_name_or_path": str(model.parent), "gguf_file": model.name}
-    AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+    load_model(model).save_pretrained(folder)
+    load_tokenizer(model).save_pretrained(folder)
     return folder
