@@ -73,6 +73,7 @@ class Run:
             max_tokens=wanted.max_tokens,
             sampling=wanted.sampling,
             adapter=_adapter(wanted, query, options),
+            stop=wanted.stop,
         )
         generation = await while_connected(request.receive, self._service.start(run_request))
         headers = {"gemlora-adapter": adapter_label(generation.adapter)}

@@ -14,12 +14,13 @@ from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from gemlora.engines.contract import Engine, FinishReason, GenerateRequest, Sampling
+from gemlora.engines.contract import Engine, FinishReason, GenerateRequest, Output, Sampling
 from gemlora.errors import EngineFailed
 from gemlora.registry.models import Catalogue, Model
 from gemlora.registry.records import ReadyAdapter
 from gemlora.serving.adapters import reference
 from gemlora.serving.prompt import Prompt, Room
+from gemlora.serving.stopping import StopStrings
 from gemlora.telemetry.metrics import Metrics
 
 HIGHEST_SEED = 9_999_999_999
@@ -83,7 +84,10 @@ class SamplingChoice:
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """One valid request. `adapter` None: none is named, the model's default applies; empty: explicitly none."""
+    """One valid request. `adapter` None: none is named, the model's default applies; empty: explicitly none.
+
+    The answer ends before the first of the `stop` strings.
+    """
 
     id: str
     account_id: str
@@ -92,6 +96,7 @@ class RunRequest:
     max_tokens: int = 256
     sampling: SamplingChoice = SamplingChoice()
     adapter: str | None = None
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,7 @@ class Generation:
         adapter: ReadyAdapter | None,
         engine: Engine,
         decoder: Decoder,
+        stops: StopStrings,
         metrics: Metrics,
         log: FilteringBoundLogger,
     ) -> None:
@@ -138,6 +144,7 @@ class Generation:
         self._request = request
         self._engine = engine
         self._decoder = decoder
+        self._stops = stops
         self._metrics = metrics
         self._log = log
 
@@ -158,14 +165,12 @@ class Generation:
                     latency.observe(now - last)
                     last = now
                     tokens += len(output.tokens)
-                    text = self._decoder.push(output.tokens)
-                    if output.finish_reason is not None:
-                        text += self._decoder.finish()
+                    text, finish_reason = self._text(output)
                     if text:
                         yield Piece(text)
-                    if output.finish_reason is not None:
-                        outcome = output.finish_reason.value
-                        yield Ending(Usage(len(self._request.prompt), tokens), output.finish_reason)
+                    if finish_reason is not None:
+                        outcome = finish_reason.value
+                        yield Ending(Usage(len(self._request.prompt), tokens), finish_reason)
                         return
             raise EngineFailed("The engine ended an answer without saying why")
         except Exception:
@@ -180,6 +185,18 @@ class Generation:
                 output_tokens=tokens,
                 seconds=round(time.monotonic() - started, 4),
             )
+
+    def _text(self, output: Output) -> tuple[str, FinishReason | None]:
+        """What an output adds to the answer, and how the answer ends if it does."""
+        text = self._decoder.push(output.tokens)
+        if output.finish_reason is not None:
+            text += self._decoder.finish()
+        text = self._stops.push(text)
+        if self._stops.found:
+            return text, FinishReason.STOP
+        if output.finish_reason is not None:
+            text += self._stops.finish()
+        return text, output.finish_reason
 
 
 class TextGeneration:
@@ -232,7 +249,8 @@ class TextGeneration:
             max_tokens=generate.max_tokens,
             seed=generate.sampling.seed,
         )
-        return Generation(generate, adapter, self._engine, self._codec.decoder(), self._metrics, log)
+        stops = StopStrings(request.stop)
+        return Generation(generate, adapter, self._engine, self._codec.decoder(), stops, self._metrics, log)
 
     async def _adapter(self, request: RunRequest, model: Model) -> ReadyAdapter | None:
         name = request.adapter
