@@ -335,3 +335,21 @@ async def test_closing_merged_streams_closes_each() -> None:
     assert {(await anext(both))[0], (await anext(both))[0]} == {0, 1}
     await both.aclose()
     assert sorted(closed) == [0, 1]
+
+
+@pytest.mark.parametrize("path", [RUN, CHAT])
+async def test_a_request_may_refuse_to_wait(path: str) -> None:
+    parts = Parts(FakeEngine(capacity=1, length=10_000, token_seconds=0.001))
+    body = {"model": MODEL, "messages": MESSAGES}
+    async with RealServer.running(parts) as server:
+
+        async def status(options: Any) -> bytes:
+            asked = json.dumps({**body, "options": options, "max_tokens": 1}).encode()
+            return (await server.exchange(run_request(asked, "Connection: close", target=path)))[:12]
+
+        assert await status({"rejectIfBusy": True}) == b"HTTP/1.1 200"
+        async with server.connection() as (_, writer):
+            writer.write(run_request(json.dumps({**body, "max_tokens": 10_000}).encode(), target=path))
+            await eventually(lambda: parts.engine.live == 1)
+            assert await status({"rejectIfBusy": True}) == b"HTTP/1.1 429"
+            assert len(parts.engine.requests) == 2

@@ -93,6 +93,11 @@ def stop_strings(stop: Json) -> tuple[str, ...]:
     return tuple(stops)
 
 
+def rejects_if_busy(options: Json) -> bool:
+    """Whether a request's options say that it shall not wait for others."""
+    return isinstance(options, dict) and options.get("rejectIfBusy") is True
+
+
 def adapter_name(members: Mapping[str, Any], path: tuple[str, ...]) -> str | None:
     """The `lora` of an object at `path[:-1]`; None if it has none. Raises `InvalidRequest` if it is no string."""
     name = members.get(path[-1], "")

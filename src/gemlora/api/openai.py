@@ -214,6 +214,7 @@ def _requests(call: Call, account_id: str, model: str, wanted: Wanted) -> list[R
             sampling=wanted.sampling_of(choice),
             adapter=wanted.lora,
             stop=wanted.stop,
+            reject_if_busy=wanted.reject_if_busy,
         )
         for prompt in wanted.prompts
         for choice in range(wanted.choices)

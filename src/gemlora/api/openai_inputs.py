@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gemlora.api.inputs import adapter_name, conversation, join_text_parts, stop_strings
+from gemlora.api.inputs import adapter_name, conversation, join_text_parts, rejects_if_busy, stop_strings
 from gemlora.api.validation import Json, type_mismatch
 from gemlora.errors import InvalidRequest
 from gemlora.serving.prompt import Prompt
@@ -39,6 +39,7 @@ class Wanted:
     sampling: SamplingChoice
     lora: str | None
     stop: tuple[str, ...]
+    reject_if_busy: bool
     echo: bool = False
 
     def sampling_of(self, choice: int) -> SamplingChoice:
@@ -115,6 +116,7 @@ class Reader:
             sampling=self._sampling(members),
             lora=lora,
             stop=stop_strings(members.get("stop")),
+            reject_if_busy=rejects_if_busy(members.get("options")),
             echo=echo,
         )
 

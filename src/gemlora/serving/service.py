@@ -15,7 +15,7 @@ from typing import Protocol
 from structlog.typing import FilteringBoundLogger
 
 from gemlora.engines.contract import Engine, FinishReason, GenerateRequest, Output, Sampling
-from gemlora.errors import EngineFailed
+from gemlora.errors import EngineFailed, OutOfCapacity
 from gemlora.registry.models import Catalogue, Model
 from gemlora.registry.records import ReadyAdapter
 from gemlora.serving.adapters import reference
@@ -86,7 +86,7 @@ class SamplingChoice:
 class RunRequest:
     """One valid request. `adapter` None: none is named, the model's default applies; empty: explicitly none.
 
-    The answer ends before the first of the `stop` strings.
+    The answer ends before the first of the `stop` strings. With `reject_if_busy` the request waits for no other one.
     """
 
     id: str
@@ -97,6 +97,7 @@ class RunRequest:
     sampling: SamplingChoice = SamplingChoice()
     adapter: str | None = None
     stop: tuple[str, ...] = ()
+    reject_if_busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,9 +224,12 @@ class TextGeneration:
     async def start(self, request: RunRequest) -> Generation:
         """Accept a request; nothing is computed yet.
 
-        Raises `ModelNotFound`, what `AdapterResolver.resolve` raises, or `PromptTooLong`.
+        Raises `ModelNotFound`, what `AdapterResolver.resolve` raises, `PromptTooLong`, or `OutOfCapacity` if it would
+        have to wait and does not want to.
         """
         model = self._catalogue.get(request.model)
+        if request.reject_if_busy and self._engine.busy:
+            raise OutOfCapacity("The engine is busy")
         adapter = await self._adapter(request, model)
         room = Room(model.base.context_window, request.max_tokens)
         prompt = await self._encode(request.prompt, room)

@@ -80,6 +80,11 @@ class CpuEngine:
         """The process id of the worker, None while there is none that is ready."""
         return None if self._worker is None else self._worker.pid
 
+    @property
+    def busy(self) -> bool:
+        """Whether as many requests are under way as are computed at the same time."""
+        return len(self._jobs) >= self._options.max_sequences
+
     def stats(self) -> EngineStats:
         """The worker's latest counters."""
         return replace(self._stats, restarts=self._restarts)
