@@ -320,7 +320,8 @@ async def test_one_failing_choice_fails_the_request_and_ends_the_others(stream: 
     assert answer.startswith(b"HTTP/1.1 500")
 
 
-async def test_closing_merged_streams_closes_each() -> None:
+@pytest.mark.parametrize("count", [1, 2])
+async def test_closing_merged_streams_closes_each(count: int) -> None:
     closed = []
 
     async def stream(number: int) -> Any:
@@ -331,10 +332,10 @@ async def test_closing_merged_streams_closes_each() -> None:
         finally:
             closed.append(number)
 
-    both = merged([stream(0), stream(1)])
-    assert {(await anext(both))[0], (await anext(both))[0]} == {0, 1}
-    await both.aclose()
-    assert sorted(closed) == [0, 1]
+    streams = merged([stream(number) for number in range(count)])
+    assert {(await anext(streams))[0] for _ in range(2 * count)} == set(range(count))
+    await streams.aclose()
+    assert sorted(closed) == [*range(count)]
 
 
 @pytest.mark.parametrize("path", [RUN, CHAT])

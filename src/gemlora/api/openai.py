@@ -186,14 +186,19 @@ async def merged(
     streams: Sequence[AsyncGenerator[Piece | Ending, None]],
 ) -> AsyncGenerator[tuple[int, Piece | Ending], None]:
     """What several streams yield, as it comes, each with its stream's number. Closing it closes them all."""
+    if len(streams) == 1:  # without a task for each piece
+        async with aclosing(streams[0]) as only:
+            async for piece in only:
+                yield 0, piece
+        return
     waiting = {asyncio.ensure_future(anext(stream, None)): index for index, stream in enumerate(streams)}
     try:
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for index, task in sorted((waiting.pop(task), task) for task in done):
-                if (piece := task.result()) is not None:
+                if (found := task.result()) is not None:
                     waiting[asyncio.ensure_future(anext(streams[index], None))] = index
-                    yield index, piece
+                    yield index, found
     finally:
         for task in waiting:
             task.cancel()
