@@ -1,6 +1,7 @@
 """OpenAI's routes: the same answers as the native ones, in OpenAI's forms."""
 
 import asyncio
+import gc
 import json
 from typing import Any
 
@@ -204,7 +205,7 @@ async def test_models_are_listed_and_shown(client: httpx.AsyncClient) -> None:
 
     assert listed["object"] == "list"
     assert [model["id"] for model in listed["data"]] == [MODEL]
-    for spelling in (MODEL, MODEL.replace("/", "%2F")):
+    for spelling in (MODEL, MODEL.replace("/", "%2F"), f"{MODEL}:pirate"):
         assert (await client.get(f"{V1}/models/{spelling}")).json() == listed["data"][0]
     assert (await client.get(f"{V1}/models/none")).json()["error"]["code"] == "model_not_found"
 
@@ -258,7 +259,10 @@ async def test_contents_may_be_null_or_parts_and_developers_are_the_system(
         ({"stop": [5]}, "Type mismatch of '/stop/0', 'string'"),
         ({"stop": ""}, "'/stop/0' must have from 1 to 1024 characters"),
         ({"stop": ["x"] * 17}, "Length of '/stop' must be <= 16 not met"),
+        ({"model": "x" * 2000}, "Length of '/model' must be <= 1024 not met"),
         ({"logprobs": True}, "'/logprobs' is not supported"),
+        ({"tool_choice": "required"}, "'/tool_choice' is not supported"),
+        ({"modalities": ["text", "audio"]}, "'/modalities' other than text"),
         ({"tools": [{}]}, "'/tools' is not supported"),
         ({"response_format": {"type": "json_object"}}, "'/response_format' other than text is not supported"),
     ],
@@ -276,6 +280,7 @@ async def test_what_cannot_be_done_is_refused_by_name(client: httpx.AsyncClient,
         ({"prompt": ["x"] * 9}, "at most 8 answers"),
         ({"prompt": ["x"] * 3, "n": 3}, "at most 8 answers"),
         ({"best_of": 4}, "'/best_of' is not supported"),
+        ({"logprobs": 0}, "'/logprobs' is not supported"),
         ({"suffix": "end"}, "'/suffix' is not supported"),
     ],
 )
@@ -318,6 +323,54 @@ async def test_one_failing_choice_fails_the_request_and_ends_the_others(stream: 
 
     assert b"[DONE]" not in answer
     assert answer.startswith(b"HTTP/1.1 500")
+
+
+async def test_several_that_fail_together_are_all_heard() -> None:
+    unheard = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    gate = asyncio.Event()
+
+    async def failing() -> Any:
+        await gate.wait()
+        raise EngineFailed("broken")
+        yield
+
+    streams = merged([failing() for _ in range(4)])
+    asyncio.get_running_loop().call_soon(gate.set)
+    with pytest.raises(EngineFailed):
+        await anext(streams)
+    gc.collect()
+    await asyncio.sleep(0)
+    assert not unheard
+
+
+@pytest.mark.parametrize("choices", [1, 3])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_ends_all_choices(choices: int, stream: bool) -> None:
+    parts = Parts(FakeEngine(length=100_000, token_seconds=0.001))
+    body = json.dumps({**ASKED, "n": choices, "stream": stream, "max_tokens": 100_000}).encode()
+    async with RealServer.running(parts) as server:
+        async with server.connection() as (_, writer):
+            writer.write(run_request(body, target=CHAT))
+            await eventually(lambda: parts.engine.live == choices)
+        await eventually(lambda: parts.engine.live == 0)
+
+
+async def test_a_failure_in_the_middle_closes_the_stream_without_done() -> None:
+    parts = Parts(FakeEngine(length=1000, token_seconds=0.001))
+    parts.engine.fail_next(EngineFailed("broken"), after_tokens=5)
+    body = json.dumps({**ASKED, "n": 3, "stream": True, "max_tokens": 1000}).encode()
+    async with RealServer.running(parts) as server:
+        answer = await server.exchange(run_request(body, "Connection: close", target=CHAT))
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"[DONE]" not in answer
+    assert parts.engine.live == 0
+
+
+async def test_an_empty_answer_opens_and_ends(client: httpx.AsyncClient, parts: Parts) -> None:
+    parts.engine._length = 0
+    chunks = await streamed(client, ASKED)
+    assert [choice["delta"].get("content") for chunk in chunks for choice in chunk["choices"]] == ["", ""]
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -4,6 +4,7 @@ On OpenAI's routes errors have OpenAI's `error` object beside the REST body.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from enum import Enum
 
@@ -72,6 +73,8 @@ ERROR_KINDS: dict[type[errors.GemloraError], ErrorKind] = {
 RETRY_LATER: dict[int, dict[str, str]] = {status: {"retry-after": "1"} for status in (429, 503)}
 """Headers of errors that pass, by HTTP status."""
 
+OPENAI_PATH = re.compile(r"/client/v4/accounts/[^/]+/ai/v1(/|$)")
+
 OPENAI_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -139,6 +142,11 @@ def model_error(error: Exception, call: Call) -> Response:
     if call.form is Form.OPENAI:
         body["error"] = openai_error(kind.http, description, OPENAI_CODES.get(kind.code, str(kind.code)))
     return json_response(body, kind.http, {**_identity(call), **RETRY_LATER.get(kind.http, {})})
+
+
+def form_of(path: str) -> Form:
+    """The dialect of refusals below a path, before model code is reached."""
+    return Form.OPENAI if OPENAI_PATH.match(path) else Form.REST
 
 
 def gateway_error(

@@ -83,13 +83,13 @@ def stop_strings(stop: Json) -> tuple[str, ...]:
     stops = [] if stop is None else [stop] if isinstance(stop, str) else stop
     if not isinstance(stops, list):
         raise InvalidRequest(type_mismatch(("stop",), "array", stop))
+    if len(stops) > MOST_STOPS:
+        raise InvalidRequest(f"Length of '/stop' must be <= {MOST_STOPS} not met")
     for index, one in enumerate(stops):
         if not isinstance(one, str):
             raise InvalidRequest(type_mismatch(("stop", str(index)), "string", one))
         if not 1 <= len(one) <= LONGEST_STOP:
             raise InvalidRequest(f"'/stop/{index}' must have from 1 to {LONGEST_STOP} characters")
-    if len(stops) > MOST_STOPS:
-        raise InvalidRequest(f"Length of '/stop' must be <= {MOST_STOPS} not met")
     return tuple(stops)
 
 

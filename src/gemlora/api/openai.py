@@ -62,9 +62,10 @@ class OpenAi:
         return json_response({"object": "list", "data": [_model(model) for model in self._catalogue.list()]}, 200)
 
     async def model(self, request: Request) -> Response:
-        """`GET /ai/v1/models/{model}`, its slashes percent-encoded or not."""
+        """`GET /ai/v1/models/{model}`, its slashes percent-encoded or not, with or without an adapter behind it."""
         begin_call(request, Form.OPENAI)
-        return json_response(_model(self._catalogue.get(request.path_params["model"])), 200)
+        name, _, _ = request.path_params["model"].partition(":")
+        return json_response(_model(self._catalogue.get(name)), 200)
 
     async def _answer(
         self, request: Request, read: Callable[[Json], Wanted], form: "type[ChatForm | TextForm]"
@@ -180,6 +181,7 @@ async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def merged(
@@ -195,7 +197,8 @@ async def merged(
     try:
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for index, task in sorted((waiting.pop(task), task) for task in done):
+            for task in sorted(done, key=waiting.__getitem__):
+                index = waiting.pop(task)
                 if (found := task.result()) is not None:
                     waiting[asyncio.ensure_future(anext(streams[index], None))] = index
                     yield index, found
@@ -208,7 +211,7 @@ async def merged(
 
 
 def _requests(call: Call, account_id: str, model: str, wanted: Wanted) -> list[RunRequest]:
-    """One for each answer, those of a prompt side by side."""
+    """One for each answer, those of a prompt side by side. They may wait for each other, whatever the request says."""
     return [
         RunRequest(
             id=call.id,
@@ -219,9 +222,9 @@ def _requests(call: Call, account_id: str, model: str, wanted: Wanted) -> list[R
             sampling=wanted.sampling_of(choice),
             adapter=wanted.lora,
             stop=wanted.stop,
-            reject_if_busy=wanted.reject_if_busy,
+            reject_if_busy=wanted.reject_if_busy and not number and not choice,
         )
-        for prompt in wanted.prompts
+        for number, prompt in enumerate(wanted.prompts)
         for choice in range(wanted.choices)
     ]
 

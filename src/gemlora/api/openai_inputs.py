@@ -17,10 +17,21 @@ from gemlora.serving.service import SamplingChoice
 MOST_CHOICES = 8
 """Answers of one request: choices of one prompt, or of several together."""
 
+TOO_MANY = f"at most {MOST_CHOICES} answers can be asked for at once"
+
 SEEDS = 1 << 64
 
-UNSUPPORTED = ("logprobs", "top_logprobs", "logit_bias", "tools", "functions", "audio", "suffix", "prediction")
+UNSUPPORTED = (
+    "logprobs", "top_logprobs", "logit_bias", "tools", "functions", "function_call", "audio", "suffix", "prediction",
+    "min_p", "min_tokens", "ignore_eos", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
+)  # fmt: skip
 """Members that would change the answer. Null, false, zero and empty ones ask for nothing."""
+
+LONGEST_MODEL = 1024
+"""Characters of a model's name with its adapter."""
+
+STRIDE = 0x9E3779B97F4A7C15
+"""Between the seeds of a request's choices: large, so that requests with neighbouring seeds share none, and odd."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +61,6 @@ class Wanted:
         return replace(self.sampling, seed=(seed + choice * STRIDE) % SEEDS)
 
 
-STRIDE = 0x9E3779B97F4A7C15
-"""Between the seeds of choices: odd, so that neighbouring seeds of requests do not share them."""
-
-
 class Reader:
     """Reads bodies. What they leave open is the model's: `max_tokens` and `temperature`."""
 
@@ -65,6 +72,7 @@ class Reader:
         """A chat completion. Raises `InvalidRequest`."""
         members = _object(body)
         _refuse(members, UNSUPPORTED)
+        _check_tool_choice(members)
         model, lora = _model(members)
         messages = _object(join_text_parts(members, model)).get("messages")
         if not isinstance(messages, list):
@@ -79,11 +87,15 @@ class Reader:
         _refuse(members, UNSUPPORTED)
         if members.get("best_of") not in (None, members.get("n") or 1):
             raise InvalidRequest("'/best_of' is not supported")
+        if members.get("logprobs") is not None:  # 0 asks for those of the text itself
+            raise InvalidRequest("'/logprobs' is not supported")
         model, lora = _model(members)
         texts = members.get("prompt")
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, list) or not texts:
             raise InvalidRequest("'/prompt' must be a text or a list of texts")
+        if len(texts) > MOST_CHOICES:
+            raise InvalidRequest(TOO_MANY)
         for index, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InvalidRequest(type_mismatch(("prompt", str(index)), "string", text))
@@ -101,7 +113,7 @@ class Reader:
         echo: bool = False,
     ) -> Wanted:
         if len(prompts) * (choices := _integer(members, "n", 1, 1, MOST_CHOICES)) > MOST_CHOICES:
-            raise InvalidRequest(f"at most {MOST_CHOICES} answers can be asked for at once")
+            raise InvalidRequest(TOO_MANY)
         _check_format(members.get("response_format"))
         options = members.get("stream_options")
         if options is not None and not isinstance(options, dict):
@@ -126,7 +138,7 @@ class Reader:
         return SamplingChoice(
             seed=None if seed is None else _integer(members, "seed", 0, None, None) % SEEDS,
             temperature=_number(members, "temperature", self._temperature, 0, 5),
-            top_k=None if top_k is None else _integer(members, "top_k", 0, 1, 1 << 30),
+            top_k=None if top_k in (None, 0, -1) else _integer(members, "top_k", 0, 1, 1 << 30),
             top_p=_number(members, "top_p", 1, 0, 2),
             repetition_penalty=_number(members, "repetition_penalty", 1, 0, 2),
             frequency_penalty=_number(members, "frequency_penalty", 0, -2, 2),
@@ -151,6 +163,8 @@ def _model(members: Mapping[str, Any]) -> tuple[str, str | None]:
     model = members.get("model")
     if not isinstance(model, str):
         raise InvalidRequest(type_mismatch(("model",), "string", model))
+    if len(model) > LONGEST_MODEL:
+        raise InvalidRequest(f"Length of '/model' must be <= {LONGEST_MODEL} not met")
     name, colon, adapter = model.partition(":")
     lora = adapter_name(members, ("lora",)) if members.get("lora") is not None else None
     return name, lora if lora is not None or not colon else adapter
@@ -165,6 +179,14 @@ def _completed(message: Json, index: int) -> Json:
         if not isinstance(value, str):
             raise InvalidRequest(type_mismatch(("messages", str(index), name), "string", value))
     return {**message, "role": "system" if role == "developer" else role, "content": content or ""}
+
+
+def _check_tool_choice(members: Mapping[str, Any]) -> None:
+    """Without tools there is nothing that could have to be called."""
+    if members.get("tool_choice") not in (None, "auto", "none"):
+        raise InvalidRequest("'/tool_choice' is not supported")
+    if members.get("modalities") not in (None, [], ["text"]):
+        raise InvalidRequest("'/modalities' other than text are not supported")
 
 
 def _check_format(wanted: Json) -> None:

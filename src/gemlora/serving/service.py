@@ -138,6 +138,7 @@ class Generation:
         engine: Engine,
         decoder: Decoder,
         stops: StopStrings,
+        reject_if_busy: bool,
         metrics: Metrics,
         log: FilteringBoundLogger,
     ) -> None:
@@ -146,6 +147,7 @@ class Generation:
         self._engine = engine
         self._decoder = decoder
         self._stops = stops
+        self._reject_if_busy = reject_if_busy
         self._metrics = metrics
         self._log = log
 
@@ -159,14 +161,16 @@ class Generation:
         started = last = time.monotonic()
         self._metrics.requests_in_flight.inc()
         try:
+            if self._reject_if_busy and self._engine.busy:  # by now; the engine counts the request from here on
+                raise OutOfCapacity("The engine is busy")
             async with aclosing(self._engine.generate(self._request)) as outputs:
                 async for output in outputs:
                     now = time.monotonic()
                     latency = self._metrics.token_seconds if tokens else self._metrics.first_token_seconds
                     latency.observe(now - last)
                     last = now
-                    tokens += len(output.tokens)
-                    text, finish_reason = self._text(output)
+                    text, counted, finish_reason = self._take(output)
+                    tokens += counted
                     if text:
                         yield Piece(text)
                     if finish_reason is not None:
@@ -187,17 +191,21 @@ class Generation:
                 seconds=round(time.monotonic() - started, 4),
             )
 
-    def _text(self, output: Output) -> tuple[str, FinishReason | None]:
-        """What an output adds to the answer, and how the answer ends if it does."""
-        text = self._decoder.push(output.tokens)
+    def _take(self, output: Output) -> tuple[str, int, FinishReason | None]:
+        """What an output adds to the answer, of how many of its tokens, and how the answer ends if it does.
+
+        An output may have several tokens, as it happens; those behind a stop string do not count.
+        """
+        text = ""
+        for counted, token in enumerate(output.tokens if self._stops.any else (), 1):
+            text += self._stops.push(self._decoder.push((token,)))
+            if self._stops.found:
+                return text, counted, FinishReason.STOP
+        if not self._stops.any:
+            text = self._decoder.push(output.tokens)
         if output.finish_reason is not None:
-            text += self._decoder.finish()
-        text = self._stops.push(text)
-        if self._stops.found:
-            return text, FinishReason.STOP
-        if output.finish_reason is not None:
-            text += self._stops.finish()
-        return text, output.finish_reason
+            text += self._stops.push(self._decoder.finish()) + self._stops.finish()
+        return text, len(output.tokens), FinishReason.STOP if self._stops.found else output.finish_reason
 
 
 class TextGeneration:
@@ -254,7 +262,9 @@ class TextGeneration:
             seed=generate.sampling.seed,
         )
         stops = StopStrings(request.stop)
-        return Generation(generate, adapter, self._engine, self._codec.decoder(), stops, self._metrics, log)
+        return Generation(
+            generate, adapter, self._engine, self._codec.decoder(), stops, request.reject_if_busy, self._metrics, log
+        )  # fmt: skip
 
     async def _adapter(self, request: RunRequest, model: Model) -> ReadyAdapter | None:
         name = request.adapter

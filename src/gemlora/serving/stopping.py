@@ -14,6 +14,8 @@ class StopStrings:
         """`stops` are not empty strings."""
         self._stops = tuple(stops)
         self._held = ""
+        self.any = bool(stops)
+        """Whether there is something to stop at."""
         self.found = False
         """Whether the answer has ended; nothing that is pushed then counts."""
 
