@@ -1,4 +1,7 @@
-"""The starter GGUF as transformers has it in bfloat16: its packed weights compute in float32 only, and cannot be saved."""
+"""The starter GGUF in bfloat16, for transformers and what reads its files.
+
+Loaded packed, as transformers does by default, it would compute in float32 only and could not be saved.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -201,8 +201,8 @@ class Settings(BaseSettings):
     step_milliseconds: float = Field(
         80,
         gt=0,
-        description="How long a step should take: prompts are cut so that others need not wait longer. Short prompts "
-        "do not wait for its end.",
+        description="How long a step should take: prompts are cut to fit. Short ones that come meanwhile are computed "
+        "within it, and may make it half as long again.",
         examples=[80],
     )
     draft_tokens: int = Field(

@@ -86,3 +86,12 @@ async def test_the_schemas_are_those_of_the_model_page(client: httpx.AsyncClient
 async def test_schemas_of_unknown_models_do_not_exist(client: httpx.AsyncClient) -> None:
     assert (await client.get(f"{SCHEMA}?model=@cf/x")).json()["errors"][0]["code"] == 5007
     assert (await client.get(SCHEMA)).json()["errors"][0]["code"] == 3003
+
+
+async def test_tasks_and_authors_are_those_of_the_models(client: httpx.AsyncClient) -> None:
+    (model,) = (await client.get(SEARCH)).json()["result"]
+    for kind, expected in (("tasks", [model["task"]]), ("authors", [{"id": "google", "name": "google"}])):
+        answer = (await client.get(SEARCH.replace("models/search", f"{kind}/search"))).json()
+        assert answer["success"]
+        assert answer["result"] == expected
+    assert (await client.get(SEARCH, params={"author": "google"})).json()["result"] == [model]

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from tests.api.parts import ALICE, BOB, MODEL, Parts
 
-from gemlora.engines.contract import FinishReason, GenerateRequest
+from gemlora.engines.contract import FinishReason, GenerateRequest, Output
 from gemlora.engines.fake import FakeEngine
-from gemlora.errors import AdapterNotFound, EngineFailed, ModelNotFound, PromptTooLong
+from gemlora.errors import AdapterNotFound, EngineFailed, ModelNotFound, OutOfCapacity, PromptTooLong
 from gemlora.serving.prompt import Message, Prompt, Room, ToolCall
 from gemlora.serving.service import (
     Ending,
@@ -198,3 +198,36 @@ async def test_the_outcome_is_counted_also_when_nobody_waits_for_it() -> None:
     assert 'gemlora_generations_total{outcome="aborted"} 1.0' in exposition
     assert 'gemlora_generations_total{outcome="failed"} 1.0' in exposition
     assert "gemlora_requests_in_flight 0.0" in exposition
+
+
+@pytest.mark.parametrize("cuts", [[1] * 24, [24], [5, 7, 12], [23, 1]])
+async def test_what_an_answer_with_a_stop_string_costs_does_not_depend_on_how_its_tokens_come(
+    engine: FakeEngine, service: TextGeneration, monkeypatch: pytest.MonkeyPatch, cuts: list[int]
+) -> None:
+    whole, _ = await fold((await service.start(REQUEST)).pieces())
+    generate = FakeEngine.generate
+
+    async def grouped(self: FakeEngine, request: GenerateRequest) -> Any:
+        tokens = [token async for output in generate(self, request) for token in output.tokens]
+        for number, count in enumerate(cuts, 1):
+            yield Output(tuple(tokens[:count]), FinishReason.STOP if number == len(cuts) else None)
+            del tokens[:count]
+
+    monkeypatch.setattr(FakeEngine, "generate", grouped)
+    for stop, reason in ((whole[9:12], FinishReason.STOP), (whole[20:24], FinishReason.STOP)):
+        text, ending = await fold((await service.start(replace(REQUEST, stop=(stop,)))).pieces())
+        assert text == whole.partition(stop)[0]
+        assert ending.finish_reason is reason
+        assert ending.usage.completion_tokens == len(text) + len(stop)
+    text, ending = await fold((await service.start(replace(REQUEST, stop=("absent",)))).pieces())
+    assert (text, ending.usage.completion_tokens) == (whole, 24)
+
+
+async def test_a_request_that_will_not_wait_is_refused_when_the_room_is_gone_by_then() -> None:
+    engine = FakeEngine(capacity=1)
+    service = Parts(engine).services.generation
+    first, second = [await service.start(replace(REQUEST, reject_if_busy=True)) for _ in range(2)]
+    async with aclosing(first.pieces()) as pieces:
+        await anext(pieces)
+        with pytest.raises(OutOfCapacity, match="busy"):
+            await anext(second.pieces())

@@ -20,6 +20,8 @@ from gemlora.api.finetunes import Finetunes
 from gemlora.api.health import Health, Lifecycle
 from gemlora.api.inputs import InputReader
 from gemlora.api.models import Models
+from gemlora.api.openai import OpenAi
+from gemlora.api.openai_inputs import Reader
 from gemlora.api.routes import endpoints, router
 from gemlora.api.run import Run
 from gemlora.errors import GemloraError
@@ -60,11 +62,20 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
     """The ASGI application. No generated documentation is served."""
     schemas = {name: _schema(name) for name in ("input", "output")}
     bodies = BodyReader(services.limits.body_bytes, services.limits.body_idle_seconds)
+    inputs = InputReader(schemas["input"])
     run = Run(
         services.generation,
         services.catalogue,
         bodies,
-        InputReader(schemas["input"]),
+        inputs,
+        services.limits.write_stall_seconds,
+        services.log,
+    )
+    openai = OpenAi(
+        services.generation,
+        services.catalogue,
+        bodies,
+        Reader(inputs.max_tokens, inputs.temperature),
         services.limits.write_stall_seconds,
         services.log,
     )
@@ -87,7 +98,7 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
         lifespan=lifespan,
         exception_handlers={GemloraError: render_error, HTTPException: render_routing_error},
     )
-    app.include_router(router(endpoints(run, binding, models, finetunes, accounts, health), services.accounts))
+    app.include_router(router(endpoints(run, binding, openai, models, finetunes, accounts, health), services.accounts))
     app.add_middleware(Boundary, metrics=services.metrics, log=services.log)
     return app
 

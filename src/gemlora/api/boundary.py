@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
-from gemlora.api.envelope import NO_ROUTE, error_kind, gateway_error, model_error
+from gemlora.api.envelope import NO_ROUTE, error_kind, form_of, gateway_error, model_error
 from gemlora.errors import RequestAborted
 from gemlora.telemetry.metrics import Metrics
 
@@ -97,4 +97,4 @@ def _refusal(request: Request, error: Exception) -> Response:
     call = getattr(request.state, "call", None)
     if call is not None:
         return model_error(error, call)
-    return gateway_error(kind.http, kind.code, kind.describe(error))
+    return gateway_error(kind.http, kind.code, kind.describe(error), form=form_of(request.scope["path"]))

@@ -1,6 +1,10 @@
-"""The wire's answers: the REST envelope, the binding's bare result, and every error as code, HTTP status and text."""
+"""The wire's answers: the REST envelope, the binding's bare result, and every error as code, HTTP status and text.
+
+On OpenAI's routes errors have OpenAI's `error` object beside the REST body.
+"""
 
 import json
+import re
 from dataclasses import dataclass
 from enum import Enum
 
@@ -11,10 +15,11 @@ from gemlora.api.validation import Json
 
 
 class Form(Enum):
-    """The two dialects of model-level answers."""
+    """The dialects of model-level answers."""
 
     REST = "rest"
     BINDING = "binding"
+    OPENAI = "openai"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,21 @@ ERROR_KINDS: dict[type[errors.GemloraError], ErrorKind] = {
 RETRY_LATER: dict[int, dict[str, str]] = {status: {"retry-after": "1"} for status in (429, 503)}
 """Headers of errors that pass, by HTTP status."""
 
+OPENAI_PATH = re.compile(r"/client/v4/accounts/[^/]+/ai/v1(/|$)")
+
+OPENAI_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    4: "invalid_request_error",
+    5: "server_error",
+}
+"""OpenAI's kinds of errors by HTTP status, else by its first digit."""
+
+OPENAI_CODES = {5007: "model_not_found", 5021: "context_length_exceeded"}
+"""The codes among ours for which OpenAI has a word."""
+
 AUTHENTICATION_ERROR = (10000, "Authentication error")
 NO_ROUTE = (7000, "No route for that URI")
 
@@ -119,18 +139,39 @@ def model_error(error: Exception, call: Call) -> Response:
             "result": {},
             "messages": [],
         }
+    if call.form is Form.OPENAI:
+        body["error"] = openai_error(kind.http, description, OPENAI_CODES.get(kind.code, str(kind.code)))
     return json_response(body, kind.http, {**_identity(call), **RETRY_LATER.get(kind.http, {})})
 
 
-def gateway_error(status: int, code: int, message: str, headers: dict[str, str] | None = None) -> Response:
+def form_of(path: str) -> Form:
+    """The dialect of refusals below a path, before model code is reached."""
+    return Form.OPENAI if OPENAI_PATH.match(path) else Form.REST
+
+
+def gateway_error(
+    status: int, code: int, message: str, headers: dict[str, str] | None = None, form: Form = Form.REST
+) -> Response:
     """A refusal before model code: authentication and routing."""
-    body: Json = {
+    body: dict[str, Json] = {
         "result": None,
         "success": False,
         "errors": [{"code": code, "message": message}],
         "messages": [],
     }
+    if form is Form.OPENAI:
+        body["error"] = openai_error(status, message, str(code))
     return json_response(body, status, {**RETRY_LATER.get(status, {}), **(headers or {})})
+
+
+def openai_error(status: int, message: str, code: str) -> Json:
+    """The `error` object that OpenAI's clients read."""
+    return {
+        "message": message,
+        "type": OPENAI_TYPES.get(status, OPENAI_TYPES[status // 100]),
+        "param": None,
+        "code": code,
+    }
 
 
 def json_response(body: Json, status: int, headers: dict[str, str] | None = None) -> Response:

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gemlora.api.envelope import AUTHENTICATION_ERROR, NO_ROUTE, error_kind, gateway_error, model_error
+from gemlora.api.envelope import AUTHENTICATION_ERROR, NO_ROUTE, error_kind, form_of, gateway_error, model_error
 from gemlora.errors import Forbidden, GemloraError, RequestTimedOut, Unauthenticated
 
 API_PREFIX = "/client/v4/"
@@ -19,13 +19,18 @@ async def render_error(request: Request, error: Exception) -> Response:
     if isinstance(error, Unauthenticated | Forbidden):
         code, message = AUTHENTICATION_ERROR
         request.state.code = code
-        return gateway_error(401 if isinstance(error, Unauthenticated) else 403, code, message)
+        return gateway_error(
+            401 if isinstance(error, Unauthenticated) else 403, code, message, form=form_of(request.scope["path"])
+        )
     if not isinstance(error, GemloraError):
         raise error
     kind = error_kind(error)
     request.state.code = kind.code
     call = getattr(request.state, "call", None)
-    response = gateway_error(kind.http, kind.code, kind.describe(error)) if call is None else model_error(error, call)
+    if call is None:
+        response = gateway_error(kind.http, kind.code, kind.describe(error), form=form_of(request.scope["path"]))
+    else:
+        response = model_error(error, call)
     if isinstance(error, RequestTimedOut):
         response.headers["connection"] = "close"  # the rest of the body may never come
         return response
@@ -47,7 +52,7 @@ async def render_routing_error(request: Request, error: Exception) -> Response:
         status = 400
     request.state.code = code
     headers = error.headers if isinstance(error, HTTPException) else None
-    return gateway_error(status, code, message, dict(headers or {}))
+    return gateway_error(status, code, message, dict(headers or {}), form_of(path))
 
 
 class Lingering(Response):

@@ -11,6 +11,10 @@ from gemlora.errors import InvalidRequest
 from gemlora.serving.prompt import Message, Prompt, ToolCall
 from gemlora.serving.service import SamplingChoice
 
+MOST_STOPS = 16
+LONGEST_STOP = 1024
+"""Bounds on stop strings: every piece of an answer is compared with all of them."""
+
 PROMPT = "Prompt"
 """Title of the schema's alternative that has a prompt; the other one has messages."""
 
@@ -24,48 +28,74 @@ class Inputs:
     max_tokens: int
     sampling: SamplingChoice
     lora: str | None
+    stop: tuple[str, ...] = ()
 
 
 class InputReader:
-    """Reads the inputs of text generation as its schema describes them."""
+    """Reads the inputs of text generation as its schema describes them; `max_tokens` and `temperature` are defaults."""
 
     def __init__(self, schema: Schema) -> None:
         self._validator = Validator(schema)
         self._titles = [alternative.get("title") for alternative in schema["oneOf"]]
         defaults = schema["oneOf"][0]["properties"]
-        self._max_tokens: int = defaults["max_tokens"]["default"]
-        self._temperature: float = defaults["temperature"]["default"]
+        self.max_tokens: int = defaults["max_tokens"]["default"]
+        self.temperature: float = defaults["temperature"]["default"]
 
     def read(self, inputs: Json, model: str) -> Inputs:
         """Check and convert. Raises `InvalidRequest`."""
-        inputs = _join_text_parts(inputs, model)
+        inputs = join_text_parts(inputs, model)
         alternative = self._titles[self._validator.alternative(inputs)]
         if not isinstance(inputs, dict):
             raise TypeError("the schema admits only objects")
         if inputs.get("image") is not None:
             raise InvalidRequest(f"'/image' is not supported, {model} is a text-only model")
-        max_tokens = int(inputs.get("max_tokens", self._max_tokens))
+        max_tokens = int(inputs.get("max_tokens", self.max_tokens))
         if max_tokens < 1:
             raise InvalidRequest("'/max_tokens' must be >= 1")
         return Inputs(
-            prompt=_prompt(inputs) if alternative == PROMPT else _conversation(inputs),
+            prompt=(
+                Prompt.of_text(inputs["prompt"], raw=_is_raw(inputs))
+                if alternative == PROMPT
+                else conversation(inputs["messages"], raw=_is_raw(inputs))
+            ),
             stream=inputs.get("stream", False),
             max_tokens=max_tokens,
             sampling=self._sampling(inputs),
             lora=adapter_name(inputs, ("lora",)),
+            stop=stop_strings(inputs.get("stop")),
         )
 
     def _sampling(self, inputs: Mapping[str, Any]) -> SamplingChoice:
         seed, top_k = inputs.get("seed"), inputs.get("top_k")
         return SamplingChoice(
             seed=None if seed is None else int(seed),
-            temperature=float(inputs.get("temperature", self._temperature)),
+            temperature=float(inputs.get("temperature", self.temperature)),
             top_k=None if top_k is None else int(top_k),
             top_p=float(inputs.get("top_p", 1)),
             repetition_penalty=float(inputs.get("repetition_penalty", 1)),
             frequency_penalty=float(inputs.get("frequency_penalty", 0)),
             presence_penalty=float(inputs.get("presence_penalty", 0)),
         )
+
+
+def stop_strings(stop: Json) -> tuple[str, ...]:
+    """One stop string or a list of them; null is none. Raises `InvalidRequest`."""
+    stops = [] if stop is None else [stop] if isinstance(stop, str) else stop
+    if not isinstance(stops, list):
+        raise InvalidRequest(type_mismatch(("stop",), "array", stop))
+    if len(stops) > MOST_STOPS:
+        raise InvalidRequest(f"Length of '/stop' must be <= {MOST_STOPS} not met")
+    for index, one in enumerate(stops):
+        if not isinstance(one, str):
+            raise InvalidRequest(type_mismatch(("stop", str(index)), "string", one))
+        if not 1 <= len(one) <= LONGEST_STOP:
+            raise InvalidRequest(f"'/stop/{index}' must have from 1 to {LONGEST_STOP} characters")
+    return tuple(stops)
+
+
+def rejects_if_busy(options: Json) -> bool:
+    """Whether a request's options say that it shall not wait for others."""
+    return isinstance(options, dict) and options.get("rejectIfBusy") is True
 
 
 def adapter_name(members: Mapping[str, Any], path: tuple[str, ...]) -> str | None:
@@ -76,12 +106,8 @@ def adapter_name(members: Mapping[str, Any], path: tuple[str, ...]) -> str | Non
     return name if path[-1] in members else None
 
 
-def _prompt(inputs: Mapping[str, Any]) -> Prompt:
-    return Prompt.of_text(inputs["prompt"], raw=_is_raw(inputs))
-
-
-def _conversation(inputs: Mapping[str, Any]) -> Prompt:
-    messages = inputs["messages"]
+def conversation(messages: Json, *, raw: bool = False) -> Prompt:
+    """Messages that have a role and a content each. Raises `InvalidRequest` if there are none."""
     if not isinstance(messages, list):
         raise InvalidRequest(type_mismatch(("messages",), "array", messages))
     if not messages:
@@ -89,7 +115,7 @@ def _conversation(inputs: Mapping[str, Any]) -> Prompt:
     for index, message in enumerate(messages):
         if not isinstance(message, dict):
             raise InvalidRequest(type_mismatch(("messages", str(index)), "object", message))
-    return Prompt(tuple(map(_message, messages)), raw=_is_raw(inputs))
+    return Prompt(tuple(map(_message, messages)), raw)
 
 
 def _is_raw(inputs: Mapping[str, Any]) -> bool:
@@ -125,7 +151,7 @@ def _text_or_none(value: Json) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _join_text_parts(inputs: Json, model: str) -> Json:
+def join_text_parts(inputs: Json, model: str) -> Json:
     """Turn contents that are lists of text parts into texts, as many clients send them."""
     if not isinstance(inputs, dict) or not isinstance(inputs.get("messages"), list):
         return inputs

@@ -1,4 +1,4 @@
-"""The catalogue on the wire: `models/search` with filters and pages, and `models/schema`."""
+"""The catalogue on the wire: `models/search` with filters and pages, `models/schema`, tasks and authors."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from gemlora.api.envelope import Form, envelope
 from gemlora.api.run import begin_call
 from gemlora.api.validation import Json
 from gemlora.errors import IncompleteRequest, InvalidRequest
-from gemlora.registry.models import Catalogue, Model
+from gemlora.registry.models import Catalogue, Model, Task
 
 SOURCE = 1
 DEFAULT_PAGE_SIZE = 50
@@ -38,6 +38,17 @@ class Models:
             raise IncompleteRequest("Request is missing headers or body: model")
         self._catalogue.get(name)
         return envelope(dict(self._schemas))
+
+    async def tasks(self, request: Request) -> Response:
+        """What the models are for, on a single page."""
+        begin_call(request, Form.REST)
+        return envelope([_task(task) for task in dict.fromkeys(model.task for model in self._catalogue.list())])
+
+    async def authors(self, request: Request) -> Response:
+        """Whose models they are, as the filter `author` takes them, on a single page."""
+        begin_call(request, Form.REST)
+        names = dict.fromkeys(model.author for model in self._catalogue.list())
+        return envelope([{"id": name, "name": name} for name in names])
 
     def page(self, query: QueryParams) -> Response:
         """The page that `query` asks for."""
@@ -67,6 +78,10 @@ def _meets(model: Model, query: QueryParams) -> bool:
     )
 
 
+def _task(task: Task) -> Json:
+    return {"id": task.id, "name": task.name, "description": task.description}
+
+
 def _item(model: Model) -> Json:
     base = model.base
     properties = {
@@ -81,7 +96,7 @@ def _item(model: Model) -> Json:
         "source": SOURCE,
         "name": model.name,
         "description": f"{model.description} {model.notice}",
-        "task": {"id": model.task.id, "name": model.task.name, "description": model.task.description},
+        "task": _task(model.task),
         "tags": [],
         "properties": [{"property_id": key, "value": value} for key, value in properties.items()],
     }

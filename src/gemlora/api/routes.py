@@ -16,11 +16,13 @@ from gemlora.api.binding import Binding
 from gemlora.api.finetunes import Finetunes
 from gemlora.api.health import Health
 from gemlora.api.models import Models
+from gemlora.api.openai import OpenAi
 from gemlora.api.run import Run
 from gemlora.api.segments import SegmentRoute
 
 ACCOUNTS = "/client/v4/accounts"
 ACCOUNT = f"{ACCOUNTS}/{{account_id}}"
+OPENAI = f"{ACCOUNT}/ai/v1"
 FINETUNES = f"{ACCOUNT}/ai/finetunes"
 FINETUNE = f"{FINETUNES}/{{finetune}}"
 
@@ -39,7 +41,13 @@ class Endpoint:
 
 
 def endpoints(
-    run: Run, binding: Binding, models: Models, finetunes: Finetunes, accounts: AccountRoutes, health: Health
+    run: Run,
+    binding: Binding,
+    openai: OpenAi,
+    models: Models,
+    finetunes: Finetunes,
+    accounts: AccountRoutes,
+    health: Health,
 ) -> tuple[Endpoint, ...]:
     """All routes, the first that matches wins."""
     get, post, delete, look = ("GET",), ("POST",), ("DELETE",), ("GET", "HEAD")
@@ -49,6 +57,12 @@ def endpoints(
         Endpoint(post, f"{ACCOUNT}/ai/run/{{model:path}}", run.rest, Access.ACCOUNT, Scope.RUN),
         Endpoint(get, f"{ACCOUNT}/ai/models/search", models.search, Access.ACCOUNT, Scope.RUN),
         Endpoint(get, f"{ACCOUNT}/ai/models/schema", models.schema, Access.ACCOUNT, Scope.RUN),
+        Endpoint(get, f"{ACCOUNT}/ai/tasks/search", models.tasks, Access.ACCOUNT, Scope.RUN),
+        Endpoint(get, f"{ACCOUNT}/ai/authors/search", models.authors, Access.ACCOUNT, Scope.RUN),
+        Endpoint(post, f"{OPENAI}/chat/completions", openai.chat, Access.ACCOUNT, Scope.RUN),
+        Endpoint(post, f"{OPENAI}/completions", openai.completions, Access.ACCOUNT, Scope.RUN),
+        Endpoint(get, f"{OPENAI}/models", openai.models, Access.ACCOUNT, Scope.RUN),
+        Endpoint(get, f"{OPENAI}/models/{{model:path}}", openai.model, Access.ACCOUNT, Scope.RUN),
         Endpoint(get, FINETUNES, finetunes.list, Access.ACCOUNT, reading),
         Endpoint(post, FINETUNES, finetunes.create, Access.ACCOUNT, writing),
         Endpoint(get, f"{FINETUNES}/public", finetunes.list_public, Access.ACCOUNT, reading),

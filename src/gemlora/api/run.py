@@ -15,7 +15,7 @@ from gemlora.api.authentication import caller_of
 from gemlora.api.body import BodyReader
 from gemlora.api.disconnect import while_connected
 from gemlora.api.envelope import Call, Form, result
-from gemlora.api.inputs import InputReader, Inputs, adapter_name
+from gemlora.api.inputs import InputReader, Inputs, adapter_name, rejects_if_busy
 from gemlora.api.sse import DONE, event
 from gemlora.api.streaming import EventStream
 from gemlora.api.validation import Json
@@ -73,6 +73,8 @@ class Run:
             max_tokens=wanted.max_tokens,
             sampling=wanted.sampling,
             adapter=_adapter(wanted, query, options),
+            stop=wanted.stop,
+            reject_if_busy=rejects_if_busy(options),
         )
         generation = await while_connected(request.receive, self._service.start(run_request))
         headers = {"gemlora-adapter": adapter_label(generation.adapter)}

@@ -145,6 +145,11 @@ class Engine(Protocol):
         """What is served; known once `start` has returned."""
         ...
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request that came now would wait for others to end."""
+        ...
+
     async def start(self) -> None:
         """Load the model and get ready. Raises `WeightsInvalid` or `EngineFailed`."""
         ...

@@ -100,11 +100,16 @@ class FakeEngine:
         """Let every request and every probe with that adapter fail."""
         self._broken_adapters.add(digest)
 
+    @property
+    def busy(self) -> bool:
+        """Whether the capacity is used up."""
+        return self._capacity is not None and self.live >= self._capacity
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Output, None]:
         """Yield one token at a time; see `Engine.generate`."""
         if self._closed.is_set():
             raise RequestAborted("The engine was stopped")
-        if self._capacity is not None and self.live >= self._capacity:
+        if self.busy:
             raise OutOfCapacity("The engine's queue is full")
         if request.adapter is not None:
             self._check(request.adapter)

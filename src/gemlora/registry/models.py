@@ -138,6 +138,11 @@ class Model:
     default_adapter: str | None
 
     @property
+    def author(self) -> str:
+        """Whose model it is, from its name: `google`."""
+        return self.name.rpartition("/")[0].rpartition("/")[2]
+
+    @property
     def notice(self) -> str:
         """One honest sentence about what answers."""
         served = f"Served by {self.base.name} ({self.base.quantization}, context {self.base.context_window} tokens)"

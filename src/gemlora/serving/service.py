@@ -14,12 +14,13 @@ from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from gemlora.engines.contract import Engine, FinishReason, GenerateRequest, Sampling
-from gemlora.errors import EngineFailed
+from gemlora.engines.contract import Engine, FinishReason, GenerateRequest, Output, Sampling
+from gemlora.errors import EngineFailed, OutOfCapacity
 from gemlora.registry.models import Catalogue, Model
 from gemlora.registry.records import ReadyAdapter
 from gemlora.serving.adapters import reference
 from gemlora.serving.prompt import Prompt, Room
+from gemlora.serving.stopping import StopStrings
 from gemlora.telemetry.metrics import Metrics
 
 HIGHEST_SEED = 9_999_999_999
@@ -83,7 +84,10 @@ class SamplingChoice:
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """One valid request. `adapter` None: none is named, the model's default applies; empty: explicitly none."""
+    """One valid request. `adapter` None: none is named, the model's default applies; empty: explicitly none.
+
+    The answer ends before the first of the `stop` strings. With `reject_if_busy` the request waits for no other one.
+    """
 
     id: str
     account_id: str
@@ -92,6 +96,8 @@ class RunRequest:
     max_tokens: int = 256
     sampling: SamplingChoice = SamplingChoice()
     adapter: str | None = None
+    stop: tuple[str, ...] = ()
+    reject_if_busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +137,8 @@ class Generation:
         adapter: ReadyAdapter | None,
         engine: Engine,
         decoder: Decoder,
+        stops: StopStrings,
+        reject_if_busy: bool,
         metrics: Metrics,
         log: FilteringBoundLogger,
     ) -> None:
@@ -138,6 +146,8 @@ class Generation:
         self._request = request
         self._engine = engine
         self._decoder = decoder
+        self._stops = stops
+        self._reject_if_busy = reject_if_busy
         self._metrics = metrics
         self._log = log
 
@@ -151,21 +161,21 @@ class Generation:
         started = last = time.monotonic()
         self._metrics.requests_in_flight.inc()
         try:
+            if self._reject_if_busy and self._engine.busy:  # by now; the engine counts the request from here on
+                raise OutOfCapacity("The engine is busy")
             async with aclosing(self._engine.generate(self._request)) as outputs:
                 async for output in outputs:
                     now = time.monotonic()
                     latency = self._metrics.token_seconds if tokens else self._metrics.first_token_seconds
                     latency.observe(now - last)
                     last = now
-                    tokens += len(output.tokens)
-                    text = self._decoder.push(output.tokens)
-                    if output.finish_reason is not None:
-                        text += self._decoder.finish()
+                    text, counted, finish_reason = self._take(output)
+                    tokens += counted
                     if text:
                         yield Piece(text)
-                    if output.finish_reason is not None:
-                        outcome = output.finish_reason.value
-                        yield Ending(Usage(len(self._request.prompt), tokens), output.finish_reason)
+                    if finish_reason is not None:
+                        outcome = finish_reason.value
+                        yield Ending(Usage(len(self._request.prompt), tokens), finish_reason)
                         return
             raise EngineFailed("The engine ended an answer without saying why")
         except Exception:
@@ -180,6 +190,22 @@ class Generation:
                 output_tokens=tokens,
                 seconds=round(time.monotonic() - started, 4),
             )
+
+    def _take(self, output: Output) -> tuple[str, int, FinishReason | None]:
+        """What an output adds to the answer, of how many of its tokens, and how the answer ends if it does.
+
+        An output may have several tokens, as it happens; those behind a stop string do not count.
+        """
+        text = ""
+        for counted, token in enumerate(output.tokens if self._stops.any else (), 1):
+            text += self._stops.push(self._decoder.push((token,)))
+            if self._stops.found:
+                return text, counted, FinishReason.STOP
+        if not self._stops.any:
+            text = self._decoder.push(output.tokens)
+        if output.finish_reason is not None:
+            text += self._stops.push(self._decoder.finish()) + self._stops.finish()
+        return text, len(output.tokens), FinishReason.STOP if self._stops.found else output.finish_reason
 
 
 class TextGeneration:
@@ -206,9 +232,12 @@ class TextGeneration:
     async def start(self, request: RunRequest) -> Generation:
         """Accept a request; nothing is computed yet.
 
-        Raises `ModelNotFound`, what `AdapterResolver.resolve` raises, or `PromptTooLong`.
+        Raises `ModelNotFound`, what `AdapterResolver.resolve` raises, `PromptTooLong`, or `OutOfCapacity` if it would
+        have to wait and does not want to.
         """
         model = self._catalogue.get(request.model)
+        if request.reject_if_busy and self._engine.busy:
+            raise OutOfCapacity("The engine is busy")
         adapter = await self._adapter(request, model)
         room = Room(model.base.context_window, request.max_tokens)
         prompt = await self._encode(request.prompt, room)
@@ -232,7 +261,10 @@ class TextGeneration:
             max_tokens=generate.max_tokens,
             seed=generate.sampling.seed,
         )
-        return Generation(generate, adapter, self._engine, self._codec.decoder(), self._metrics, log)
+        stops = StopStrings(request.stop)
+        return Generation(
+            generate, adapter, self._engine, self._codec.decoder(), stops, request.reject_if_busy, self._metrics, log
+        )  # fmt: skip
 
     async def _adapter(self, request: RunRequest, model: Model) -> ReadyAdapter | None:
         name = request.adapter

@@ -257,8 +257,10 @@ async def test_a_probe_whose_client_goes_away_leaves_nothing_behind(start: Start
 
 async def test_probes_count_as_requests_and_unloads_do_not(start: Starter) -> None:
     engine = await start(SLOW, max_sequences=1, max_queue=0)
+    assert not engine.busy
     running = asyncio.create_task(collect(engine, request("a", max_tokens=100)))
     await until(lambda: engine.stats().running)
+    assert engine.busy
     with pytest.raises(OutOfCapacity):
         await engine.probe(ref("one"))
     await engine.unload("one")

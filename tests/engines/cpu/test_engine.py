@@ -5,7 +5,7 @@ from tests.stepping import BROKEN, CONTEXT, NOT_FINITE, RAISING, VOCABULARY, Ben
 
 from gemlora.engines.contract import EngineStats, FinishReason
 from gemlora.engines.cpu.blocks import BLOCK_SIZE
-from gemlora.engines.cpu.frames import Delivered, Failed
+from gemlora.engines.cpu.frames import Delivered, Failed, Shutdown, UnloadAdapter
 
 
 def test_a_request_ends_after_max_tokens() -> None:
@@ -223,7 +223,43 @@ def test_a_step_that_fails_around_another_one_fails_alone() -> None:
     assert [bench.tokens(id) for id in "bc"] == alone(request("b", range(30)), request("c", [5]))
 
 
-def test_other_commands_wait_for_the_end_of_the_step_and_keep_their_order() -> None:
+def test_other_commands_wait_for_the_end_of_the_step_but_hold_nobody_back() -> None:
+    bench = Bench()
+    calls = []
+
+    def forward(batch, between):
+        calls.append(len(batch.tokens))
+        if len(calls) == 1:
+            bench.cancel("a")
+            bench.mailbox.commands.append(UnloadAdapter("unload", "x"))
+            bench.submit(request("b", range(3)), request("c", range(4), adapter="x"))
+            bench.mailbox.commands.append(Shutdown())
+            bench.submit(request("d", range(5)))
+        return PagedRunner.forward(bench.runner, batch, between)
+
+    bench.runner.forward = forward
+    bench.submit(request("a", range(40)))
+    bench.step()
+    assert calls == [40, 3]
+    assert bench.running("a").computed == 40
+    assert not bench.loop.step()
+
+
+def test_a_defect_among_newcomers_ends_the_loop_and_not_the_requests_that_are_computed() -> None:
+    bench = Bench(commands=1)
+    bench.submit(request("a", range(40)), request("b", range(3)))
+
+    def broken():
+        raise MemoryError
+
+    bench.scheduler.inserted_chunks = broken
+    with pytest.raises(MemoryError):
+        bench.loop.step()
+    assert len(bench.tokens("a")) == 1
+    assert not [event for event in bench.mailbox.events if isinstance(event, Failed)]
+
+
+def test_a_command_about_an_id_is_followed_only_in_its_order() -> None:
     bench = Bench(commands=1)
     bench.submit(request("a", range(40)))
     bench.cancel("a")

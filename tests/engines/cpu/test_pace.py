@@ -128,6 +128,27 @@ def test_short_prompts_may_be_inserted_until_half_a_steps_time_is_gone() -> None
     assert pace.insert(longest, 0)
 
 
+def test_no_more_tokens_are_inserted_than_a_step_may_have() -> None:
+    pace = Pace(40, inf)
+    pace.begin(10)
+    assert [pace.insert(30, 0), pace.insert(11, 0), pace.insert(10, 0), pace.insert(1, 0)] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("machine", [STARTER, LARGE], ids=["starter", "large"])
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_insertions_one_by_one_take_about_as_long_as_they_may(machine: Machine, tokens: int) -> None:
+    pace = busy(machine, Random(1))
+    pace.begin(4)
+    inserted = 0
+    for _ in range(100):
+        pace.begin_insertion()
+        inserted += pace.insert(tokens, 500)
+    each = machine.seconds(1, tokens, 500, Random(1))
+    longest = max(TARGET, SMALLEST_STEP * machine.token) / 2
+    assert inserted >= 1
+    assert (inserted - 1) * each < 1.5 * longest
+
+
 def test_what_is_short_for_a_large_model_has_as_many_tokens() -> None:
     pace = busy(LARGE, Random(1))
     assert pace.is_short(SMALLEST_STEP // 2 - 1, 0)

@@ -46,7 +46,15 @@ def test_long_prompts_wait_for_short_ones_except_the_oldest() -> None:
     for arrival, (name, length) in enumerate(lengths.items()):
         scheduler.add(Sequence.start(request(name, range(length)), arrival))
     chunks = {chunk.sequence.request.id: chunk.length for chunk in scheduler.next_chunks()}
-    assert chunks == {"oldest": 4, "short": 10, "too": 11}
+    assert chunks == {"oldest": 4, "short": 10, "too": 11}  # of 36 that fit; half of them are there
+
+
+def test_beside_short_prompts_others_fill_half_a_step() -> None:
+    scheduler = Bench(blocks=200, step_tokens=512, step_seconds=0.04).scheduler
+    for arrival, length in enumerate([400, 300, 6]):
+        scheduler.add(Sequence.start(request(str(arrival), range(length)), arrival))
+    chunks = {chunk.sequence.request.id: chunk.length for chunk in scheduler.next_chunks()}
+    assert chunks == {"0": 4, "1": 8, "2": 6}
 
 
 def test_inserted_chunks_are_of_newcomers_that_are_short_and_find_room() -> None:

@@ -80,6 +80,12 @@ class CpuEngine:
         """The process id of the worker, None while there is none that is ready."""
         return None if self._worker is None else self._worker.pid
 
+    @property
+    def busy(self) -> bool:
+        """Whether as many requests are under way as are computed at the same time, or one waited after the last step,
+        for memory perhaps."""
+        return len(self._jobs) >= self._options.max_sequences or self._stats.waiting > 0
+
     def stats(self) -> EngineStats:
         """The worker's latest counters."""
         return replace(self._stats, restarts=self._restarts)

@@ -96,6 +96,7 @@ class StepLoop:
         self._events: list[Event] = []
         self._later: list[Command] = []
         self._inserted_seconds = 0.0
+        self._broken: Exception | None = None
         self._idle = True
         self._counters = Counters()
         self._reported = EngineStats()
@@ -119,6 +120,9 @@ class StepLoop:
         has_prompts = any(chunk.length > 1 for chunk in chunks)
         for chunk, tokens in self._compute(chunks, self._insert if has_prompts else None):
             self._deliver(chunk, tokens)
+        if self._broken is not None:
+            self._flush()
+            raise self._broken
         self._idle = not chunks
         seconds = time.monotonic() - started
         if chunks:
@@ -130,31 +134,43 @@ class StepLoop:
         """Compute short prompts that have come since the step was planned, while its chunks are being computed.
 
         Those keep their sequences and blocks until the step ends, so other commands than new requests wait till then.
+        A defect here is none of the step's: it is raised when that has ended.
         """
-        if not self._take_requests() and all(sequence.ready for sequence in self._scheduler.waiting):
+        if self._broken is not None:
             return
         started = time.monotonic()
-        self._acquire_adapters()
-        if chunks := self._scheduler.inserted_chunks():
-            self._announce(chunks)
-            for chunk, tokens in self._compute(chunks):
-                self._deliver(chunk, tokens)
-        self._flush()
+        try:
+            if self._take_requests() or not all(sequence.ready for sequence in self._scheduler.waiting):
+                self._acquire_adapters()
+                if chunks := self._scheduler.inserted_chunks():
+                    self._announce(chunks)
+                    for chunk, tokens in self._compute(chunks):
+                        self._deliver(chunk, tokens)
+                self._flush()
+        except Exception as error:
+            self._broken = error
         self._inserted_seconds += time.monotonic() - started
 
     def _take_requests(self) -> bool:
-        """Take the requests that have come before any other command; False if there are none."""
-        if self._later:
-            return False
-        commands = self._mailbox.receive(wait=False)
-        taken = 0
-        for command in commands:
-            if not isinstance(command, Submit):
-                break
-            self._submit(Sequence.start(command.request, next(self._arrivals)))
-            taken += 1
-        self._later = commands[taken:]
-        return taken > 0
+        """Take the requests that have come, except those that an earlier command speaks of; False if there are none."""
+        self._later += self._mailbox.receive(wait=False)
+        taken, place = False, 0
+        named: set[str | None] = set()
+        while place < len(self._later):
+            match self._later[place]:
+                case Submit(request) if named.isdisjoint({request.id, request.adapter and request.adapter.digest}):
+                    del self._later[place]
+                    self._submit(Sequence.start(request, next(self._arrivals)))
+                    taken = True
+                    continue
+                case Cancel(id):
+                    named.add(id)
+                case UnloadAdapter(_, digest):
+                    named.add(digest)
+                case Shutdown():
+                    break
+            place += 1
+        return taken
 
     def _receive(self) -> bool:
         commands, self._later = self._later, []

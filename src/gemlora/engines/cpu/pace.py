@@ -29,7 +29,8 @@ SMALLEST_PROMPT_SHARE = 16
 """Prompt tokens for which there is room however many sequences decode."""
 
 SHORT_PART = 0.5
-"""Part of a step's time up to which a prompt is short. All that are inserted into one may take as much together."""
+"""Part of a step's time up to which a prompt is short. All that are inserted into one may take as much together, the
+fixed time of the first insertion not counted; beside short prompts others may fill as much of a step's room."""
 
 OVERRUN = 0.25
 """How far a chunk that completes its prompt may exceed the step's time: the remainder would cost a step of its own."""
@@ -48,6 +49,8 @@ class Pace:
         self._estimate = StepTime(FIRST_GUESS)
         self._decoding = self._tokens = self._pairs = 0
         self._room = self._insertable = 0.0
+        self._insertable_tokens = 0
+        self._insertions = 0
 
     def begin(self, decoding: int) -> None:
         """Start to plan a step with this many rows of sequences that decode."""
@@ -55,20 +58,21 @@ class Pace:
         least = max(SMALLEST_STEP - decoding, SMALLEST_PROMPT_SHARE) * token
         self._room = max(self._step_seconds - step - row * decoding, least)
         self._decoding, self._tokens, self._pairs = decoding, 0, 0
-        self._insertable = self._longest_short()
+        self._insertable, self._insertable_tokens, self._insertions = self._longest_short(), self.step_tokens, 0
 
     def is_short(self, tokens: int, context: int) -> bool:
         """Whether a prompt with `tokens` left behind `context` others should not wait for longer ones."""
         return self._prompt_seconds(tokens, context) <= self._longest_short()
 
-    def fit(self, tokens: int, context: int, part: float = 1.0) -> int:
+    def fit(self, tokens: int, context: int, part: float = 1.0, fill: float = 1.0) -> int:
         """How many of a prompt's next `tokens`, behind `context` others, are computed in this step; they count now.
 
-        `part` of the step's room is all that they may take of it, but the first of a step always gets one.
+        `part` of the step's room is all that they may take of it, but the first of a step always gets one. They fill
+        the room no further than to `fill` of it.
         """
         _, _, token, pair = self._estimate.seconds
         each = token + pair * context
-        left = self._room - token * self._tokens - pair * self._pairs
+        left = fill * self._room - token * self._tokens - pair * self._pairs
         rows = max(self.step_tokens - self._decoding - self._tokens, 0)
         if part < 1:
             left, rows = min(left, part * self._room), min(rows, -int(-part * rows // 1))
@@ -79,12 +83,19 @@ class Pace:
         self._pairs += tokens * context
         return tokens
 
+    def begin_insertion(self) -> None:
+        """Something is to be computed within the step; all but the first time that costs what any step does."""
+        self._insertable -= self._estimate.seconds[0] if self._insertions else 0
+        self._insertions += 1
+
     def insert(self, tokens: int, context: int) -> bool:
-        """Whether so much of a prompt may be computed within the step, beside what was planned; it counts then."""
-        seconds = self._prompt_seconds(tokens, context)
-        if seconds > self._insertable or tokens > self.step_tokens:
+        """Whether so much of a prompt, its rest, may be computed within the step, beside what was planned; it counts
+        then."""
+        seconds = self._prompt_seconds(tokens, context) + (self._estimate.seconds[1] if self._insertions > 1 else 0)
+        if seconds > self._insertable or tokens > self._insertable_tokens:
             return False
         self._insertable -= seconds
+        self._insertable_tokens -= tokens
         return True
 
     def note(self, seconds: float) -> None:

@@ -2,8 +2,8 @@
 
 Sequences that decode come first, one token each and what is guessed to follow; prompts share the rest of the time that
 a step should take (`pace`), the shortest remainder first. The oldest prompt gets an eighth of it in any case, so that
-from then on it takes at most eight times as long as it would alone, however many shorter ones come. The others wait
-while there are short prompts, and short ones that come while a step is computed may be inserted into it.
+from then on it takes a bounded multiple of what it would take alone, however many shorter ones come. Beside short
+prompts the others fill half a step at most, and short ones that come while it is computed may be inserted into it.
 
 Admission goes by arrival. A sequence gets the blocks of all its known tokens when it is admitted, those that the prefix
 cache has among them, and grows block by block; when none is left, the newest running sequence gives up its blocks and
@@ -20,7 +20,7 @@ from types import MappingProxyType
 
 from gemlora.engines.cpu.batch import Chunk
 from gemlora.engines.cpu.blocks import BLOCK_SIZE, blocks_for
-from gemlora.engines.cpu.pace import Pace
+from gemlora.engines.cpu.pace import SHORT_PART, Pace
 from gemlora.engines.cpu.prefix_cache import PrefixCache
 from gemlora.engines.cpu.sequence import Sequence
 from gemlora.errors import PromptTooLong
@@ -124,9 +124,13 @@ class Scheduler:
         """
         self._admit_waiting()
         others = [sequence for sequence in self._running if sequence not in self._planned]
+        short = [sequence for sequence in others if self._pace.is_short(sequence.remaining, sequence.computed)]
+        if not short:
+            return []
+        self._pace.begin_insertion()
         chunks = [
             Chunk(sequence, sequence.remaining)
-            for sequence in sorted(others, key=attrgetter("remaining"))
+            for sequence in sorted(short, key=attrgetter("remaining"))
             if self._pace.insert(sequence.remaining, sequence.computed)
         ]
         self._planned.update(chunk.sequence for chunk in chunks)
@@ -171,13 +175,14 @@ class Scheduler:
         prompts = [sequence for sequence in self._running if sequence not in decoding]
         for sequence in prompts:
             self._cache.reuse(sequence)
-        turns = [(sequence, OLDEST_PART) for sequence in prompts[:1]]
-        short = [sequence for sequence in prompts if self._pace.is_short(sequence.remaining, sequence.computed)]
-        turns += [(sequence, 1.0) for sequence in sorted(short or prompts, key=attrgetter("remaining"))]
+        short = {sequence for sequence in prompts if self._pace.is_short(sequence.remaining, sequence.computed)}
+        turns = [(sequence, OLDEST_PART, 1.0) for sequence in prompts[:1]]
+        for sequence in sorted(prompts, key=attrgetter("remaining")):
+            turns.append((sequence, 1.0, SHORT_PART if short and sequence not in short else 1.0))
         lengths = dict.fromkeys(prompts, 0)
-        for sequence, part in turns:
-            planned = lengths[sequence]
-            lengths[sequence] += self._pace.fit(sequence.remaining - planned, sequence.computed + planned, part)
+        for sequence, part, fill in turns:
+            done = lengths[sequence]
+            lengths[sequence] += self._pace.fit(sequence.remaining - done, sequence.computed + done, part, fill)
         return [Chunk(sequence, length) for sequence, length in lengths.items() if length]
 
     def _grow(self, sequence: Sequence) -> bool:

@@ -1,0 +1,233 @@
+"""OpenAI's routes over the same text service: chat completions, completions and models, in OpenAI's own forms.
+
+There is no envelope. Errors have the native body and OpenAI's `error` object beside it.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from structlog.typing import FilteringBoundLogger
+
+from gemlora.api.authentication import caller_of
+from gemlora.api.body import BodyReader
+from gemlora.api.disconnect import while_connected
+from gemlora.api.envelope import Call, Form, json_response
+from gemlora.api.openai_inputs import Reader, Wanted
+from gemlora.api.run import adapter_label, begin_call, usage_counts
+from gemlora.api.sse import DONE, event
+from gemlora.api.streaming import EventStream
+from gemlora.api.validation import Json
+from gemlora.errors import EngineFailed
+from gemlora.registry.models import Catalogue, Model
+from gemlora.serving.service import Ending, Generation, Piece, RunRequest, TextGeneration, Usage, fold
+
+T = TypeVar("T")
+
+
+class OpenAi:
+    """The routes under `/ai/v1`."""
+
+    def __init__(
+        self,
+        service: TextGeneration,
+        catalogue: Catalogue,
+        bodies: BodyReader,
+        reader: Reader,
+        stall_seconds: float,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._service = service
+        self._catalogue = catalogue
+        self._bodies = bodies
+        self._reader = reader
+        self._stall_seconds = stall_seconds
+        self._log = log
+
+    async def chat(self, request: Request) -> Response:
+        """`POST /ai/v1/chat/completions`."""
+        return await self._answer(request, self._reader.chat, ChatForm)
+
+    async def completions(self, request: Request) -> Response:
+        """`POST /ai/v1/completions`."""
+        return await self._answer(request, self._reader.completion, TextForm)
+
+    async def models(self, request: Request) -> Response:
+        """`GET /ai/v1/models`."""
+        begin_call(request, Form.OPENAI)
+        return json_response({"object": "list", "data": [_model(model) for model in self._catalogue.list()]}, 200)
+
+    async def model(self, request: Request) -> Response:
+        """`GET /ai/v1/models/{model}`, its slashes percent-encoded or not, with or without an adapter behind it."""
+        begin_call(request, Form.OPENAI)
+        name, _, _ = request.path_params["model"].partition(":")
+        return json_response(_model(self._catalogue.get(name)), 200)
+
+    async def _answer(
+        self, request: Request, read: Callable[[Json], Wanted], form: "type[ChatForm | TextForm]"
+    ) -> Response:
+        call = begin_call(request, Form.OPENAI)
+        wanted = await self._bodies.json(request, read)
+        model = self._catalogue.get(wanted.model).name
+        requests = _requests(call, caller_of(request).account_id, model, wanted)
+        generations = await while_connected(request.receive, together([*map(self._service.start, requests)]))
+        headers = {"cf-ai-req-id": call.id, "gemlora-adapter": adapter_label(generations[0].adapter)}
+        answer = form(call, model, wanted)
+        if wanted.stream:
+            stream = answer.events(generations)
+            first = await while_connected(request.receive, anext(stream))
+            return EventStream(first, stream, headers, self._stall_seconds, self._log.bind(request_id=call.id))
+        folding = together([fold(generation.pieces()) for generation in generations])
+        return json_response(answer.whole(await while_connected(request.receive, folding)), 200, headers)
+
+
+class ChatForm:
+    """Chat completions on the wire. Every chunk of a stream has a choice and a text, empty or not."""
+
+    kind = "chat.completion"
+    chunk = "chat.completion.chunk"
+
+    def __init__(self, call: Call, model: str, wanted: Wanted) -> None:
+        self._wanted = wanted
+        self._head = {"id": f"chatcmpl-{call.id}", "created": int(time.time()), "model": model}
+
+    def whole(self, answers: Sequence[tuple[str, Ending]]) -> Json:
+        """All answers at once."""
+        choices = [
+            self._choice(index, text, ending.finish_reason.value) for index, (text, ending) in enumerate(answers)
+        ]
+        return {**self._named(self.kind), "choices": choices, "usage": usage_counts(self._usage(answers))}
+
+    async def events(self, generations: Sequence[Generation]) -> AsyncGenerator[bytes, None]:
+        """The stream's bytes: chunks as the texts come, one for each end, usage if asked for, `[DONE]`."""
+        begun: set[int] = set()
+        endings: dict[int, Ending] = {}
+        async with aclosing(merged([generation.pieces() for generation in generations])) as pieces:
+            async for index, piece in pieces:
+                if index not in begun:
+                    begun.add(index)
+                    if (opening := self._opening(index)) is not None:
+                        yield self._event([opening])
+                if isinstance(piece, Piece):
+                    yield self._event([self._delta(index, piece.text, None)])
+                else:
+                    endings[index] = piece
+                    yield self._event([self._delta(index, "", piece.finish_reason.value)])
+        if len(endings) < len(generations):
+            raise EngineFailed("The answer has no end")
+        if self._wanted.include_usage:
+            usage = self._usage([("", endings[index]) for index in sorted(endings)])
+            yield self._event([], usage=usage_counts(usage))
+        yield DONE
+
+    def _named(self, kind: str) -> dict[str, Any]:
+        return {"id": self._head["id"], "object": kind, "created": self._head["created"], "model": self._head["model"]}
+
+    def _event(self, choices: list[Json], **more: Json) -> bytes:
+        return event({**self._named(self.chunk), "choices": choices, **more})
+
+    def _usage(self, answers: Sequence[tuple[str, Ending]]) -> Usage:
+        """Each prompt counts once, however many answers it has."""
+        usages = [ending.usage for _, ending in answers]
+        return Usage(
+            sum(usage.prompt_tokens for usage in usages[:: self._wanted.choices]),
+            sum(usage.completion_tokens for usage in usages),
+        )
+
+    def _opening(self, index: int) -> Json:
+        return {
+            "index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None,
+        }  # fmt: skip
+
+    def _delta(self, index: int, text: str, finish_reason: str | None) -> Json:
+        return {"index": index, "delta": {"content": text}, "logprobs": None, "finish_reason": finish_reason}
+
+    def _choice(self, index: int, text: str, finish_reason: str) -> Json:
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return {"index": index, "message": message, "logprobs": None, "finish_reason": finish_reason}
+
+
+class TextForm(ChatForm):
+    """Completions on the wire: the same, with bare texts."""
+
+    kind = chunk = "text_completion"
+
+    def __init__(self, call: Call, model: str, wanted: Wanted) -> None:
+        super().__init__(call, model, wanted)
+        self._head["id"] = f"cmpl-{call.id}"
+
+    def _echo(self, index: int) -> str:
+        return self._wanted.prompts[index // self._wanted.choices].messages[0].text if self._wanted.echo else ""
+
+    def _opening(self, index: int) -> Json:
+        return self._delta(index, self._echo(index), None) if self._wanted.echo else None
+
+    def _delta(self, index: int, text: str, finish_reason: str | None) -> Json:
+        return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}
+
+    def _choice(self, index: int, text: str, finish_reason: str) -> Json:
+        return self._delta(index, self._echo(index) + text, finish_reason)
+
+
+async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all; the first failure ends the others."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def merged(
+    streams: Sequence[AsyncGenerator[Piece | Ending, None]],
+) -> AsyncGenerator[tuple[int, Piece | Ending], None]:
+    """What several streams yield, as it comes, each with its stream's number. Closing it closes them all."""
+    if len(streams) == 1:  # without a task for each piece
+        async with aclosing(streams[0]) as only:
+            async for piece in only:
+                yield 0, piece
+        return
+    waiting = {asyncio.ensure_future(anext(stream, None)): index for index, stream in enumerate(streams)}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=waiting.__getitem__):
+                index = waiting.pop(task)
+                if (found := task.result()) is not None:
+                    waiting[asyncio.ensure_future(anext(streams[index], None))] = index
+                    yield index, found
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for stream in streams:
+            await stream.aclose()
+
+
+def _requests(call: Call, account_id: str, model: str, wanted: Wanted) -> list[RunRequest]:
+    """One for each answer, those of a prompt side by side. They may wait for each other, whatever the request says."""
+    return [
+        RunRequest(
+            id=call.id,
+            account_id=account_id,
+            model=model,
+            prompt=prompt,
+            max_tokens=wanted.max_tokens,
+            sampling=wanted.sampling_of(choice),
+            adapter=wanted.lora,
+            stop=wanted.stop,
+            reject_if_busy=wanted.reject_if_busy and not number and not choice,
+        )
+        for number, prompt in enumerate(wanted.prompts)
+        for choice in range(wanted.choices)
+    ]
+
+
+def _model(model: Model) -> Json:
+    return {"id": model.name, "object": "model", "created": 0, "owned_by": model.author}
