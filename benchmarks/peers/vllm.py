@@ -83,8 +83,8 @@ def call(port: int, question: Question) -> Call:
 
 def preloads() -> list[Path]:
     """The advised libraries that are installed."""
-    found = [*Path("/usr/lib").glob("*/libtcmalloc*.so.4"), *VENV.glob("lib/libiomp5.so")]
-    return sorted(found, key=lambda path: path.name)
+    allocators = [path for path in Path("/usr/lib").glob("*/libtcmalloc*.so.4") if "debug" not in path.name]
+    return sorted([*allocators, *VENV.glob("lib/libiomp5.so")], key=lambda path: path.name)
 
 
 def write_checkpoint(model: Path, folder: Path) -> Path:
