@@ -295,6 +295,9 @@ async def test_errors_have_both_bodies(client: httpx.AsyncClient, parts: Parts) 
         "message": "No such model gpt-4o or task", "type": "invalid_request_error", "param": None,
         "code": "model_not_found",
     }  # fmt: skip
+    wrong = (await client.post(CHAT, json={**ASKED, "n": 0})).json()
+    assert wrong["error"]["message"] == "'/n' must be >= 1"
+    assert "Error: '/n' must be >= 1" in wrong["errors"][0]["message"]
     long = await client.post(CHAT, json={**ASKED, "messages": [{"role": "user", "content": "x" * 9000}]})
     assert (long.status_code, long.json()["error"]["code"]) == (413, "context_length_exceeded")
     missing = await client.post(CHAT, json={**ASKED, "lora": "none such"})

@@ -140,7 +140,7 @@ def model_error(error: Exception, call: Call) -> Response:
             "messages": [],
         }
     if call.form is Form.OPENAI:
-        body["error"] = openai_error(kind.http, description, OPENAI_CODES.get(kind.code, str(kind.code)))
+        body["error"] = openai_error(kind.http, kind.describe(error), OPENAI_CODES.get(kind.code, str(kind.code)))
     return json_response(body, kind.http, {**_identity(call), **RETRY_LATER.get(kind.http, {})})
 
 
