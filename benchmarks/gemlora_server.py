@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from benchmarks.processes import free_port, until_ready
 
 from gemlora.app.application import open_engine, open_records
 from gemlora.engines.cpu.weights.progress import silent
+from gemlora.registry.models import Model
 from gemlora.settings import Settings
 from gemlora.telemetry.logs import create_logger
 
@@ -74,11 +75,14 @@ def environment(settings: Settings) -> dict[str, str]:
 
 def add_adapters(settings: Settings, count: int, rank: int) -> list[str]:
     """Add that many adapters as users do: checked, tried out by the engine, stored durably. Returns their names."""
-    return asyncio.run(_add(settings, count, rank))
-
-
-async def _add(settings: Settings, count: int, rank: int) -> list[str]:
     folder = settings.data_dir.with_name("peft")
+    asyncio.run(add_made(settings, count, lambda shape, number: write_peft(folder / str(number), shape, rank, number)))
+    return [name_of(number) for number in range(count)]
+
+
+async def add_made(settings: Settings, count: int, make: Callable[[Shape, int], Path]) -> tuple[Model, list[float]]:
+    """Add the adapters that `make` writes, `ADDED_AT_ONCE` at once. Returns the model, and the seconds of each."""
+    times: list[float] = []
     async with (
         open_engine(settings, silent, create_logger("error")) as served,
         open_records(settings, served.engine) as records,
@@ -87,13 +91,15 @@ async def _add(settings: Settings, count: int, rank: int) -> list[str]:
         shape = Shape(served.model.base.layers, served.model.base.modules)
 
         async def add_one(number: int) -> None:
-            source = await asyncio.to_thread(write_peft, folder / str(number), shape, rank, number)
+            source = await asyncio.to_thread(make, shape, number)
+            begin = time.perf_counter()
             await records.uploads.add(account, served.model, name_of(number), source)
+            times.append(time.perf_counter() - begin)
             await asyncio.to_thread(shutil.rmtree, source)
 
         for start in range(0, count, ADDED_AT_ONCE):
             await asyncio.gather(*map(add_one, range(start, min(start + ADDED_AT_ONCE, count))))
-    return [name_of(number) for number in range(count)]
+        return served.model, times
 
 
 def name_of(number: int) -> str:

@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import random
-import shutil
 import statistics
 import tempfile
 import time
@@ -20,16 +19,14 @@ from typing import Any
 
 import httpx
 import psutil
-from benchmarks.gemlora_server import RUN_PATH, TOKEN, place, server
+from benchmarks.gemlora_server import RUN_PATH, TOKEN, add_made, name_of, place, server
 from benchmarks.peft_adapters import Shape, write_peft
 from rich.console import Console
 from rich.table import Table
 
-from gemlora.app.application import open_engine, open_records
-from gemlora.engines.cpu.weights.progress import silent
+from gemlora.app.application import open_records
 from gemlora.registry.models import Model
 from gemlora.settings import Settings
-from gemlora.telemetry.logs import create_logger
 
 RANK = 4
 MODULES = ("q_proj", "v_proj")
@@ -37,7 +34,6 @@ TURNS = 9
 LOOKUPS = 100
 USED = 10
 """Adapters that each server is asked for."""
-ADDED_AT_ONCE = 4
 PROMPT = {"prompt": "The sea is", "raw": True, "temperature": 0, "max_tokens": 1}
 
 Figures = dict[str, float]
@@ -45,25 +41,13 @@ Samples = dict[str, list[float]]
 
 
 async def add(settings: Settings, count: int, folder: Path) -> tuple[Model, Figures]:
-    """Add that many adapters; what each took while `ADDED_AT_ONCE` were added at once."""
-    times: list[float] = []
-    async with (
-        open_engine(settings, silent, create_logger("error")) as served,
-        open_records(settings, served.engine) as records,
-    ):
-        account = (await records.prepare()).account_id
-        shape = Shape(served.model.base.layers, served.model.base.modules)
+    """Add that many adapters; what each took, several being added at once."""
 
-        async def add_one(number: int) -> None:
-            source = await asyncio.to_thread(write_peft, folder / f"peft-{number}", shape, RANK, number, MODULES)
-            begin = time.perf_counter()
-            await records.uploads.add(account, served.model, f"adapter {number}", source)
-            times.append(milliseconds_since(begin))
-            await asyncio.to_thread(shutil.rmtree, source)
+    def make(shape: Shape, number: int) -> Path:
+        return write_peft(folder / f"peft-{number}", shape, RANK, number, MODULES)
 
-        for start in range(0, count, ADDED_AT_ONCE):
-            await asyncio.gather(*map(add_one, range(start, min(start + ADDED_AT_ONCE, count))))
-        return served.model, {"add, ms": statistics.median(times)}
+    model, times = await add_made(settings, count, make)
+    return model, {"add, ms": 1000 * statistics.median(times)}
 
 
 async def look_up(settings: Settings, model: Model, generator: random.Random) -> Samples:
@@ -141,7 +125,7 @@ def measure(counts: list[int], folder: Path) -> dict[int, Figures]:
             generator = random.Random(turn)
             found = asyncio.run(look_up(settings, models[count], generator))
             numbers = generator.sample(range(count), min(USED, count))
-            served = serve_once(settings, [f"adapter {number}" for number in numbers])
+            served = serve_once(settings, [name_of(number) for number in numbers])
             for name, values in {**found, **served}.items():
                 samples[count].setdefault(name, []).extend(values)
     for count in counts:

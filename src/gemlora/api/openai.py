@@ -20,7 +20,7 @@ from gemlora.api.envelope import Call, Form, json_response
 from gemlora.api.openai_inputs import Reader, Wanted
 from gemlora.api.run import adapter_label, begin_call, usage_counts
 from gemlora.api.sse import DONE, event
-from gemlora.api.streaming import EventStream
+from gemlora.api.streaming import event_stream
 from gemlora.api.validation import Json
 from gemlora.errors import EngineFailed
 from gemlora.registry.models import Catalogue, Model
@@ -78,9 +78,8 @@ class OpenAi:
         headers = {"cf-ai-req-id": call.id, "gemlora-adapter": adapter_label(generations[0].adapter)}
         answer = form(call, model, wanted)
         if wanted.stream:
-            stream = answer.events(generations)
-            first = await while_connected(request.receive, anext(stream))
-            return EventStream(first, stream, headers, self._stall_seconds, self._log.bind(request_id=call.id))
+            log = self._log.bind(request_id=call.id)
+            return await event_stream(request.receive, answer.events(generations), headers, self._stall_seconds, log)
         folding = together([fold(generation.pieces()) for generation in generations])
         return json_response(answer.whole(await while_connected(request.receive, folding)), 200, headers)
 
@@ -88,12 +87,15 @@ class OpenAi:
 class ChatForm:
     """Chat completions on the wire. Every chunk of a stream has a choice and a text, empty or not."""
 
+    prefix = "chatcmpl"
     kind = "chat.completion"
     chunk = "chat.completion.chunk"
 
     def __init__(self, call: Call, model: str, wanted: Wanted) -> None:
         self._wanted = wanted
-        self._head = {"id": f"chatcmpl-{call.id}", "created": int(time.time()), "model": model}
+        self._id = f"{self.prefix}-{call.id}"
+        self._created = int(time.time())
+        self._model = model
 
     def whole(self, answers: Sequence[tuple[str, Ending]]) -> Json:
         """All answers at once."""
@@ -125,7 +127,7 @@ class ChatForm:
         yield DONE
 
     def _named(self, kind: str) -> dict[str, Any]:
-        return {"id": self._head["id"], "object": kind, "created": self._head["created"], "model": self._head["model"]}
+        return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
 
     def _event(self, choices: list[Json], **more: Json) -> bytes:
         return event({**self._named(self.chunk), "choices": choices, **more})
@@ -154,11 +156,8 @@ class ChatForm:
 class TextForm(ChatForm):
     """Completions on the wire: the same, with bare texts."""
 
+    prefix = "cmpl"
     kind = chunk = "text_completion"
-
-    def __init__(self, call: Call, model: str, wanted: Wanted) -> None:
-        super().__init__(call, model, wanted)
-        self._head["id"] = f"cmpl-{call.id}"
 
     def _echo(self, index: int) -> str:
         return self._wanted.prompts[index // self._wanted.choices].messages[0].text if self._wanted.echo else ""

@@ -71,7 +71,7 @@ class Reader:
     def chat(self, body: Json) -> Wanted:
         """A chat completion. Raises `InvalidRequest`."""
         members = _object(body)
-        _refuse(members, UNSUPPORTED)
+        _refuse_unsupported(members)
         _check_tool_choice(members)
         model, lora = _model(members)
         messages = _object(join_text_parts(members, model)).get("messages")
@@ -84,7 +84,7 @@ class Reader:
     def completion(self, body: Json) -> Wanted:
         """A completion of texts, which get no turns. Raises `InvalidRequest`."""
         members = _object(body)
-        _refuse(members, UNSUPPORTED)
+        _refuse_unsupported(members)
         if members.get("best_of") not in (None, members.get("n") or 1):
             raise InvalidRequest("'/best_of' is not supported")
         if members.get("logprobs") is not None:  # 0 asks for those of the text itself
@@ -152,8 +152,8 @@ def _object(body: Json) -> dict[str, Any]:
     return body
 
 
-def _refuse(members: Mapping[str, Any], names: tuple[str, ...]) -> None:
-    for name in names:
+def _refuse_unsupported(members: Mapping[str, Any]) -> None:
+    for name in UNSUPPORTED:
         if members.get(name):
             raise InvalidRequest(f"'/{name}' is not supported")
 

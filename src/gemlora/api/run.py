@@ -17,7 +17,7 @@ from gemlora.api.disconnect import while_connected
 from gemlora.api.envelope import Call, Form, result
 from gemlora.api.inputs import InputReader, Inputs, adapter_name, rejects_if_busy
 from gemlora.api.sse import DONE, event
-from gemlora.api.streaming import EventStream
+from gemlora.api.streaming import event_stream
 from gemlora.api.validation import Json
 from gemlora.errors import EngineFailed
 from gemlora.registry.models import Catalogue
@@ -89,11 +89,9 @@ class Run:
         return result(value, call, headers)
 
     async def _stream(self, request: Request, call: Call, generation: Generation, headers: dict[str, str]) -> Response:
-        """Wait for the first event, so that what fails before it is an ordinary error, then stream."""
-        stream = events(generation.pieces())
-        first = await while_connected(request.receive, anext(stream))
         headers = {"cf-ai-req-id": call.id, **headers}
-        return EventStream(first, stream, headers, self._stall_seconds, self._log.bind(request_id=call.id))
+        log = self._log.bind(request_id=call.id)
+        return await event_stream(request.receive, events(generation.pieces()), headers, self._stall_seconds, log)
 
 
 def begin_call(request: Request, form: Form) -> Call:

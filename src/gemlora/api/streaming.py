@@ -105,6 +105,18 @@ class EventStream(StreamedAnswer):
             await super().__call__(scope, receive, send)
 
 
+async def event_stream(
+    receive: Receive,
+    events: AsyncGenerator[bytes, None],
+    headers: dict[str, str],
+    stall_seconds: float,
+    log: FilteringBoundLogger,
+) -> EventStream:
+    """The stream once its first event is there. Raises what comes before it, or `RequestAborted`."""
+    first = await while_connected(receive, anext(events))
+    return EventStream(first, events, headers, stall_seconds, log)
+
+
 async def _chain(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     yield first
     async for event in rest:

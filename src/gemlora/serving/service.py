@@ -154,14 +154,14 @@ class Generation:
     async def pieces(self) -> AsyncGenerator[Piece | Ending, None]:
         """Yield the text as it comes, then the `Ending`. To be called once; closing frees the sequence.
 
-        Raises what `Engine.generate` raises.
+        Raises what `Engine.generate` raises, and `OutOfCapacity` if the request would have to wait and will not.
         """
         tokens = 0
         outcome = "aborted"
         started = last = time.monotonic()
         self._metrics.requests_in_flight.inc()
         try:
-            if self._reject_if_busy and self._engine.busy:  # by now; the engine counts the request from here on
+            if self._reject_if_busy and self._engine.busy:  # not earlier: the engine counts the request from here on
                 raise OutOfCapacity("The engine is busy")
             async with aclosing(self._engine.generate(self._request)) as outputs:
                 async for output in outputs:
@@ -197,12 +197,11 @@ class Generation:
         An output may have several tokens, as it happens; those behind a stop string do not count.
         """
         text = ""
-        for counted, token in enumerate(output.tokens if self._stops.any else (), 1):
-            text += self._stops.push(self._decoder.push((token,)))
+        groups = [(token,) for token in output.tokens] if self._stops.any else [output.tokens]
+        for counted, tokens in enumerate(groups, 1):
+            text += self._stops.push(self._decoder.push(tokens))
             if self._stops.found:
                 return text, counted, FinishReason.STOP
-        if not self._stops.any:
-            text = self._decoder.push(output.tokens)
         if output.finish_reason is not None:
             text += self._stops.push(self._decoder.finish()) + self._stops.finish()
         return text, len(output.tokens), FinishReason.STOP if self._stops.found else output.finish_reason
@@ -232,12 +231,9 @@ class TextGeneration:
     async def start(self, request: RunRequest) -> Generation:
         """Accept a request; nothing is computed yet.
 
-        Raises `ModelNotFound`, what `AdapterResolver.resolve` raises, `PromptTooLong`, or `OutOfCapacity` if it would
-        have to wait and does not want to.
+        Raises `ModelNotFound`, what `AdapterResolver.resolve` raises, or `PromptTooLong`.
         """
         model = self._catalogue.get(request.model)
-        if request.reject_if_busy and self._engine.busy:
-            raise OutOfCapacity("The engine is busy")
         adapter = await self._adapter(request, model)
         room = Room(model.base.context_window, request.max_tokens)
         prompt = await self._encode(request.prompt, room)
