@@ -5,6 +5,7 @@ GemloraError
 │   ├── IncompleteRequest     the body is missing
 │   ├── RequestTooLarge       the body exceeds the configured size
 │   ├── ClientTooOld          a protocol version that is no longer spoken
+│   ├── ConstraintInvalid     a schema or grammar that cannot be compiled
 │   └── PromptTooLong         the prompt leaves no room in the context window
 ├── Unauthenticated           no token, or one that is unknown, revoked or expired
 ├── Forbidden                 a valid token, but not for this account or action
@@ -17,6 +18,7 @@ GemloraError
 ├── AdapterExists             the account already uses that name
 ├── TooManyAdapters           the account has as many as it may
 ├── OutOfCapacity             try again later
+├── ConstraintUnmet           the answer could not be completed as its schema or grammar demands
 ├── RequestTimedOut           the client sends too slowly
 ├── RequestAborted            the client or an operator ended it
 ├── EngineFailed              the engine could not finish this one request
@@ -47,6 +49,10 @@ class RequestTooLarge(InvalidRequest):
 
 class ClientTooOld(InvalidRequest):
     """The client speaks an old version of the protocol."""
+
+
+class ConstraintInvalid(InvalidRequest):
+    """A schema or grammar that answers cannot be held to; the text says why."""
 
 
 class PromptTooLong(InvalidRequest):
@@ -117,6 +123,10 @@ class TooManyAdapters(GemloraError):
 
 class OutOfCapacity(GemloraError):
     """No room now; the same request may succeed later."""
+
+
+class ConstraintUnmet(GemloraError):
+    """The answer could not be completed as its schema or grammar demands."""
 
 
 class RequestTimedOut(GemloraError):

@@ -33,6 +33,8 @@ TABLE: list[tuple[Exception, int, int, str, str]] = [
         "The estimated number of input and maximum output tokens (8810) "
         "exceeded this model context window limit (8192)",
     ),
+    (errors.ConstraintInvalid("bad"), 5006, 400, "Bad input", "Error: bad"),
+    (errors.ConstraintUnmet("x"), 5024, 400, "AiError", "JSON Mode couldn't be met"),
     (errors.ModelNotFound("@cf/x"), 5007, 400, "No such model", "No such model @cf/x or task"),
     (errors.AccountNotFound("a1"), 7003, 404, "AiError", "Account a1 not found"),
     (errors.TokenNotFound("t1"), 7003, 404, "AiError", "Token t1 not found"),

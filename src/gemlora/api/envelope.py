@@ -53,6 +53,7 @@ ERROR_KINDS: dict[type[errors.GemloraError], ErrorKind] = {
     errors.RequestTooLarge: ErrorKind(3006, 413, "Request too large", "Request is too large"),
     errors.ClientTooOld: ErrorKind(5019, 405, description="Request trying to use deprecated SDK version"),
     errors.PromptTooLong: ErrorKind(5021, 413),
+    errors.ConstraintUnmet: ErrorKind(5024, 400, description="JSON Mode couldn't be met"),
     errors.ModelNotFound: ErrorKind(5007, 400, "No such model"),
     errors.AccountNotFound: ErrorKind(7003, 404),
     errors.TokenNotFound: ErrorKind(7003, 404),

@@ -58,6 +58,16 @@ class Probe(Struct, frozen=True):
     """max|a - b| / max|b| of the logits a with and b without the adapter; 0 if it changes nothing there."""
 
 
+class Constraint(Struct, frozen=True):
+    """What the text of an answer must look like: a grammar in llguidance's Lark dialect, or its JSON form.
+
+    Every token of the answer keeps the text a prefix of what the grammar allows, and the answer ends only where the
+    grammar may. Before `max_tokens` is used up the engine closes the text by the shortest way that it finds.
+    """
+
+    grammar: str
+
+
 class GenerateRequest(Struct, frozen=True):
     """One request to continue `prompt`.
 
@@ -75,6 +85,7 @@ class GenerateRequest(Struct, frozen=True):
     cache_scope: bytes = b""
     share_key: bytes = b""
     generated: tuple[int, ...] = ()
+    constraint: Constraint | None = None
 
 
 class Output(Struct, frozen=True):
@@ -157,7 +168,8 @@ class Engine(Protocol):
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Output, None]:
         """Yield the request's tokens as they come. Closing the generator frees the sequence within one step.
 
-        Raises `AdapterInvalid` if the adapter cannot be loaded, `OutOfCapacity` if the queue is full and
+        Raises `AdapterInvalid` if the adapter cannot be loaded, `ConstraintInvalid` if the grammar cannot be compiled,
+        `ConstraintUnmet` if no text within `max_tokens` satisfies it, `OutOfCapacity` if the queue is full and
         `EngineFailed` if the engine cannot finish the request.
         """
         ...
