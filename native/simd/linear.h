@@ -212,14 +212,15 @@ typename Isa::DotWeights dot_weights(const std::uint8_t* values, std::int64_t st
     }
 }
 
-// The sums of one span stay in registers, those of all spans, which change more seldom, in the first-level cache.
+// A span has one or two groups of weights; its inputs share a scale.
 template <class Isa, class Format, int panels, int rows>
 void integer_tile(const IntegerPanels<Format>& weights, const IntegerBlock<Isa>& x, const Tile& out) {
     using Vector = typename Isa::Vector;
     using Integers = typename Isa::Integers;
     using DotInput = typename Isa::DotInput;
     using DotWeights = typename Isa::DotWeights;
-    constexpr std::int64_t steps = Format::group / 4, group_bytes = Format::group * panel_size * Format::bits / 8;
+    constexpr std::int64_t groups = span_inputs / Format::group, steps = Format::group / 4;
+    constexpr std::int64_t group_bytes = Format::group * panel_size * Format::bits / 8;
     const std::int64_t panel_bytes = weights.panel_bytes(), panel_scales = weights.panel_scales();
     const GroupSums& group_sums = Format::sums(x);
     const std::int32_t* const starts = Format::start(group_sums);
@@ -235,7 +236,14 @@ void integer_tile(const IntegerPanels<Format>& weights, const IntegerBlock<Isa>&
         }
     }
 
-    alignas(64) float totals[panels][rows][16] = {};
+    Vector totals[panels][rows];
+#pragma GCC unroll 16
+    for (int p = 0; p < panels; ++p) {
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r) {
+            totals[p][r] = Vector::zero();
+        }
+    }
     for (std::int64_t span = 0; span * span_inputs < weights.inputs; ++span) {
         Vector sums[panels][rows];
 #pragma GCC unroll 16
@@ -245,8 +253,9 @@ void integer_tile(const IntegerPanels<Format>& weights, const IntegerBlock<Isa>&
                 sums[p][r] = Vector::zero();
             }
         }
-        const std::int64_t end = (span + 1) * span_inputs < weights.inputs ? (span + 1) * span_inputs : weights.inputs;
-        for (std::int64_t g = span * span_inputs / Format::group; g < end / Format::group; ++g) {
+        const std::int64_t first = span * groups, left = weights.inputs / Format::group - first;
+        const std::int64_t end = groups == 1 || left >= groups ? first + groups : first + left;
+        for (std::int64_t g = first; g < end; ++g) {
             if (g == next_fetched) {
                 next_fetched += weights.fetching.every;
 #pragma GCC unroll 16
@@ -308,15 +317,16 @@ void integer_tile(const IntegerPanels<Format>& weights, const IntegerBlock<Isa>&
         for (int p = 0; p < panels; ++p) {
 #pragma GCC unroll 16
             for (int r = 0; r < rows; ++r) {
-                float* const total = totals[p][r];
-                fma(sums[p][r], Vector::broadcast(x.scales[span * rows + r]), Vector::load(total)).store(total);
+                totals[p][r] = fma(sums[p][r], Vector::broadcast(x.scales[span * rows + r]), totals[p][r]);
             }
         }
     }
+#pragma GCC unroll 16
     for (int p = 0; p < panels; ++p) {
         const std::int64_t left = out.columns - p * panel_size;
+#pragma GCC unroll 16
         for (int r = 0; r < rows; ++r) {
-            store(Vector::load(totals[p][r]), out.data + r * out.stride + p * panel_size, left < 16 ? left : 16);
+            store(totals[p][r], out.data + r * out.stride + p * panel_size, left < 16 ? left : 16);
         }
     }
 }
