@@ -56,7 +56,7 @@ bench-peers: $(PEERS)/version $(VENV)/developer
 
 # Gemma 7B's shape with random weights: 30 GB of disk and an hour.
 bench-large: $(PEERS)/version $(VENV)/developer
-	$(BIN)/python -m benchmarks.large_model
+	$(BIN)/python -m benchmarks.large_model --quantize int8 int4
 	$(BIN)/python -m benchmarks.report
 
 peers: $(PEERS)/version
