@@ -128,9 +128,24 @@ struct Tile {
 };
 
 template <class Vector, int panels, int rows>
-inline void store_tile(const Vector (&sums)[panels][rows], const Tile& out) {
+inline void load_tile(Vector (&sums)[panels][rows], const Tile& out) {
+#pragma GCC unroll 16
     for (int p = 0; p < panels; ++p) {
         const std::int64_t left = out.columns - p * panel_size;
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r) {
+            const float* const from = out.data + r * out.stride + p * panel_size;
+            sums[p][r] = load<Vector>(from, left < 16 ? left : 16);
+        }
+    }
+}
+
+template <class Vector, int panels, int rows>
+inline void store_tile(const Vector (&sums)[panels][rows], const Tile& out) {
+#pragma GCC unroll 16
+    for (int p = 0; p < panels; ++p) {
+        const std::int64_t left = out.columns - p * panel_size;
+#pragma GCC unroll 16
         for (int r = 0; r < rows; ++r) {
             store(sums[p][r], out.data + r * out.stride + p * panel_size, left < 16 ? left : 16);
         }
@@ -182,7 +197,15 @@ struct IntegerFormat {
     }
 };
 
-// The blocks of rows that go through the same panels share the fetching of the next panels into the second-level cache:
+// The spans of inputs of which a tile takes the sums, on top of those of the spans before.
+struct SpanRange {
+    std::int64_t begin, end;
+};
+
+// Of longer panels, the weights of one turn and those fetched for the next one would not stay in the second-level cache.
+constexpr std::int64_t most_spans = 8192 / span_inputs;
+
+// The blocks of rows that go through the same panels share the fetching of the next weights into the second-level cache:
 // this one fetches every `every`-th group from `first` on, `ahead` bytes behind the weights that it reads.
 struct Fetching {
     std::int64_t first, every, ahead;
@@ -194,7 +217,6 @@ struct IntegerPanels {
     const std::uint8_t* values;
     const typename Format::Scale *scales, *minimums; // [panels, groups, 16]; minimums may be null
     std::int64_t inputs;
-    Fetching fetching;
 
     std::int64_t panel_bytes() const { return inputs * panel_size * Format::bits / 8; }
     std::int64_t panel_scales() const { return inputs / Format::group * panel_size; }
@@ -214,7 +236,8 @@ typename Isa::DotWeights dot_weights(const std::uint8_t* values, std::int64_t st
 
 // A span has one or two groups of weights; its inputs share a scale.
 template <class Isa, class Format, int panels, int rows>
-void integer_tile(const IntegerPanels<Format>& weights, const IntegerBlock<Isa>& x, const Tile& out) {
+void integer_tile(const IntegerPanels<Format>& weights, const SpanRange& spans, const Fetching& fetching,
+                  const IntegerBlock<Isa>& x, const Tile& out) {
     using Vector = typename Isa::Vector;
     using Integers = typename Isa::Integers;
     using DotInput = typename Isa::DotInput;
@@ -224,9 +247,9 @@ void integer_tile(const IntegerPanels<Format>& weights, const IntegerBlock<Isa>&
     const std::int64_t panel_bytes = weights.panel_bytes(), panel_scales = weights.panel_scales();
     const GroupSums& group_sums = Format::sums(x);
     const std::int32_t* const starts = Format::start(group_sums);
-    const std::uint8_t* values = weights.values;
-    const std::int32_t* words = x.words;
-    std::int64_t next_fetched = weights.fetching.first;
+    const std::uint8_t* values = weights.values + spans.begin * groups * group_bytes;
+    const std::int32_t* words = x.words + spans.begin * groups * steps * rows * DotInput::words;
+    std::int64_t next_fetched = spans.begin * groups + fetching.first;
     // Lines that are not in the cache when they are written would hold up the next tiles.
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
@@ -244,7 +267,10 @@ void integer_tile(const IntegerPanels<Format>& weights, const IntegerBlock<Isa>&
             totals[p][r] = Vector::zero();
         }
     }
-    for (std::int64_t span = 0; span * span_inputs < weights.inputs; ++span) {
+    if (spans.begin > 0) {
+        load_tile<Vector, panels, rows>(totals, out);
+    }
+    for (std::int64_t span = spans.begin; span < spans.end; ++span) {
         Vector sums[panels][rows];
 #pragma GCC unroll 16
         for (int p = 0; p < panels; ++p) {
@@ -257,12 +283,12 @@ void integer_tile(const IntegerPanels<Format>& weights, const IntegerBlock<Isa>&
         const std::int64_t end = groups == 1 || left >= groups ? first + groups : first + left;
         for (std::int64_t g = first; g < end; ++g) {
             if (g == next_fetched) {
-                next_fetched += weights.fetching.every;
+                next_fetched += fetching.every;
 #pragma GCC unroll 16
                 for (int p = 0; p < panels; ++p) {
 #pragma GCC unroll 8
                     for (std::int64_t line = 0; line < group_bytes; line += 64) {
-                        __builtin_prefetch(values + p * panel_bytes + weights.fetching.ahead + line, 0, 2);
+                        __builtin_prefetch(values + p * panel_bytes + fetching.ahead + line, 0, 2);
                     }
                 }
             }
@@ -321,31 +347,26 @@ void integer_tile(const IntegerPanels<Format>& weights, const IntegerBlock<Isa>&
             }
         }
     }
-#pragma GCC unroll 16
-    for (int p = 0; p < panels; ++p) {
-        const std::int64_t left = out.columns - p * panel_size;
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; ++r) {
-            store(totals[p][r], out.data + r * out.stride + p * panel_size, left < 16 ? left : 16);
-        }
-    }
+    store_tile<Vector, panels, rows>(totals, out);
 }
 
-// compute(Constant<panels>, Constant<rows>, panel, block) for all panels and blocks of a part; the weights of the panels
-// are prepared once by ready(panel, panels).
+// compute(Constant<panels>, Constant<rows>, panel, turn, block) for all panels and blocks of a part, so many times; the
+// weights of the panels are prepared once by ready(panel, panels).
 template <int most_rows, class Panels, class Ready, class Compute>
-inline void for_each_tile(const RowBlocks& blocks, const LinearPart& part, Panels panels_for, Ready&& ready,
-                          Compute&& compute) {
+inline void for_each_tile(const RowBlocks& blocks, const LinearPart& part, std::int64_t turns, Panels panels_for,
+                          Ready&& ready, Compute&& compute) {
     with_constant<most_rows>(blocks.size(0), [&](auto longest) {
         constexpr int rows = decltype(longest)::value;
         constexpr int most_panels = panels_for(rows);
         const auto all_blocks = [&](auto panels, std::int64_t panel) {
             ready(panel, decltype(panels)::value);
-            for (std::int64_t block = part.first_block; block < part.end_block; ++block) {
-                if (blocks.size(block) == rows) {
-                    compute(panels, Constant<rows>{}, panel, block);
-                } else if constexpr (rows > 1) {
-                    compute(panels, Constant<rows - 1>{}, panel, block);
+            for (std::int64_t turn = 0; turn < turns; ++turn) {
+                for (std::int64_t block = part.first_block; block < part.end_block; ++block) {
+                    if (blocks.size(block) == rows) {
+                        compute(panels, Constant<rows>{}, panel, turn, block);
+                    } else if constexpr (rows > 1) {
+                        compute(panels, Constant<rows - 1>{}, panel, turn, block);
+                    }
                 }
             }
         };
@@ -374,13 +395,13 @@ void with_format(const PackedMatrix& matrix, Function&& body) {
 }
 
 template <class Format>
-IntegerPanels<Format> integer_panels(const PackedMatrix& matrix, std::int64_t panel, const Fetching& fetching) {
+IntegerPanels<Format> integer_panels(const PackedMatrix& matrix, std::int64_t panel) {
     using Scale = typename Format::Scale;
     const std::int64_t first = panel * matrix.groups() * panel_size;
     const auto* const minimums = static_cast<const Scale*>(matrix.minimums.data);
     return {static_cast<const std::uint8_t*>(matrix.values.data) + panel * matrix.panel_bytes(),
             static_cast<const Scale*>(matrix.scales.data) + first, minimums == nullptr ? nullptr : minimums + first,
-            matrix.inputs(), fetching};
+            matrix.inputs()};
 }
 
 // The float32 weights of one panel, [inputs, 16].
@@ -410,8 +431,8 @@ void float_linear(const PackedMatrix& matrix, const FloatInputs& x, const Rows<f
     const std::int64_t inputs = matrix.inputs();
     const auto run = [&](auto weights_of, auto ready) {
         for_each_tile<Isa::float_rows>(
-            x.blocks, part, [](int rows) { return Isa::float_panels(rows); }, ready,
-            [&](auto panels, auto rows, std::int64_t panel, std::int64_t block) {
+            x.blocks, part, 1, [](int rows) { return Isa::float_panels(rows); }, ready,
+            [&](auto panels, auto rows, std::int64_t panel, std::int64_t, std::int64_t block) {
                 const auto* const weights = weights_of(panel);
                 const std::int64_t first = x.blocks.start(block), column = panel * panel_size;
                 using Weight = std::remove_cvref_t<decltype(*weights)>;
@@ -427,7 +448,7 @@ void float_linear(const PackedMatrix& matrix, const FloatInputs& x, const Rows<f
             [&](std::int64_t panel, std::int64_t panels) {
                 with_format(matrix, [&](auto format) {
                     for (std::int64_t p = 0; p < panels; ++p) {
-                        dequantise_panel<Isa>(integer_panels<decltype(format)>(matrix, panel + p, {-1, 0, 0}),
+                        dequantise_panel<Isa>(integer_panels<decltype(format)>(matrix, panel + p),
                                               scratch + p * inputs * panel_size);
                     }
                 });
@@ -441,21 +462,28 @@ void float_linear(const PackedMatrix& matrix, const FloatInputs& x, const Rows<f
     });
 }
 
-// A part of an integer matrix.
+// A part of an integer matrix. All blocks of rows go through some of the inputs of the same panels before the next ones.
 template <class Isa>
 void integer_linear(const PackedMatrix& matrix, const IntegerInputs& x, const Rows<float>& out,
                     const LinearPart& part) {
+    const bool again = part.end_block - part.first_block > 1;
+    const std::int64_t spans = x.spans(), turns = again ? ceil_divide(spans, most_spans) : 1;
+    const std::int64_t length = ceil_divide(spans, turns);
+    const std::int64_t span_bytes = span_inputs * panel_size * matrix.bits / 8;
     with_format(matrix, [&](auto format) {
         using Format = decltype(format);
         for_each_tile<Isa::integer_rows>(
-            x.blocks, part, [](int rows) { return Isa::integer_panels(rows); }, [](std::int64_t, std::int64_t) {},
-            [&](auto panels, auto rows, std::int64_t panel, std::int64_t block) {
+            x.blocks, part, turns, [](int rows) { return Isa::integer_panels(rows); },
+            [](std::int64_t, std::int64_t) {},
+            [&](auto panels, auto rows, std::int64_t panel, std::int64_t turn, std::int64_t block) {
                 constexpr int width = decltype(panels)::value;
                 const std::int64_t first = x.blocks.start(block), column = panel * panel_size;
-                const Fetching fetching{block - part.first_block, part.end_block - part.first_block,
-                                        width * matrix.panel_bytes()};
+                const SpanRange range{turn * length, turn + 1 < turns ? (turn + 1) * length : spans};
+                const std::int64_t ahead = turn + 1 < turns ? length * span_bytes
+                                                            : width * matrix.panel_bytes() - range.begin * span_bytes;
                 integer_tile<Isa, Format, width, decltype(rows)::value>(
-                    integer_panels<Format>(matrix, panel, fetching), IntegerBlock<Isa>(x, block),
+                    integer_panels<Format>(matrix, panel), range,
+                    {block - part.first_block, part.end_block - part.first_block, ahead}, IntegerBlock<Isa>(x, block),
                     {out.row(first) + column, out.stride, matrix.rows - column});
             });
     });

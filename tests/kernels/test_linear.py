@@ -58,6 +58,20 @@ def test_a_row_has_the_same_bits_in_any_company(variants, kind) -> None:
             assert part.tobytes() == whole[start : start + count].tobytes()
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind[0] in ("int8", "int4")], ids=str)
+def test_long_inputs_that_are_summed_in_turns_give_the_same_bits(variants, kind) -> None:
+    rng = np.random.default_rng(2)
+    columns = 2 * 8192 + 48
+    matrix = make_matrix(rng, 21, columns, kind)
+    x = rng.standard_normal((13, columns), np.float32)
+    for kernels in variants:
+        together, alone = np.empty((13, 21), np.float32), np.empty((13, 21), np.float32)
+        kernels.linear(x, [matrix], together)
+        for row in range(13):
+            kernels.linear(x[row : row + 1], [matrix], alone[row : row + 1])
+        assert together.tobytes() == alone.tobytes()
+
+
 def test_float_linear_is_exact_where_arithmetic_is(native: NativeKernels) -> None:
     rng = np.random.default_rng(2)
     weights, x = (rng.integers(-9, 10, shape).astype(np.float32) for shape in ((33, 65), (6, 65)))
