@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from msgspec.structs import replace
-from tests.stepping import LateExecutor, ListMailbox, Prophet
+from tests.stepping import LateExecutor, ListMailbox, Prophet, constraining
 
 from gemlora.engines.contract import AdapterRef, GenerateRequest, Sampling
 from gemlora.engines.cpu.adapters import AdapterPool
@@ -42,6 +42,8 @@ LONGEST_PROMPT = 80
 MOST_TOKENS = 24
 CONTEXT = LONGEST_PROMPT + MOST_TOKENS
 ADAPTERS = ("one", "two", "three", "four")
+BYTES = [bytes([byte]) for byte in range(256)]
+"""The text of the first tokens, for constrained answers."""
 PROBE_PROMPT = (2, 30, 70, 110, 150, 190)
 
 Model = tuple[PackedModel, list[GenerateRequest]]
@@ -193,7 +195,7 @@ class Stage:
         loop = StepLoop(
             mailbox, scheduler, recorder, Sampler(self._kernels),
             AdapterPool(self._loader, rooms * self._largest, executor, executor, lambda: None),
-            speculation or Speculation(0),
+            speculation or Speculation(0), constraining(BYTES, executor, self._config.vocabulary),
             context_window=CONTEXT, vocabulary=self._config.vocabulary, probe_prompt=PROBE_PROMPT,
         )  # fmt: skip
         for coming in arrivals:
