@@ -1,7 +1,8 @@
 """One answer that is held to its grammar, from its first token to its end.
 
 Behind every token it is known how the text could end within the tokens that are left. A token behind which it could not
-is not taken: the text then ends by the way that was known before it. This depends on the text and its bound alone.
+is not taken: the text then ends by the way that was known before it. With much room left this is looked at only now and
+then. All of it depends on the text and its bound alone.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,10 @@ from gemlora.errors import ConstraintUnmet
 
 ASSURED_ROOM = 128
 """With fewer tokens left, none is taken behind which no ending is known; before, a search may find none for a while."""
+
+RESERVE = 256
+"""Tokens left besides an ending from which on every token is looked at; before, one in so many:"""
+INTERVAL = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,9 @@ class ConstrainedText:
         self._stops = vocabulary.mask_of(stop_tokens)
         self._ordinary = vocabulary.ordinary & ~self._stops
         self._end = vocabulary.mask_of([vocabulary.end])
+        self._unseen = 0  # tokens since an ending was last looked for
         self._closing = self._find_closing()
+        self._spare = room - len(self._closing or ())
         if self._closing is not None and len(self._closing) > room:
             raise ConstraintUnmet(f"The shortest answer that was found takes {len(self._closing)} tokens, not {room}.")
         if self._closing is None and room < ASSURED_ROOM:
@@ -49,10 +56,11 @@ class ConstrainedText:
 
     @property
     def closing(self) -> tuple[int, ...]:
-        """The way to end the text that is known. Raises `ConstraintUnmet` if none is."""
-        if self._closing is None:
+        """A way to end the text. Raises `ConstraintUnmet` if none is found."""
+        closing = self._find_closing() if self._closing is None else self._closing
+        if closing is None:
             raise ConstraintUnmet("No way was found to complete the answer.")
-        return self._closing
+        return closing
 
     @property
     def words(self) -> int:
@@ -77,9 +85,14 @@ class ConstrainedText:
         if self._matcher.is_stopped():
             self._check()
             return Taken((token,), FinishReason.STOP)
+        if self._spare > RESERVE + INTERVAL and self._unseen < INTERVAL:
+            self._unseen += 1
+            self._room, self._closing = room, None
+            return Taken((token,))
         closing = self._closing_behind(token)
         if room >= (ASSURED_ROOM if closing is None else len(closing)):
-            self._room, self._closing = room, closing
+            self._room, self._closing, self._unseen = room, closing, 0
+            self._spare = room - len(closing or ())
             return Taken((token,), None if room else FinishReason.LENGTH)
         if self._closing is None:
             raise ConstraintUnmet("No way was found to complete the answer within max_tokens.")
