@@ -212,6 +212,13 @@ class Settings(BaseSettings):
         description="Most tokens guessed ahead where a text repeats itself; 0: none. Changes speed only, no token.",
         examples=[8],
     )
+    grammar_symbols: int = Field(
+        500_000,
+        ge=1,
+        le=100_000_000,
+        description="Largest schema or grammar that an answer may be held to, in symbols of its rules.",
+        examples=[500_000],
+    )
     adapter_memory_bytes: int = Field(
         GIB, ge=MIB, description="Adapters kept in memory, least recently used leave first.", examples=[GIB]
     )
