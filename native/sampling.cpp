@@ -1,4 +1,4 @@
-// The sampler: penalties, temperature, top-k, top-p and the draw, as docs/sampling.md defines them. Weights are whole
+// The sampler: penalties, mask, temperature, top-k, top-p and the draw, as docs/sampling.md defines them. Weights are whole
 // numbers of 2^-40, so that their sums are exact and no order of summation shows in the result.
 #include "checks.h"
 #include "kernels.h"
