@@ -1,5 +1,5 @@
-// The sampler: penalties, temperature, top-k, top-p and the draw, as docs/sampling.md defines them. Weights are whole
-// numbers of 2^-40, so that their sums are exact and no order of summation shows in the result.
+// The sampler: penalties, mask, temperature, top-k, top-p and the draw, as docs/sampling.md defines them. Weights are
+// whole numbers of 2^-40, so that their sums are exact and no order of summation shows in the result.
 #include "checks.h"
 #include "kernels.h"
 #include "philox.h"

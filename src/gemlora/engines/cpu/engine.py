@@ -265,11 +265,10 @@ class StepLoop:
                 self._continue_opened(sequence, sequence.opening)
 
     def _continue_opened(self, sequence: Sequence, opening: Future[Opened]) -> None:
-        try:
-            opened = opening.result()
-        except Exception as error:
+        if (error := opening.exception()) is not None:  # a panic of the library is no `Exception`
             self._fail(sequence, error)
             return
+        opened = opening.result()
         sequence.text = opened.text
         if opened.ended is not None and opened.ended.finish_reason is not None:
             self._finish(sequence, opened.ended.finish_reason, *opened.ended.tokens)
