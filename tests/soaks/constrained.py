@@ -1,7 +1,7 @@
 """The soak `make soak-constrained`: generated schemas and tools through the API of a server with the starter weights.
 
-Every answer parses and is valid by `jsonschema`, an answer that `max_tokens` cuts is an error or a stream without an end
-mark, and none hangs.
+Every answer parses and is valid by `jsonschema`, one that `max_tokens` cuts is an error or a stream without an end mark,
+and none hangs.
 """
 
 import json
@@ -87,9 +87,9 @@ class Cases:
         simple = [
             {"type": "string"}, {"type": "string", "maxLength": chance.randint(0, 9)}, {"type": "boolean"},
             {"type": "string", "pattern": "^[A-Z][a-z]{1,5}$"}, {"type": "string", "format": "date"},
-            {"type": "integer", "minimum": chance.randint(-9, 9)}, {"type": "number", "maximum": 99.5}, {"type": "number"},
+            {"type": "integer", "minimum": chance.randint(-9, 9)}, {"type": "number", "maximum": 99.5},
             {"enum": ["red", 1, None, [2]]}, {"type": ["string", "null"]}, {"const": "x\"\\é"},
-            {"type": "integer", "multipleOf": 5, "exclusiveMinimum": 0}, {},
+            {"type": "integer", "multipleOf": 5, "exclusiveMinimum": 0}, {"type": "number"}, {},
         ]  # fmt: skip
         if depth <= 0 or chance.random() < 0.5:
             return chance.choice(simple)
