@@ -1,7 +1,7 @@
 """Builds the HTTP application from finished services."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -24,6 +24,7 @@ from gemlora.api.openai import OpenAi
 from gemlora.api.openai_inputs import Reader
 from gemlora.api.routes import endpoints, router
 from gemlora.api.run import Run
+from gemlora.api.shapes import ShapeLimits, ShapeReader
 from gemlora.errors import GemloraError
 from gemlora.registry.adapters import Adapters
 from gemlora.registry.models import Catalogue
@@ -41,6 +42,7 @@ class Limits:
     body_bytes: int = 16 << 20
     body_idle_seconds: float = 15
     write_stall_seconds: float = 30
+    shapes: ShapeLimits = field(default_factory=ShapeLimits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
     """The ASGI application. No generated documentation is served."""
     schemas = {name: _schema(name) for name in ("input", "output")}
     bodies = BodyReader(services.limits.body_bytes, services.limits.body_idle_seconds)
-    inputs = InputReader(schemas["input"])
+    shapes = ShapeReader(services.limits.shapes)
+    inputs = InputReader(schemas["input"], shapes)
     run = Run(
         services.generation,
         services.catalogue,
@@ -75,7 +78,7 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
         services.generation,
         services.catalogue,
         bodies,
-        Reader(inputs.max_tokens, inputs.temperature),
+        Reader(inputs.max_tokens, inputs.temperature, shapes),
         services.limits.write_stall_seconds,
         services.log,
     )

@@ -1,5 +1,6 @@
 """`POST …/ai/run/{model}`: parse, call the text service, render. Decides nothing."""
 
+import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
@@ -22,7 +23,9 @@ from gemlora.api.validation import Json
 from gemlora.errors import EngineFailed
 from gemlora.registry.models import Catalogue
 from gemlora.registry.records import ReadyAdapter
-from gemlora.serving.service import Ending, Generation, Piece, RunRequest, TextGeneration, Usage, fold
+from gemlora.serving.json_text import parsed
+from gemlora.serving.prompt import ToolCall
+from gemlora.serving.service import Answer, Ending, Generation, Part, RunRequest, TextGeneration, Usage, fold
 
 
 class Run:
@@ -74,19 +77,15 @@ class Run:
             sampling=wanted.sampling,
             adapter=_adapter(wanted, query, options),
             stop=wanted.stop,
+            shape=wanted.shape,
             reject_if_busy=rejects_if_busy(options),
         )
         generation = await while_connected(request.receive, self._service.start(run_request))
         headers = {"gemlora-adapter": adapter_label(generation.adapter)}
         if wanted.stream:
             return await self._stream(request, call, generation, headers)
-        text, ending = await while_connected(request.receive, fold(generation.pieces()))
-        value = {
-            "response": text,
-            "usage": usage_counts(ending.usage),
-            "finish_reason": ending.finish_reason.value,
-        }
-        return result(value, call, headers)
+        answer = await while_connected(request.receive, fold(generation.pieces()))
+        return result(_told(answer, wanted), call, headers)
 
     async def _stream(self, request: Request, call: Call, generation: Generation, headers: dict[str, str]) -> Response:
         headers = {"cf-ai-req-id": call.id, **headers}
@@ -106,19 +105,37 @@ def member(value: Json, key: str) -> Json:
     return value.get(key) if isinstance(value, dict) else None
 
 
-async def events(pieces: AsyncGenerator[Piece | Ending, None]) -> AsyncGenerator[bytes, None]:
-    """The stream's bytes: a chunk for each piece, an empty one for the end token, usage, `[DONE]`."""
+async def events(pieces: AsyncGenerator[Part, None]) -> AsyncGenerator[bytes, None]:
+    """The stream's bytes: a chunk for each piece or call, an empty one for the end token, usage, `[DONE]`."""
     async with aclosing(pieces):
         async for piece in pieces:
-            if isinstance(piece, Piece):
-                yield event({"response": piece.text})
-                continue
-            usage = usage_counts(piece.usage)
-            yield event({"response": ""})
-            yield event({"response": "", "usage": usage, "finish_reason": piece.finish_reason.value})
-            yield DONE
-            return
+            if isinstance(piece, Ending):
+                yield event({"response": ""})
+                yield event({"response": "", "usage": usage_counts(piece.usage), "finish_reason": piece.reason})
+                yield DONE
+                return
+            yield event(
+                {"response": "", "tool_calls": [_called(piece)]}
+                if isinstance(piece, ToolCall)
+                else {"response": piece.text}
+            )
     raise EngineFailed("The answer has no end")
+
+
+def _told(answer: Answer, wanted: Inputs) -> dict[str, Json]:
+    """An answer as the wire has it: a document as its value, everything else as text."""
+    document = wanted.shape.is_document and not answer.calls
+    calls: dict[str, Json] = {"tool_calls": [*map(_called, answer.calls)]} if answer.calls else {}
+    return {
+        "response": parsed(answer.text) if document else answer.text,
+        **calls,
+        "usage": usage_counts(answer.ending.usage),
+        "finish_reason": answer.ending.reason,
+    }
+
+
+def _called(call: ToolCall) -> Json:
+    return {"name": call.name, "arguments": json.loads(call.arguments)}
 
 
 def usage_counts(usage: Usage) -> dict[str, Any]:

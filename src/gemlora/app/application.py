@@ -18,6 +18,7 @@ from gemlora.accounts.service import Accounts, FirstAccess
 from gemlora.api.application import Limits, Services, create_api
 from gemlora.api.health import Lifecycle
 from gemlora.api.server import Config, Server
+from gemlora.api.shapes import ShapeLimits
 from gemlora.app.backend import StartingBackend, starting_backend
 from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.errors import EngineFailed, GemloraError
@@ -31,6 +32,7 @@ from gemlora.registry.repository import AdapterRepository
 from gemlora.registry.uploads import Uploads
 from gemlora.serving.adapters import ServingEngine
 from gemlora.serving.codec import GemmaCodec
+from gemlora.serving.schemas import SchemaLimits
 from gemlora.serving.service import TextGeneration
 from gemlora.settings import Settings
 from gemlora.storage.data import DataFolder
@@ -143,7 +145,7 @@ async def open_application(
             lifecycle=lifecycle,
             metrics=metrics,
             log=log,
-            limits=Limits(settings.max_body_bytes, settings.body_idle_seconds, settings.write_stall_seconds),
+            limits=_limits(settings),
         )
         api = create_api(services)
         playground = Playground(catalogue)
@@ -219,6 +221,23 @@ async def _collect(adapters: Adapters, seconds: float, log: FilteringBoundLogger
 async def _end(task: "asyncio.Task[None]") -> None:
     task.cancel()
     await asyncio.wait([task])
+
+
+def _limits(settings: Settings) -> Limits:
+    schemas = SchemaLimits(
+        size=settings.max_schema_bytes,
+        depth=settings.max_schema_depth,
+        properties=settings.max_schema_properties,
+        values=settings.max_schema_values,
+        items=settings.max_schema_items,
+        length=settings.max_schema_length,
+    )
+    return Limits(
+        settings.max_body_bytes,
+        settings.body_idle_seconds,
+        settings.write_stall_seconds,
+        ShapeLimits(schemas, settings.max_tools, settings.max_tool_calls),
+    )
 
 
 def _model(settings: Settings, base: Base) -> Model:
