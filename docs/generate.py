@@ -1,4 +1,4 @@
-"""Writes the pages that are generated from code: `settings.md`, `cli.md` and `adapters.md`."""
+"""Writes the pages that are generated from code: `settings.md`, `cli.md`, `adapters.md` and `errors.md`."""
 
 import inspect
 import sys
@@ -8,6 +8,9 @@ from typing import Any
 
 import typer
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for those who run this file as a script
+
+from docs.errors_page import errors_page as error_reference
 from gemlora.cli import COMMANDS, app, load_command
 from gemlora.cli.options import choices, default_text
 from gemlora.registry.models import MODULES
@@ -183,7 +186,12 @@ def _kind_rows() -> Iterator[str]:
     yield f"| any other | {why_kind('')} |"
 
 
-PAGES = {"settings.md": settings_page, "cli.md": cli_page, "adapters.md": adapters_page}
+def errors_page() -> str:
+    """Every error that a client can meet."""
+    return "\n".join([NOTE, "", error_reference()])
+
+
+PAGES = {"settings.md": settings_page, "cli.md": cli_page, "adapters.md": adapters_page, "errors.md": errors_page}
 
 if __name__ == "__main__":
     for file, page in PAGES.items():
