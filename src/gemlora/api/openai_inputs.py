@@ -20,6 +20,7 @@ MOST_CHOICES = 8
 TOO_MANY = f"at most {MOST_CHOICES} answers can be asked for at once"
 
 SEEDS = 1 << 64
+HIGHEST_TOP_K = 1 << 30
 
 UNSUPPORTED = (
     "logprobs", "top_logprobs", "logit_bias", "tools", "functions", "function_call", "audio", "suffix", "prediction",
@@ -78,14 +79,15 @@ class Reader:
         if not isinstance(messages, list):
             raise InvalidRequest(type_mismatch(("messages",), "array", messages))
         prompt = conversation([_completed(message, index) for index, message in enumerate(messages)])
-        limit = "max_completion_tokens" if members.get("max_completion_tokens") is not None else "max_tokens"
+        limit = _integer(members, "max_completion_tokens", 0, 1, None) or None
         return self._wanted(members, model, lora, (prompt,), limit)
 
     def completion(self, body: Json) -> Wanted:
         """A completion of texts, which get no turns. Raises `InvalidRequest`."""
         members = _object(body)
         _refuse_unsupported(members)
-        if members.get("best_of") not in (None, members.get("n") or 1):
+        best_of = members.get("best_of")
+        if isinstance(best_of, bool) or best_of not in (None, members.get("n") or 1):
             raise InvalidRequest("'/best_of' is not supported")
         if members.get("logprobs") is not None:  # 0 asks for those of the text itself
             raise InvalidRequest("'/logprobs' is not supported")
@@ -100,7 +102,7 @@ class Reader:
             if not isinstance(text, str):
                 raise InvalidRequest(type_mismatch(("prompt", str(index)), "string", text))
         prompts = tuple(Prompt.of_text(text, raw=True) for text in texts)
-        return self._wanted(members, model, lora, prompts, "max_tokens", echo=_boolean(members, "echo"))
+        return self._wanted(members, model, lora, prompts, None, echo=_boolean(members, "echo"))
 
     def _wanted(
         self,
@@ -108,13 +110,14 @@ class Reader:
         model: str,
         lora: str | None,
         prompts: tuple[Prompt, ...],
-        limit: str,
+        limit: int | None,
         *,
         echo: bool = False,
     ) -> Wanted:
         if len(prompts) * (choices := _integer(members, "n", 1, 1, MOST_CHOICES)) > MOST_CHOICES:
             raise InvalidRequest(TOO_MANY)
         _check_format(members.get("response_format"))
+        max_tokens = _integer(members, "max_tokens", self._max_tokens, 1, None)
         options = members.get("stream_options")
         if options is not None and not isinstance(options, dict):
             raise InvalidRequest(type_mismatch(("stream_options",), "object", options))
@@ -124,7 +127,7 @@ class Reader:
             choices=choices,
             stream=_boolean(members, "stream"),
             include_usage=_boolean(options or {}, "include_usage"),
-            max_tokens=_integer(members, limit, self._max_tokens, 1, None),
+            max_tokens=max_tokens if limit is None else limit,
             sampling=self._sampling(members),
             lora=lora,
             stop=stop_strings(members.get("stop")),
@@ -134,11 +137,11 @@ class Reader:
 
     def _sampling(self, members: Mapping[str, Any]) -> SamplingChoice:
         seed = members.get("seed")
-        top_k = members.get("top_k")
+        top_k = _integer(members, "top_k", 0, -1, HIGHEST_TOP_K)
         return SamplingChoice(
             seed=None if seed is None else _integer(members, "seed", 0, None, None) % SEEDS,
             temperature=_number(members, "temperature", self._temperature, 0, 5),
-            top_k=None if top_k in (None, 0, -1) else _integer(members, "top_k", 0, 1, 1 << 30),
+            top_k=top_k if top_k > 0 else None,
             top_p=_number(members, "top_p", 1, 0, 2),
             repetition_penalty=_number(members, "repetition_penalty", 1, 0, 2),
             frequency_penalty=_number(members, "frequency_penalty", 0, -2, 2),
