@@ -1,16 +1,23 @@
-"""Writes the pages that are generated from code: `settings.md`, `cli.md` and `adapters.md`."""
+"""Writes the pages that are generated from code: `settings.md`, `cli.md`, `adapters.md`, `errors.md` and `openapi.json`."""
 
 import inspect
+import json
 import sys
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import typer
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for those who run this file as a script
+
+from docs.errors_page import errors_page as error_reference
+from gemlora.api.openapi.document import document
 from gemlora.cli import COMMANDS, app, load_command
 from gemlora.cli.options import choices, default_text
-from gemlora.registry.models import MODULES
+from gemlora.engines.fake import FAKE_FACTS
+from gemlora.registry.models import HOSTED_ID, MODULES, AdapterLimits, Base, Catalogue, served_model
 from gemlora.registry.unsupported import (
     CONVERT_INITIALISATION,
     CONVERTIBLE_KINDS,
@@ -183,7 +190,25 @@ def _kind_rows() -> Iterator[str]:
     yield f"| any other | {why_kind('')} |"
 
 
-PAGES = {"settings.md": settings_page, "cli.md": cli_page, "adapters.md": adapters_page}
+def errors_page() -> str:
+    """Every error that a client can meet."""
+    return "\n".join([NOTE, "", error_reference()])
+
+
+def openapi_document() -> str:
+    """The OpenAPI document of a server with the defaults."""
+    model = served_model(HOSTED_ID, "starter", Base.of(FAKE_FACTS), AdapterLimits())
+    page = (files("gemlora.api") / "schemas" / "gemma-7b-it-lora.input.json").read_text(encoding="utf-8")
+    return json.dumps(document(Catalogue([model]), json.loads(page)), ensure_ascii=False, indent=1) + "\n"
+
+
+PAGES = {
+    "settings.md": settings_page,
+    "cli.md": cli_page,
+    "adapters.md": adapters_page,
+    "errors.md": errors_page,
+    "openapi.json": openapi_document,
+}
 
 if __name__ == "__main__":
     for file, page in PAGES.items():

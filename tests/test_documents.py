@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from gemlora.api.envelope import AUTHENTICATION_ERROR, ERROR_KINDS, NO_ROUTE
 from gemlora.cli import COMMANDS
 from gemlora.settings import CONFIG_VARIABLE, Settings
 
@@ -13,20 +12,6 @@ REPOSITORY = Path(__file__).parents[1]
 TEMPLATE = REPOSITORY / "src/gemlora/cli/worker_template/README.md"
 DOCUMENTS = [*sorted(REPOSITORY.glob("*.md")), *sorted(REPOSITORY.glob("docs/*.md")), TEMPLATE]
 TEMPLATE_VARIABLES = {"GEMLORA_URL"}
-
-
-def test_the_error_table_is_that_of_the_envelope() -> None:
-    rows = re.findall(r"^\| (\d{4,5}) \| ([\d, ]+) \|", (REPOSITORY / "docs/api.md").read_text(), re.MULTILINE)
-    documented = {(int(code), int(status)) for code, statuses in rows for status in statuses.split(",")}
-    model_level = {(kind.code, kind.http) for kind in ERROR_KINDS.values()}
-    gateway_level = {
-        *((AUTHENTICATION_ERROR[0], status) for status in (401, 403)),
-        *((NO_ROUTE[0], status) for status in (400, 404)),
-        (7001, 405),
-        (7003, 404),
-    }
-
-    assert documented == model_level | gateway_level
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

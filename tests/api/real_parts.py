@@ -115,6 +115,7 @@ async def real_parts(
     largest: int = 1 << 20,
     facts: ModelFacts = FACTS,
     highest_rank: int = 256,
+    most: int | None = None,
 ) -> AsyncIterator[RealParts]:
     """Parts in an empty folder, with the accounts and tokens of `TOKENS`."""
     data = DataFolder.open(folder)
@@ -128,7 +129,7 @@ async def real_parts(
                 expires = START + timedelta(days=1) if state == "expired" else None
                 token = Token(text, account_id, text, scopes, START, expires, revoked)
                 await changes.add_token(token, token_digest(text))
-        yield RealParts(data, database, limits, AdapterLimits(highest_rank, largest), facts)
+        yield RealParts(data, database, limits, AdapterLimits(highest_rank, largest, most), facts)
     finally:
         await database.close()
 

@@ -13,7 +13,7 @@ from gemlora.accounts.records import Scope
 from gemlora.api.authentication import Access, Guard
 from gemlora.errors import StorageFailed
 
-PUBLIC = {"/livez", "/readyz", "/startupz", "/metrics"}
+PUBLIC = {"/livez", "/readyz", "/startupz", "/metrics", "/openapi.json"}
 
 AUTHENTICATION_ERROR = {
     "result": None,

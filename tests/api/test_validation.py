@@ -118,6 +118,13 @@ TABLE: list[tuple[Any, str | None]] = [
         {"messages": [USER], "functions": [{"name": "f"}]},
         none(RP, "required properties at '/functions/0' are 'name,code'"),
     ),
+    *[
+        (
+            {"messages": {"b": {}, later: {}, "9": {}}},
+            none(RP, f"required properties at '/messages/{first}' are 'role,content'"),
+        )
+        for later, first in (("10", "9"), ("8", "8"), ("08", "9"), ("4294967295", "9"))
+    ],
     (
         {"messages": [{}], "temperature": 9},
         none("'/temperature' must be <= 5", "required properties at '/messages/0' are 'role,content'"),

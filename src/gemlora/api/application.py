@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -15,6 +16,7 @@ from gemlora.api.accounts import AccountRoutes
 from gemlora.api.binding import Binding
 from gemlora.api.body import BodyReader
 from gemlora.api.boundary import Boundary
+from gemlora.api.description import Description
 from gemlora.api.failures import render_error, render_routing_error
 from gemlora.api.finetunes import Finetunes
 from gemlora.api.health import Health, Lifecycle
@@ -61,7 +63,7 @@ class Services:
 
 
 def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
-    """The ASGI application. No generated documentation is served."""
+    """The ASGI application. Its OpenAPI document is `api/openapi`'s, not the framework's."""
     schemas = {name: _schema(name) for name in ("input", "output")}
     bodies = BodyReader(services.limits.body_bytes, services.limits.body_idle_seconds)
     shapes = ShapeReader(services.limits.shapes)
@@ -94,6 +96,8 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
     accounts = AccountRoutes(services.accounts, bodies, services.log)
     binding = Binding(run, models, services.catalogue)
     health = Health(services.lifecycle, services.metrics)
+    description = Description(partial(_document, services.catalogue, schemas["input"]))
+    routes = endpoints(run, binding, openai, models, finetunes, accounts, health, description)
     app = FastAPI(
         title="gemlora",
         openapi_url=None,
@@ -101,9 +105,15 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
         lifespan=lifespan,
         exception_handlers={GemloraError: render_error, HTTPException: render_routing_error},
     )
-    app.include_router(router(endpoints(run, binding, openai, models, finetunes, accounts, health), services.accounts))
+    app.include_router(router(routes, services.accounts))
     app.add_middleware(Boundary, metrics=services.metrics, log=services.log)
     return app
+
+
+def _document(catalogue: Catalogue, page: dict[str, Any]) -> dict[str, Any]:
+    from gemlora.api.openapi.document import document  # only for those who ask for it
+
+    return document(catalogue, page)
 
 
 def _schema(name: str) -> dict[str, Any]:

@@ -32,10 +32,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class ErrorKind:
-    """How an error looks on the wire. `description` may name the error's attributes; None: the error's own text."""
+    """How an error looks on the wire, and for people to read when it comes.
+
+    `description` may name the error's attributes; None: the error's own text.
+    """
 
     code: int
     http: int
+    when: str
     title: str = "AiError"
     description: str | None = None
 
@@ -48,28 +52,54 @@ MISSING_FILES = "Finetune is missing required files (model.safetensors and confi
 OUT_OF_CAPACITY = "Capacity temporarily exceeded, please try again."
 
 ERROR_KINDS: dict[type[errors.GemloraError], ErrorKind] = {
-    errors.InvalidRequest: ErrorKind(5006, 400, "Bad input"),
-    errors.IncompleteRequest: ErrorKind(3003, 400, "Incomplete request"),
-    errors.RequestTooLarge: ErrorKind(3006, 413, "Request too large", "Request is too large"),
-    errors.ClientTooOld: ErrorKind(5019, 405, description="Request trying to use deprecated SDK version"),
-    errors.PromptTooLong: ErrorKind(5021, 413),
-    errors.ConstraintUnmet: ErrorKind(5024, 400, description="JSON Mode couldn't be met"),
-    errors.ModelNotFound: ErrorKind(5007, 400, "No such model"),
-    errors.AccountNotFound: ErrorKind(7003, 404),
-    errors.TokenNotFound: ErrorKind(7003, 404),
-    errors.AdapterNotFound: ErrorKind(3037, 404, description="Finetune {name} not found"),
-    errors.AdapterIncomplete: ErrorKind(3039, 400, description=MISSING_FILES),
-    errors.AdapterInvalid: ErrorKind(5004, 400, "Invalid data"),
-    errors.AdapterExists: ErrorKind(5004, 400, "Invalid data"),
-    errors.TooManyAdapters: ErrorKind(5004, 400, "Invalid data"),
-    errors.RequestTimedOut: ErrorKind(3007, 408, "Timeout", "Request timeout"),
-    errors.RequestAborted: ErrorKind(3008, 408, "Aborted", "Request was aborted"),
-    errors.OutOfCapacity: ErrorKind(3040, 429, description=OUT_OF_CAPACITY),
+    errors.InvalidRequest: ErrorKind(5006, 400, "the request is wrong; the text names the field", "Bad input"),
+    errors.IncompleteRequest: ErrorKind(
+        3003, 400, "the body, or what the route needs of it, is missing", "Incomplete request"
+    ),
+    errors.RequestTooLarge: ErrorKind(
+        3006, 413, "the body is larger than `GEMLORA_MAX_BODY_BYTES`, or the headers than 64 KiB",
+        "Request too large", "Request is too large",
+    ),
+    errors.ClientTooOld: ErrorKind(
+        5019, 405, "the Worker's runtime speaks another version of the binding's protocol",
+        description="Request trying to use deprecated SDK version",
+    ),
+    errors.PromptTooLong: ErrorKind(5021, 413, "the prompt leaves no room in the context window"),
+    errors.ConstraintUnmet: ErrorKind(
+        5024, 400, "the answer could not be completed within `max_tokens` as its schema demands",
+        description="JSON Mode couldn't be met",
+    ),
+    errors.ModelNotFound: ErrorKind(5007, 400, "no such model", "No such model"),
+    errors.AccountNotFound: ErrorKind(7003, 404, "for an operator: no such account"),
+    errors.TokenNotFound: ErrorKind(7003, 404, "for an operator: the account has no such token"),
+    errors.AdapterNotFound: ErrorKind(
+        3037, 404, "no such adapter for this account", description="Finetune {name} not found"
+    ),
+    errors.AdapterIncomplete: ErrorKind(3039, 400, "the adapter's files are missing", description=MISSING_FILES),
+    errors.AdapterInvalid: ErrorKind(
+        5004, 400, "the adapter would not take full effect on the served model", "Invalid data"
+    ),
+    errors.AdapterExists: ErrorKind(5004, 400, "the adapter's name is taken", "Invalid data"),
+    errors.TooManyAdapters: ErrorKind(5004, 400, "the account has `GEMLORA_MAX_ADAPTERS`", "Invalid data"),
+    errors.RequestTimedOut: ErrorKind(
+        3007, 408, "the headers or the body did not arrive in time", "Timeout", "Request timeout"
+    ),
+    errors.RequestAborted: ErrorKind(
+        3008, 408, "the request was ended before its answer was complete", "Aborted", "Request was aborted"
+    ),
+    errors.OutOfCapacity: ErrorKind(
+        3040, 429, "too much to do; `retry-after` says when to try again", description=OUT_OF_CAPACITY
+    ),
     # A registry that cannot be reached is a state that passes: clients retry a 429, and 5xx is kept for defects.
-    errors.StorageFailed: ErrorKind(3040, 429, description=OUT_OF_CAPACITY),
-    errors.ChangeFailed: ErrorKind(3044, 503, description="The change could not be stored, please try again."),
-    errors.GemloraError: ErrorKind(3043, 500, description="Internal server error"),
-}
+    errors.StorageFailed: ErrorKind(
+        3040, 429, "the registry cannot be reached; `retry-after` says when to try again", description=OUT_OF_CAPACITY
+    ),
+    errors.ChangeFailed: ErrorKind(
+        3044, 503, "a change could not be stored: nothing was acknowledged, try again",
+        description="The change could not be stored, please try again.",
+    ),
+    errors.GemloraError: ErrorKind(3043, 500, "a defect of the server", description="Internal server error"),
+}  # fmt: skip
 
 RETRY_LATER: dict[int, dict[str, str]] = {status: {"retry-after": "1"} for status in (429, 503)}
 """Headers of errors that pass, by HTTP status."""
@@ -91,6 +121,31 @@ OPENAI_CODES = {5007: "model_not_found", 5021: "context_length_exceeded"}
 
 AUTHENTICATION_ERROR = (10000, "Authentication error")
 NO_ROUTE = (7000, "No route for that URI")
+NO_METHOD = (7001, "{method} not supported for requested URI.")
+NO_ACCOUNT = (7003, "Could not route to {path}, perhaps your object identifier is invalid?")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What is refused before model code, for people to read."""
+
+    code: int
+    http: int
+    when: str
+    message: str
+
+
+REFUSALS = tuple(
+    Refusal(code, http, when, message)
+    for (code, message), http, when in (
+        (AUTHENTICATION_ERROR, 401, "no token, or a wrong one"),
+        (AUTHENTICATION_ERROR, 403, "a valid token, but another account, or a scope that the token lacks"),
+        (NO_ROUTE, 400, "no such route below `/client/v4/`, or a malformed `Host`"),
+        (NO_ROUTE, 404, "no such route elsewhere"),
+        (NO_METHOD, 405, "the route has another method"),
+        (NO_ACCOUNT, 404, "the path names no account"),
+    )
+)
 
 
 def error_kind(error: Exception) -> ErrorKind:

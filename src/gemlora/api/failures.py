@@ -7,7 +7,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gemlora.api.envelope import AUTHENTICATION_ERROR, NO_ROUTE, error_kind, form_of, gateway_error, model_error
+from gemlora.api.envelope import (
+    AUTHENTICATION_ERROR,
+    NO_ACCOUNT,
+    NO_METHOD,
+    NO_ROUTE,
+    error_kind,
+    form_of,
+    gateway_error,
+    model_error,
+)
 from gemlora.errors import Forbidden, GemloraError, RequestTimedOut, Unauthenticated
 
 API_PREFIX = "/client/v4/"
@@ -43,16 +52,17 @@ async def render_routing_error(request: Request, error: Exception) -> Response:
     path = request.scope["path"]
     code, message = NO_ROUTE
     if status == 405:
-        code, message = 7001, f"{request.method} not supported for requested URI."
+        code, message = NO_METHOD
     elif (
         path.startswith(f"{API_PREFIX}accounts/") and not path.removeprefix(f"{API_PREFIX}accounts/").partition("/")[0]
     ):
-        code, message = 7003, f"Could not route to {path}, perhaps your object identifier is invalid?"
+        code, message = NO_ACCOUNT
     elif path.startswith(API_PREFIX):
         status = 400
     request.state.code = code
     headers = error.headers if isinstance(error, HTTPException) else None
-    return gateway_error(status, code, message, dict(headers or {}), form_of(path))
+    text = message.format(method=request.method, path=path)
+    return gateway_error(status, code, text, dict(headers or {}), form_of(path))
 
 
 class Lingering(Response):

@@ -22,6 +22,7 @@ MOST_CHOICES = 8
 TOO_MANY = f"at most {MOST_CHOICES} answers can be asked for at once"
 
 SEEDS = 1 << 64
+HIGHEST_TOP_K = 1 << 30
 
 UNSUPPORTED = (
     "logprobs", "top_logprobs", "logit_bias", "functions", "function_call", "audio", "suffix", "prediction",
@@ -83,14 +84,15 @@ class Reader:
         if not isinstance(messages, list):
             raise InvalidRequest(type_mismatch(("messages",), "array", messages))
         prompt = conversation([_completed(message, index) for index, message in enumerate(messages)])
-        limit = "max_completion_tokens" if members.get("max_completion_tokens") is not None else "max_tokens"
+        limit = _token_limit(members, "max_completion_tokens")
         return self._wanted(members, model, lora, (prompt,), limit, self._shapes.read(members))
 
     def completion(self, body: Json) -> Wanted:
         """A completion of texts, which get no turns. Raises `InvalidRequest`."""
         members = _object(body)
         _refuse_unsupported(members)
-        if members.get("best_of") not in (None, members.get("n") or 1):
+        best_of = members.get("best_of")
+        if isinstance(best_of, bool) or best_of not in (None, members.get("n") or 1):
             raise InvalidRequest("'/best_of' is not supported")
         if members.get("logprobs") is not None:  # 0 asks for those of the text itself
             raise InvalidRequest("'/logprobs' is not supported")
@@ -108,7 +110,7 @@ class Reader:
                 raise InvalidRequest(type_mismatch(("prompt", str(index)), "string", text))
         prompts = tuple(Prompt.of_text(text, raw=True) for text in texts)
         shape = Shape(self._shapes.document(members.get("response_format")))
-        return self._wanted(members, model, lora, prompts, "max_tokens", shape, echo=_boolean(members, "echo"))
+        return self._wanted(members, model, lora, prompts, None, shape, echo=_boolean(members, "echo"))
 
     def _wanted(
         self,
@@ -116,13 +118,14 @@ class Reader:
         model: str,
         lora: str | None,
         prompts: tuple[Prompt, ...],
-        limit: str,
+        limit: int | None,
         shape: Shape,
         *,
         echo: bool = False,
     ) -> Wanted:
         if len(prompts) * (choices := _integer(members, "n", 1, 1, MOST_CHOICES)) > MOST_CHOICES:
             raise InvalidRequest(TOO_MANY)
+        most = _token_limit(members, "max_tokens")
         options = members.get("stream_options")
         if options is not None and not isinstance(options, dict):
             raise InvalidRequest(type_mismatch(("stream_options",), "object", options))
@@ -132,9 +135,7 @@ class Reader:
             choices=choices,
             stream=_boolean(members, "stream"),
             include_usage=_boolean(options or {}, "include_usage"),
-            max_tokens=self._max_tokens
-            if members.get(limit) == -1
-            else _integer(members, limit, self._max_tokens, 1, None),
+            max_tokens=limit or most or self._max_tokens,
             sampling=self._sampling(members),
             lora=lora,
             stop=stop_strings(members.get("stop")),
@@ -145,11 +146,11 @@ class Reader:
 
     def _sampling(self, members: Mapping[str, Any]) -> SamplingChoice:
         seed = members.get("seed")
-        top_k = members.get("top_k")
+        top_k = _integer(members, "top_k", 0, -1, HIGHEST_TOP_K)
         return SamplingChoice(
             seed=None if seed is None else _integer(members, "seed", 0, None, None) % SEEDS,
             temperature=_number(members, "temperature", self._temperature, 0, 5),
-            top_k=None if top_k in (None, 0, -1) else _integer(members, "top_k", 0, 1, 1 << 30),
+            top_k=top_k if top_k > 0 else None,
             top_p=_number(members, "top_p", 1, 0, 2),
             repetition_penalty=_number(members, "repetition_penalty", 1, 0, 2),
             frequency_penalty=_number(members, "frequency_penalty", 0, -2, 2),
@@ -197,6 +198,11 @@ def _boolean(members: Mapping[str, Any], name: str) -> bool:
     if value is not None and not isinstance(value, bool):
         raise InvalidRequest(type_mismatch((name,), "boolean", value))
     return bool(value)
+
+
+def _token_limit(members: Mapping[str, Any], name: str) -> int | None:
+    """None if there is none: some clients say so by −1."""
+    return None if members.get(name) == -1 else _integer(members, name, 0, 1, None) or None
 
 
 def _integer(members: Mapping[str, Any], name: str, default: int, low: int | None, high: int | None) -> int:

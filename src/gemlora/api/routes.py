@@ -13,6 +13,7 @@ from gemlora.accounts.records import Scope
 from gemlora.api.accounts import AccountRoutes
 from gemlora.api.authentication import Access, Authenticator, Guard
 from gemlora.api.binding import Binding
+from gemlora.api.description import Description
 from gemlora.api.finetunes import Finetunes
 from gemlora.api.health import Health
 from gemlora.api.models import Models
@@ -48,6 +49,7 @@ def endpoints(
     finetunes: Finetunes,
     accounts: AccountRoutes,
     health: Health,
+    description: Description,
 ) -> tuple[Endpoint, ...]:
     """All routes, the first that matches wins."""
     get, post, delete, look = ("GET",), ("POST",), ("DELETE",), ("GET", "HEAD")
@@ -86,6 +88,7 @@ def endpoints(
         Endpoint(look, "/readyz", health.ready, Access.PUBLIC),
         Endpoint(look, "/startupz", health.started, Access.PUBLIC),
         Endpoint(look, "/metrics", health.metrics, Access.PUBLIC),
+        Endpoint(look, "/openapi.json", description.show, Access.PUBLIC),
     )
 
 

@@ -2,10 +2,10 @@
 
 The dialect differs from JSON Schema: a failing `oneOf` below the root is no error, a list of only strings and
 numbers skips the checks of its items, and a value that is no list counts as an empty one where a list is wanted.
-Numbers follow JavaScript: 1.0 and 1e30 are integers, lengths count UTF-16 units.
+Numbers follow JavaScript: 1.0 and 1e30 are integers, lengths count UTF-16 units. So does the order of members.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Any, TypeAlias
 
@@ -31,6 +31,9 @@ CONSTRAINTS = frozenset(
         "maximum",
     }
 )
+
+HIGHEST_INDEX = 2**32 - 2
+"""Of an array in JavaScript."""
 
 
 class Absence(Enum):
@@ -154,7 +157,7 @@ def _object_matches(schema: Schema, value: Value, path: Path, notes: Notes) -> b
     }
     matched = bool(seen)
     if "additionalProperties" in schema and isinstance(value, dict):
-        for key in value:
+        for key in _in_order(value):
             if key in seen:
                 continue
             name = key.rsplit("/", 1)[-1]
@@ -169,7 +172,17 @@ def _entries(value: Value) -> Iterator[tuple[str, Json]]:
     if isinstance(value, list):
         yield from ((str(index), item) for index, item in enumerate(value))
     elif isinstance(value, dict):
-        yield from value.items()
+        yield from ((key, value[key]) for key in _in_order(value))
+
+
+def _in_order(keys: Iterable[str]) -> list[str]:
+    """As JavaScript lists them: those that can be an array's indices first, by number."""
+    return sorted(keys, key=lambda key: int(key) if _is_index(key) else HIGHEST_INDEX + 1)
+
+
+def _is_index(key: str) -> bool:
+    is_number = key.isascii() and key.isdigit() and len(key) <= len(str(HIGHEST_INDEX))
+    return is_number and str(int(key)) == key and int(key) <= HIGHEST_INDEX
 
 
 def _member(value: Value, name: str) -> Value:

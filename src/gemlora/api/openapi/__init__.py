@@ -1,0 +1,1 @@
+"""The OpenAPI document: what this server accepts and answers, decisions included."""

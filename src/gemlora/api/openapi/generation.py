@@ -1,0 +1,145 @@
+"""Inputs of text generation as this server accepts them: the page's schema with its validator's laxities and ours.
+
+The validator of the hosted service is laxer than JSON Schema says, and this server refuses some of what it lets pass.
+Both is written out here, so that any JSON Schema validator comes to the server's verdict.
+"""
+
+import copy
+from typing import Any
+
+from gemlora.api.inputs import LONGEST_STOP, MOST_STOPS
+from gemlora.api.openapi.shapes import COUNT, NULL, TEXT, UUID, Schema, enveloped, members, one_of, sequence
+
+PART: Schema = members({"type": {"const": "text"}, "text": TEXT})
+STOP_STRING: Schema = {"type": "string", "minLength": 1, "maxLength": LONGEST_STOP}
+STOP: Schema = {
+    "description": "The answer ends before the first of these that is complete.",
+    "anyOf": [STOP_STRING, sequence(STOP_STRING, maxItems=MOST_STOPS), NULL],
+}
+SCALARS: Schema = {"type": ["null", "boolean", "number"]}
+PLAIN_ITEM: Schema = {"type": ["string", "number"]}
+LONGEST_PREFIX = 4
+"""Of what stands before a null that ends the validator's look at a list; longer ones are not written out."""
+
+
+def run_inputs(page: Schema) -> Schema:
+    """The body of the run route and the binding's `inputs`, from the page's input schema."""
+    prompt, messages = (_properties(alternative) for alternative in page["oneOf"])
+    message = members({"role": TEXT, "content": _content(messages["messages"]["items"]["properties"]["content"])})
+    texts, functions = prompt["prompt"], _lax(messages["functions"]["items"])
+    tools: Schema = {"not": TEXT, "description": messages["tools"]["description"]}
+    sampling = {name: schema for name, schema in prompt.items() if name in messages}
+    ours = {**sampling, **_ours(sampling)}
+    return {
+        "type": "object",
+        "description": "Either a prompt or messages. Other members are ignored.",
+        "oneOf": [
+            {
+                "title": "Prompt",
+                "properties": {"prompt": texts, "raw": prompt["raw"], "lora": prompt["lora"], **ours},
+                "required": ["prompt"],
+                "not": _form(messages=_lax_messages(message), functions=functions, tools=tools),
+            },
+            {
+                "title": "Messages",
+                "properties": {
+                    "messages": {**sequence(message, minItems=1), "description": messages["messages"]["description"]},
+                    "functions": functions,
+                    "tools": tools,
+                    "raw": {"description": f"{prompt['raw']['description']} True is also the text 'true'."},
+                    "lora": prompt["lora"],
+                    **ours,
+                },
+                "required": ["messages"],
+                "not": _form(prompt=texts, raw=prompt["raw"], lora=prompt["lora"]),
+            },
+        ],
+        "not": _with_foreign_part(),
+    }
+
+
+def _properties(alternative: Schema) -> dict[str, Any]:
+    properties: dict[str, Any] = copy.deepcopy(alternative["properties"])
+    return properties
+
+
+def _ours(sampling: dict[str, Schema]) -> dict[str, Schema]:
+    """What this server refuses, or reads, otherwise than the page says."""
+    return {
+        "image": {**NULL, "description": "Nothing else on text-only weights."},
+        "max_tokens": {**sampling["max_tokens"], "minimum": 1},
+        "stop": STOP,
+        "options": {
+            "description": "`rejectIfBusy`: whether to refuse rather than to wait for others. `lora`: used where "
+            "neither the body nor the query names an adapter.",
+            "if": {"type": "object"},
+            "then": {"properties": {"lora": TEXT}},
+        },
+    }
+
+
+def _content(text: Schema) -> Schema:
+    """A text, or text parts that are joined."""
+    return {"anyOf": [text, sequence(PART, minItems=1)]}
+
+
+def _lax(item: Schema) -> Schema:
+    """What passes where a list of such items is wanted."""
+    item = {**item, "type": "object"}
+    return {"anyOf": [sequence(item), {"type": "object", "additionalProperties": item}, SCALARS, *_unlooked()]}
+
+
+def _lax_messages(message: Schema) -> Schema:
+    item = {**message, "type": "object"}
+    anything = {"type": "object", "additionalProperties": item, "minProperties": 1}
+    return {"anyOf": [sequence(item), anything, *_unlooked()]}
+
+
+def _unlooked() -> list[Schema]:
+    """Lists whose items the validator does not look at: of texts and numbers only, up to a null if there is one."""
+    ended = [
+        {"type": "array", "prefixItems": [*[PLAIN_ITEM] * length, NULL], "minItems": length + 1}
+        for length in range(LONGEST_PREFIX + 1)
+    ]
+    return [sequence(PLAIN_ITEM), *ended]
+
+
+def _form(**needed: Schema) -> Schema:
+    """Inputs that meet the other form too: its first member is there, and no member contradicts it."""
+    return {"required": [next(iter(needed))], "properties": needed}
+
+
+def _with_foreign_part() -> Schema:
+    """Contents with a part that is no text are refused, whatever the form."""
+    kind = {"type": "string", "not": {"const": "text"}}
+    part = {"type": "object", "required": ["type"], "properties": {"type": kind}}
+    message = {
+        "type": "object",
+        "required": ["content"],
+        "properties": {"content": {"type": "array", "contains": part}},
+    }
+    return {"required": ["messages"], "properties": {"messages": {"type": "array", "contains": message}}}
+
+
+USAGE: Schema = members({"prompt_tokens": COUNT, "completion_tokens": COUNT, "total_tokens": COUNT})
+FINISH_REASON: Schema = one_of("stop", "length")
+RESULT: Schema = members({"response": TEXT, "usage": USAGE, "finish_reason": FINISH_REASON})
+
+ANSWER_HEADERS: Schema = {
+    "cf-ai-req-id": {"description": "The request's id.", "required": True, "schema": UUID},
+    "gemlora-adapter": {
+        "description": "`NAME@DIGEST` of the adapter that served the request, or `none`.",
+        "required": True,
+        "schema": TEXT,
+    },
+}
+
+
+def generated(schema: Schema) -> dict[str, Schema]:
+    """The answer, whole or as a stream."""
+    stream = {**TEXT, "description": "Server-sent events, the last of which is `[DONE]`."}
+    content = {"application/json": {"schema": schema}, "text/event-stream": {"schema": stream}}
+    return {"200": {"description": "The text.", "headers": ANSWER_HEADERS, "content": content}}
+
+
+SCHEMAS: dict[str, Schema] = {"Generated": RESULT, "EnvelopedGenerated": enveloped(RESULT)}

@@ -1,0 +1,100 @@
+"""The run route, the catalogue and the binding's routes in the document."""
+
+import re
+
+from gemlora.api import models as model_routes
+from gemlora.api.binding import VERSION
+from gemlora.api.envelope import Form
+from gemlora.api.openapi.failures import GENERATING, READING
+from gemlora.api.openapi.generation import generated
+from gemlora.api.openapi.operation import Operation, answer, header, path, query, whole_number
+from gemlora.api.openapi.shapes import COUNT, TEXT, UUID, Schema, enveloped, json_content, members, ref, sequence
+from gemlora.errors import ClientTooOld, ModelNotFound
+
+_PAGE = (
+    query("page", whole_number(1, model_routes.HIGHEST_PAGE, 1), "Which page."),
+    query("per_page", whole_number(1, model_routes.LARGEST_PAGE, model_routes.DEFAULT_PAGE_SIZE), "How many on one."),
+    query("search", TEXT, "A part of the name or description."),
+    query("task", TEXT, "A task's name."),
+    query("author", TEXT, "Whose models."),
+    query("source", TEXT, "1, or there are none."),
+)
+_INFO = members(dict.fromkeys(("count", "page", "per_page", "total_count"), COUNT))
+_LORA = query("lora", TEXT, "An adapter, where the body names none.")
+
+SCHEMAS: dict[str, Schema] = {
+    "Task": members({"id": UUID, "name": TEXT, "description": TEXT}),
+    "Model": members({
+        "id": UUID, "source": {"const": model_routes.SOURCE}, "name": TEXT, "description": TEXT, "task": ref("Task"),
+        "tags": sequence(TEXT), "properties": sequence(members({"property_id": TEXT, "value": TEXT})),
+    }),
+}  # fmt: skip
+
+
+def _searched() -> dict[str, Schema]:
+    return answer(enveloped(sequence(ref("Model")), _INFO))
+
+
+def of_account(names: list[str]) -> dict[str, dict[str, Operation]]:
+    """By path below `/ai` of an account, and method."""
+    named = {"type": "string", "enum": names}
+    authors = answer(enveloped(sequence(members({"id": TEXT, "name": TEXT}))))
+    schemas = members({"input": {"type": "object"}, "output": {"type": "object"}})
+    return {
+        "/run/{model}": {
+            "post": Operation(
+                "Generate text", generated(ref("EnvelopedGenerated")), GENERATING, Form.REST,
+                json_content(ref("RunInputs")), (path("model", named, "Its slashes percent-encoded or not."), _LORA),
+            )
+        },
+        "/run/proxy": {
+            "post": _binding(names, (_original("post"),)),
+            "get": Operation(
+                "What `wrangler dev` forwards of `env.AI.models`", _searched(), READING,
+                Form.BINDING, parameters=(_original("get"),),
+            ),
+        },
+        "/models/search": {
+            "get": Operation("The catalogue", _searched(), READING, Form.REST, parameters=_PAGE)
+        },
+        "/models/schema": {
+            "get": Operation(
+                "The hosted model's own schemas, verbatim", answer(enveloped(schemas)), READING | {ModelNotFound},
+                Form.REST, parameters=(query("model", named, "A model.", required=True),),
+            )
+        },
+        "/tasks/search": {"get": Operation("Tasks", answer(enveloped(sequence(ref("Task")))), form=Form.REST)},
+        "/authors/search": {"get": Operation("Authors", authors, form=Form.REST)},
+    }  # fmt: skip
+
+
+def of_binding(names: list[str]) -> dict[str, dict[str, Operation]]:
+    """By path and method, for Workers."""
+    version = query("version", {"const": VERSION}, "Of the binding's protocol.")
+    run = _binding(names, (version, _LORA))
+    search = Operation("`env.AI.models`", _searched(), READING, Form.REST, parameters=_PAGE)
+    return {
+        "/run": {"post": run},
+        "/ai-gateway/run": {"post": run},
+        "/ai-api/models/search": {"get": search},
+    }
+
+
+def _binding(names: list[str], parameters: tuple[Schema, ...]) -> Operation:
+    pattern = "^(.*:)?(" + "|".join(re.escape(name) for name in names) + ")$"
+    model = header("cf-consn-model-id", {"type": "string", "pattern": pattern}, "The model.", required=True)
+    options = {"if": {"type": "object"}, "then": {"properties": {"lora": TEXT}}}
+    body = members({"inputs": ref("BindingInputs")}, {"options": options})
+    return Operation(
+        "`env.AI.run`", generated(ref("Generated")), GENERATING | {ClientTooOld}, Form.BINDING,
+        json_content(body), (*parameters, model),
+    )  # fmt: skip
+
+
+def _original(method: str) -> Schema:
+    paths = {
+        "post": "/(ai-gateway/)?run([?]version=3)?",
+        "get": "/ai-api/models/search",
+    }
+    pattern = f"^https?://[a-z0-9.-]+{paths[method]}$"
+    return header("x-forwarded", {"type": "string", "pattern": pattern}, "The original URL.", required=True)

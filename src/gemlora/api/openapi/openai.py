@@ -1,0 +1,140 @@
+"""OpenAI's routes in the document."""
+
+from gemlora.api.envelope import Form
+from gemlora.api.openai_inputs import HIGHEST_TOP_K, LONGEST_MODEL, MOST_CHOICES, UNSUPPORTED
+from gemlora.api.openapi.failures import GENERATING
+from gemlora.api.openapi.generation import FINISH_REASON, PART, STOP, USAGE, generated
+from gemlora.api.openapi.operation import Operation, answer, path
+from gemlora.api.openapi.shapes import (
+    BOOLEAN,
+    COUNT,
+    NULL,
+    TEXT,
+    Schema,
+    json_content,
+    members,
+    one_of,
+    or_null,
+    ref,
+    sequence,
+)
+from gemlora.errors import ModelNotFound
+
+EMPTY: Schema = {"enum": [None, False, 0, "", [], {}], "description": "Not supported: nothing may be asked for."}
+LOGPROBS: Schema = {**NULL, "description": "Not supported."}
+
+
+def _number(lowest: float, highest: float, description: str) -> Schema:
+    return {"type": ["number", "null"], "minimum": lowest, "maximum": highest, "description": description}
+
+
+def _integer(description: str, **bounds: int) -> Schema:
+    return {"type": ["integer", "null"], "description": description, **bounds}
+
+
+def _shared(model: Schema) -> dict[str, Schema]:
+    """What both kinds of completions take."""
+    return {
+        "model": model,
+        **dict.fromkeys(UNSUPPORTED, EMPTY),
+        "lora": {**or_null(TEXT), "description": "An adapter; wins over the one behind a colon in `model`."},
+        "n": _integer("Answers of each prompt.", minimum=1, maximum=MOST_CHOICES),
+        "max_tokens": _integer("The most tokens of an answer.", minimum=1),
+        "stream": or_null(BOOLEAN),
+        "stream_options": or_null(members({}, {"include_usage": or_null(BOOLEAN)})),
+        "temperature": _number(0, 5, "Below 0.00001 the most likely token is taken."),
+        "top_p": _number(0, 2, "1 and more is off."),
+        "top_k": _integer("Below 1 is off.", minimum=-1, maximum=HIGHEST_TOP_K),
+        "seed": _integer("The same seed gives the same text."),
+        "repetition_penalty": _number(0, 2, "0 and 1 are off; counts the prompt and the output."),
+        "frequency_penalty": _number(-2, 2, "Counts the output."),
+        "presence_penalty": _number(-2, 2, "Counts the output."),
+        "stop": STOP,
+        "response_format": {
+            "description": "Text alone.",
+            "anyOf": [NULL, {"const": "text"}, members({}, {"type": {"enum": [None, "text"]}})],
+        },
+        "options": {"description": "`rejectIfBusy`: whether to refuse rather than to wait for others."},
+    }
+
+
+def chat(model: Schema) -> Schema:
+    """The body of a chat completion."""
+    content = {"anyOf": [TEXT, NULL, sequence(PART, minItems=1)]}
+    message = members({"role": TEXT}, {"content": content})
+    optional = _shared(model) | {
+        "max_completion_tokens": _integer("The same as `max_tokens`, and wins.", minimum=1),
+        "tool_choice": {"enum": [None, "auto", "none"]},
+        "modalities": {"enum": [None, [], ["text"]]},
+    }
+    return _body({"model": model, "messages": sequence(message, minItems=1)}, optional)
+
+
+def completion(model: Schema) -> Schema:
+    """The body of a completion."""
+    prompt = {"anyOf": [TEXT, sequence(TEXT, minItems=1, maxItems=MOST_CHOICES)]}
+    best_of = {"description": "As many as `n`.", "type": ["integer", "null"]}
+    optional = _shared(model) | {"echo": or_null(BOOLEAN), "best_of": best_of, "logprobs": LOGPROBS}
+    return _body({"model": model, "prompt": prompt}, optional) | {
+        "description": f"At most {MOST_CHOICES} answers, those of all prompts together.",
+        "anyOf": [_choices(count) for count in range(1, MOST_CHOICES + 1)],
+    }
+
+
+def _choices(count: int) -> Schema:
+    """What `n` of a completion allows beside it."""
+    asked: Schema = {"const": count} if count > 1 else {"enum": [None, 1]}
+    return {
+        "properties": {"n": asked, "best_of": {"enum": [None, count]}, "prompt": {"maxItems": MOST_CHOICES // count}},
+        "required": ["n"] if count > 1 else [],
+    }
+
+
+def _body(required: dict[str, Schema], optional: dict[str, Schema]) -> Schema:
+    return members(required, {name: schema for name, schema in optional.items() if name not in required})
+
+
+def model_name(names: list[str]) -> Schema:
+    """A model, perhaps with an adapter behind a colon."""
+    pattern = "^(" + "|".join(name.replace(".", r"\.") for name in names) + ")(:.*)?$"
+    return {**TEXT, "maxLength": LONGEST_MODEL, "pattern": pattern}
+
+
+def operations(names: list[str]) -> dict[str, dict[str, Operation]]:
+    """By path below the base of OpenAI's clients, and method."""
+    completed = {"chat/completions": ("ChatCompletion", chat), "completions": ("Completion", completion)}
+    posts = {
+        f"/{path}": {
+            "post": Operation(
+                f"A {path.rstrip('s').replace('/', ' ')}, whole or as a stream",
+                generated(ref(name)), GENERATING, Form.OPENAI, json_content(build(model_name(names))),
+            )
+        }
+        for path, (name, build) in completed.items()
+    }  # fmt: skip
+    one = path("model", model_name(names), "Its name, perhaps with an adapter behind a colon.")
+    listed = members({"object": {"const": "list"}, "data": sequence(ref("OpenAIModel"))})
+    return posts | {
+        "/models": {"get": Operation("All models", answer(listed), form=Form.OPENAI)},
+        "/models/{model}": {
+            "get": Operation(
+                "One model", answer(ref("OpenAIModel")), frozenset({ModelNotFound}), Form.OPENAI, parameters=(one,)
+            )
+        },
+    }
+
+
+_MESSAGE = members({"role": {"const": "assistant"}, "content": TEXT, "refusal": NULL})
+_CHOICE: dict[str, Schema] = {"index": COUNT, "logprobs": NULL, "finish_reason": FINISH_REASON}
+
+
+def _whole(kind: str, choice: Schema) -> Schema:
+    named: dict[str, Schema] = {"id": TEXT, "object": {"const": kind}, "created": COUNT, "model": TEXT}
+    return members({**named, "choices": sequence(choice, minItems=1), "usage": USAGE})
+
+
+SCHEMAS: dict[str, Schema] = {
+    "ChatCompletion": _whole("chat.completion", members({**_CHOICE, "message": _MESSAGE})),
+    "Completion": _whole("text_completion", members({**_CHOICE, "text": TEXT})),
+    "OpenAIModel": members({"id": TEXT, "object": one_of("model"), "created": COUNT, "owned_by": TEXT}),
+}
