@@ -12,6 +12,7 @@ from structlog.typing import FilteringBoundLogger
 
 from gemlora.accounts.service import Accounts
 from gemlora.api.accounts import AccountRoutes
+from gemlora.api.batches import BatchAnswers, Batching
 from gemlora.api.binding import Binding
 from gemlora.api.body import BodyReader
 from gemlora.api.boundary import Boundary
@@ -28,6 +29,7 @@ from gemlora.errors import GemloraError
 from gemlora.registry.adapters import Adapters
 from gemlora.registry.models import Catalogue
 from gemlora.registry.uploads import Uploads
+from gemlora.serving.batches import Batches
 from gemlora.serving.service import TextGeneration
 from gemlora.telemetry.metrics import Metrics
 
@@ -41,6 +43,7 @@ class Limits:
     body_bytes: int = 16 << 20
     body_idle_seconds: float = 15
     write_stall_seconds: float = 30
+    batch_requests: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class Services:
     uploads: Uploads
     catalogue: Catalogue
     generation: TextGeneration
+    batches: Batches
     lifecycle: Lifecycle
     metrics: Metrics
     log: FilteringBoundLogger
@@ -68,6 +72,7 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
         services.catalogue,
         bodies,
         inputs,
+        Batching(services.batches, inputs, services.limits.batch_requests),
         services.limits.write_stall_seconds,
         services.log,
     )
@@ -101,6 +106,11 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
     app.include_router(router(endpoints(run, binding, openai, models, finetunes, accounts, health), services.accounts))
     app.add_middleware(Boundary, metrics=services.metrics, log=services.log)
     return app
+
+
+def batch_answers(services: Services) -> BatchAnswers:
+    """What answers the requests of batches."""
+    return BatchAnswers(services.generation, InputReader(_schema("input")), services.log)
 
 
 def _schema(name: str) -> dict[str, Any]:
