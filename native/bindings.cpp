@@ -41,6 +41,8 @@ constexpr const char* type_name() {
         return "float32";
     } else if constexpr (std::is_same_v<Number, std::int32_t>) {
         return "int32";
+    } else if constexpr (std::is_same_v<Number, std::uint32_t>) {
+        return "uint32";
     } else if constexpr (std::is_same_v<Number, std::int64_t>) {
         return "int64";
     } else if constexpr (std::is_same_v<Number, std::uint64_t>) {
@@ -510,6 +512,8 @@ public:
             span_of<std::int32_t>(array_named("history_tokens"), "history_tokens"),
             span_of<std::int32_t>(array_named("history_counts"), "history_counts"),
             per_row("history_ends", std::int64_t{}),
+            rows_of<const std::uint32_t>(array_named("masks"), "masks"),
+            span_of<std::int32_t>(array_named("mask_rows"), "mask_rows"),
         };
         const nb::gil_scoped_release release;
         kernels_.sample(logits, sampling, static_cast<std::int32_t*>(tokens.data()));

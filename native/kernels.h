@@ -20,6 +20,8 @@ struct Sampling {
     Span<float> repetition_penalty, frequency_penalty, presence_penalty;
     Span<std::int32_t> history_tokens, history_counts;
     Span<std::int64_t> history_ends;
+    Rows<const std::uint32_t> masks; // a bit for each token that may be drawn, the lowest bit of a word first
+    Span<std::int32_t> mask_rows;    // whose they are, ascending; the other rows have none
 };
 
 // What a half of a layer adds to the stream, after a norm if there is one.

@@ -1,11 +1,12 @@
-// The sampler: penalties, temperature, top-k, top-p and the draw, as docs/sampling.md defines them. Weights are whole
-// numbers of 2^-40, so that their sums are exact and no order of summation shows in the result.
+// The sampler: penalties, mask, temperature, top-k, top-p and the draw, as docs/sampling.md defines them. Weights are
+// whole numbers of 2^-40, so that their sums are exact and no order of summation shows in the result.
 #include "checks.h"
 #include "kernels.h"
 #include "philox.h"
 #include "weight.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 namespace gemlora {
@@ -149,14 +150,94 @@ private:
     std::uint64_t total_ = 0;
 };
 
+// Which tokens of a row may be drawn.
+class Mask {
+public:
+    Mask(const std::uint32_t* words, std::int64_t size) : words_(words), size_(size) {}
+
+    std::int64_t count() const {
+        std::int64_t sum = 0;
+        for (std::int64_t word = 0; word * bits < size_; ++word) {
+            sum += std::popcount(allowed(word));
+        }
+        return sum;
+    }
+
+    // The logits that may be drawn, in the order of their indices.
+    std::vector<Candidate> gather(const float* logits, std::int64_t count) const {
+        std::vector<Candidate> found;
+        found.reserve(static_cast<std::size_t>(count));
+        for (std::int64_t word = 0; word * bits < size_; ++word) {
+            for (std::uint32_t left = allowed(word); left != 0; left &= left - 1) {
+                const std::int64_t index = word * bits + std::countr_zero(left);
+                found.push_back({logits[index], index});
+            }
+        }
+        return found;
+    }
+
+    // Give the others the logit −∞.
+    void hide(float* logits) const {
+        for (std::int64_t word = 0; word * bits < size_; ++word) {
+            for (std::uint32_t left = inside(word) & ~words_[word]; left != 0; left &= left - 1) {
+                logits[word * bits + std::countr_zero(left)] = -__builtin_inff();
+            }
+        }
+    }
+
+private:
+    static constexpr std::int64_t bits = 32;
+
+    // The bits of a word that stand for tokens: in the last one perhaps not all.
+    std::uint32_t inside(std::int64_t word) const {
+        const std::int64_t left = size_ - word * bits;
+        return left >= bits ? ~std::uint32_t{0} : (std::uint32_t{1} << left) - 1;
+    }
+
+    std::uint32_t allowed(std::int64_t word) const { return words_[word] & inside(word); }
+
+    const std::uint32_t* const words_;
+    const std::int64_t size_;
+};
+
 class RowSampler {
 public:
     RowSampler(const KernelTable& table, const Sampling& sampling, std::int64_t row)
         : table_(table), in_(sampling), row_(row) {}
 
-    // The token, or −1 if a logit is NaN or +inf, or all are −inf.
+    // The token, or −1 if a logit is NaN or +inf, or all are −inf. Those of tokens that are masked count as −inf.
     std::int32_t run(float* logits, std::int64_t size) const {
         penalise(logits);
+        const std::uint32_t* const words = mask_words();
+        if (words == nullptr) {
+            return draw(logits, size);
+        }
+        const Mask mask(words, size);
+        const std::int64_t count = mask.count();
+        if (count > size / few) {
+            mask.hide(logits);
+            return draw(logits, size);
+        }
+        const std::vector<Candidate> candidates = mask.gather(logits, count);
+        std::vector<float> numbers;
+        std::ranges::transform(candidates, std::back_inserter(numbers), &Candidate::number);
+        const std::int32_t chosen = draw(numbers.data(), count);
+        return chosen < 0 ? chosen : static_cast<std::int32_t>(candidates[static_cast<std::size_t>(chosen)].index);
+    }
+
+private:
+    static constexpr std::int64_t few = 8; // one in so many tokens: so few are better drawn from by themselves
+
+    const std::uint32_t* mask_words() const {
+        for (std::int64_t i = 0; i < in_.mask_rows.size; ++i) {
+            if (in_.mask_rows[i] == row_) {
+                return in_.masks.row(i);
+            }
+        }
+        return nullptr;
+    }
+
+    std::int32_t draw(float* logits, std::int64_t size) const {
         const auto [most, near] = largest(logits, size);
         if (!std::isfinite(most)) {
             return -1;
@@ -175,7 +256,6 @@ public:
         return static_cast<std::int32_t>(candidates[static_cast<std::size_t>(chosen)].index);
     }
 
-private:
     // The largest logit, or NaN if any is, and an index from which on it is the first one: a second search need not go
     // through all again.
     Candidate largest(const float* logits, std::int64_t size) const {
@@ -222,6 +302,10 @@ void check(const Sampling& sampling, std::int64_t rows, std::int64_t vocabulary)
     require(sampling.history_counts.size == sampling.history_tokens.size,
             "history_tokens and history_counts must be equally long");
     require_below(sampling.history_tokens, vocabulary, "history_tokens");
+    require(sampling.masks.rows == sampling.mask_rows.size, "masks and mask_rows must be equally long");
+    require(sampling.masks.rows == 0 || sampling.masks.columns == ceil_divide(vocabulary, 32),
+            "masks must have a bit for each token, in words of 32");
+    require_below(sampling.mask_rows, rows, "mask_rows");
     std::int64_t start = 0;
     for (std::int64_t row = 0; row < rows; ++row) {
         const float temperature = sampling.temperature[row];

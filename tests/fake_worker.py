@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.stepping import ADAPTER_SIZE, BASE, CONTEXT, PROBE_PROMPT, VOCABULARY, EmptyLoader, PagedRunner
+from tests.stepping import (
+    ADAPTER_SIZE,
+    BASE,
+    CONTEXT,
+    PROBE_PROMPT,
+    TOKENS,
+    VOCABULARY,
+    EmptyLoader,
+    PagedRunner,
+    constraining,
+)
 
 from gemlora.engines.contract import AdapterRef, ModelFacts
 from gemlora.engines.cpu.adapters import AdapterPool
@@ -87,7 +97,7 @@ def build(options: CpuOptions, mailbox: SocketMailbox) -> tuple[ModelFacts, Step
     adapters = AdapterPool(DeadlyLoader(), capacity, ThreadPoolExecutor(1), ThreadPoolExecutor(1), mailbox.wake)
     loop = StepLoop(
         mailbox, scheduler, MortalRunner(blocks, behaviour.step_seconds), Sampler(ReferenceKernels()), adapters,
-        Speculation(options.draft_tokens),
+        Speculation(options.draft_tokens), constraining(TOKENS, ThreadPoolExecutor(1)),
         context_window=min(CONTEXT, scheduler.capacity), vocabulary=VOCABULARY, probe_prompt=PROBE_PROMPT,
     )  # fmt: skip
     return FACTS, loop

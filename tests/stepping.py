@@ -5,16 +5,17 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, Future
 from math import inf
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from gemlora.engines.contract import AdapterRef, FinishReason, GenerateRequest, Sampling
+from gemlora.engines.contract import AdapterRef, Constraint, FinishReason, GenerateRequest, Sampling
 from gemlora.engines.cpu.adapters import AdapterPool
 from gemlora.engines.cpu.batch import Batch
 from gemlora.engines.cpu.blocks import BLOCK_SIZE, BlockPool
+from gemlora.engines.cpu.constraining import Constraining
 from gemlora.engines.cpu.engine import StepLoop
 from gemlora.engines.cpu.frames import Cancel, Command, Counted, Delivered, Event, Failed, Shutdown, Submit
 from gemlora.engines.cpu.interfaces import Speculation as Speculating
@@ -27,6 +28,9 @@ from gemlora.engines.cpu.speculation import Speculation
 from gemlora.errors import AdapterInvalid
 from gemlora.kernels import LoraWeights
 from gemlora.kernels.reference import ReferenceKernels
+
+if TYPE_CHECKING:
+    from gemlora.engines.constraints import GrammarVocabulary
 
 VOCABULARY = 50
 CONTEXT = 512
@@ -188,6 +192,31 @@ class LateExecutor(Executor):
             self.tasks.pop(0)()
 
 
+class PromptExecutor(Executor):
+    """Runs what is submitted at once."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        late = LateExecutor()
+        future = late.submit(function, *arguments, **named)
+        late.run()
+        return future
+
+
+TOKENS = [bytes([byte]) for byte in b'{}[]",:0123456789-. abcdefghijklmnopqrstuvwxyz'][:DRAWN]
+"""The bytes of the tokens that can be drawn."""
+
+
+def constraining(tokens: list[bytes], compiler: Executor, size: int = VOCABULARY) -> Constraining:
+    """Constraints over a vocabulary of `size` ids, of which the last ones have no text; the last one is its end."""
+
+    def load() -> "GrammarVocabulary":
+        from gemlora.engines.constraints import GrammarVocabulary
+
+        return GrammarVocabulary([*tokens, *[b""] * (size - len(tokens))], size - 1)
+
+    return Constraining(load, 500_000, compiler, PromptExecutor(), lambda: None)
+
+
 class Bench:
     """A step loop that a test drives by hand, and everything that came out of it."""
 
@@ -213,6 +242,7 @@ class Bench:
             Sampler(ReferenceKernels()),
             self.adapters,
             speculation or Speculation(0),
+            constraining(TOKENS, self.executor),
             context_window=min(context, self.scheduler.capacity),
             vocabulary=VOCABULARY,
             probe_prompt=PROBE_PROMPT,
@@ -263,7 +293,7 @@ class Bench:
 def request(
     id: str, prompt: Iterable[int] = (1, 2, 3), max_tokens: int = 8, *, stop: tuple[int, ...] = (),
     adapter: str | None = None, generated: tuple[int, ...] = (), scope: bytes = b"", share: bytes = b"",
-    **sampling: Any,
+    grammar: str | None = None, **sampling: Any,
 ) -> GenerateRequest:  # fmt: skip
     """A request; greedy unless a temperature is given."""
     return GenerateRequest(
@@ -276,6 +306,7 @@ def request(
         generated=generated,
         cache_scope=scope,
         share_key=share,
+        constraint=Constraint(grammar) if grammar else None,
     )
 
 

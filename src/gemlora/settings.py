@@ -212,6 +212,13 @@ class Settings(BaseSettings):
         description="Most tokens guessed ahead where a text repeats itself; 0: none. Changes speed only, no token.",
         examples=[8],
     )
+    grammar_symbols: int = Field(
+        500_000,
+        ge=1,
+        le=100_000_000,
+        description="Largest schema or grammar that an answer may be held to, in symbols of its rules.",
+        examples=[500_000],
+    )
     adapter_memory_bytes: int = Field(
         GIB, ge=MIB, description="Adapters kept in memory, least recently used leave first.", examples=[GIB]
     )
@@ -233,6 +240,32 @@ class Settings(BaseSettings):
     )
 
     max_body_bytes: int = Field(16 * MIB, ge=1024, description="Largest request body.", examples=[16 * MIB])
+    max_schema_bytes: int = Field(
+        64 << 10,
+        ge=64,
+        description="Largest JSON schema that answers are held to; also all tools of a request together.",
+        examples=[64 << 10],
+    )
+    max_schema_depth: int = Field(32, ge=1, le=64, description="How deep a schema may be nested.", examples=[32])
+    max_schema_properties: int = Field(
+        1000, ge=1, description="Properties and definitions of a schema, nested ones too.", examples=[1000]
+    )
+    max_schema_values: int = Field(1000, ge=1, description="Values in the enums of a schema.", examples=[1000])
+    max_schema_items: int = Field(
+        1000,
+        ge=1,
+        description="Highest number of items, properties or alternatives that a schema may demand; what it allows "
+        "beyond is cut to it.",
+        examples=[1000],
+    )
+    max_schema_length: int = Field(
+        65_536,
+        ge=1,
+        description="The same for characters.",
+        examples=[65_536],
+    )
+    max_tools: int = Field(128, ge=1, description="Tools of a request.", examples=[128])
+    max_tool_calls: int = Field(16, ge=1, le=256, description="Calls of tools in one answer.", examples=[16])
     limits: Literal["none", "cloudflare-2024", "cloudflare-2026"] = Field(
         "none",
         description="What the hosted service allowed that year: rank, bytes and number of adapters, "

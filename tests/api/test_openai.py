@@ -261,10 +261,10 @@ async def test_contents_may_be_null_or_parts_and_developers_are_the_system(
         ({"stop": ["x"] * 17}, "Length of '/stop' must be <= 16 not met"),
         ({"model": "x" * 2000}, "Length of '/model' must be <= 1024 not met"),
         ({"logprobs": True}, "'/logprobs' is not supported"),
-        ({"tool_choice": "required"}, "'/tool_choice' is not supported"),
+        ({"tool_choice": "required"}, "'/tool_choice' demands a call, but there are no tools"),
         ({"modalities": ["text", "audio"]}, "'/modalities' other than text"),
-        ({"tools": [{}]}, "'/tools' is not supported"),
-        ({"response_format": {"type": "json_object"}}, "'/response_format' other than text is not supported"),
+        ({"functions": [{"name": "f"}]}, "'/functions' is not supported"),
+        ({"max_tokens": -2}, "'/max_tokens' must be >= 1"),
     ],
 )
 async def test_what_cannot_be_done_is_refused_by_name(client: httpx.AsyncClient, change: Any, text: str) -> None:
@@ -282,6 +282,7 @@ async def test_what_cannot_be_done_is_refused_by_name(client: httpx.AsyncClient,
         ({"best_of": 4}, "'/best_of' is not supported"),
         ({"logprobs": 0}, "'/logprobs' is not supported"),
         ({"suffix": "end"}, "'/suffix' is not supported"),
+        ({"tools": [{"name": "f"}]}, "'/tools' are only supported in chat completions"),
     ],
 )
 async def test_completions_refuse_by_name_too(client: httpx.AsyncClient, change: Any, text: str) -> None:

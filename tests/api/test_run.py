@@ -232,7 +232,7 @@ class TestPrompt:
             {"role": "tool", "content": "sunny", "name": "weather", "tool_call_id": "1"},
         ]
 
-        prompt = await self.prompt_of(client, parts, {"messages": messages, "tools": [{}]})
+        prompt = await self.prompt_of(client, parts, {"messages": messages, "tools": []})
 
         assert "weather" in prompt
         assert "Rome" in prompt
@@ -369,7 +369,7 @@ class TestRefusals:
         {"stop": None},
         {"tools": [{"name": "f"}], "tool_choice": "auto"},
         {"functions": [{"name": "f", "code": "x"}]},
-        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "text"}},
         {"reasoning_effort": "low", "chat_template_kwargs": {"a": 1}},
         {"options": {"rejectIfBusy": True}},
     ],

@@ -1,14 +1,23 @@
 """The fake engine keeps the contract's promises."""
 
 import asyncio
+import json
 from contextlib import aclosing
 
 import pytest
+from llguidance import LLMatcher
 from msgspec.structs import replace
 
-from gemlora.engines.contract import AdapterRef, Engine, FinishReason, GenerateRequest, Output, Sampling
+from gemlora.engines.contract import AdapterRef, Constraint, Engine, FinishReason, GenerateRequest, Output, Sampling
 from gemlora.engines.fake import FakeEngine
-from gemlora.errors import AdapterInvalid, EngineFailed, OutOfCapacity, RequestAborted
+from gemlora.errors import (
+    AdapterInvalid,
+    ConstraintInvalid,
+    ConstraintUnmet,
+    EngineFailed,
+    OutOfCapacity,
+    RequestAborted,
+)
 
 REQUEST = GenerateRequest("id", (1, 2, 3), 10, Sampling(seed=5), stop_tokens=(257,))
 ADAPTER = AdapterRef("ab" * 32, "manifest", "weights", "cd" * 32)
@@ -117,3 +126,33 @@ async def test_closing_the_engine_aborts_what_runs_and_what_comes(prefill: float
         await running
     with pytest.raises(RequestAborted):
         await outputs(engine, REQUEST)
+
+
+SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}}
+CONSTRAINED = replace(
+    REQUEST, max_tokens=60, constraint=Constraint(LLMatcher.grammar_from_json_schema({**SCHEMA, "required": ["name"]}))
+)
+
+
+@pytest.mark.parametrize("most", [11, 12, 20, 30, 60])
+async def test_a_constrained_answer_is_complete_at_every_bound(most: int) -> None:
+    for seed in range(5):
+        request = replace(CONSTRAINED, max_tokens=most, sampling=Sampling(seed=seed))
+        assert "name" in json.loads(bytes(await tokens(FakeEngine(), request)))
+
+
+async def test_a_constrained_answer_goes_on_where_it_was_cut() -> None:
+    long = await tokens(FakeEngine(), CONSTRAINED)
+    assert long == await tokens(FakeEngine(), CONSTRAINED)
+    for cut in range(len(long)):
+        rest = await tokens(FakeEngine(), replace(CONSTRAINED, generated=long[:cut]))
+        assert long[:cut] + rest == long
+
+
+async def test_constraints_that_cannot_be_met_end_their_request() -> None:
+    engine = FakeEngine()
+    with pytest.raises(ConstraintUnmet):
+        await outputs(engine, replace(CONSTRAINED, max_tokens=10))
+    with pytest.raises(ConstraintInvalid):
+        await outputs(engine, replace(CONSTRAINED, constraint=Constraint("start: nothing")))
+    assert engine.live == 0

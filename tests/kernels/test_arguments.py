@@ -276,6 +276,10 @@ BATCH = SamplingBatch(
         ({"history_counts": integers(1, 2)}, "must be equally long"),
         ({"history_ends": np.full(1, 2)}, "history_ends must grow"),
         ({"history_ends": np.full(1, -1)}, "history_ends must grow"),
+        ({"masks": np.ones((1, 1), np.uint32)}, "masks and mask_rows must be equally long"),
+        ({"masks": np.ones((1, 2), np.uint32), "mask_rows": integers(0)}, "masks must have a bit for each token"),
+        ({"masks": np.ones((1, 1), np.int32), "mask_rows": integers(0)}, "masks must be of type uint32"),
+        ({"masks": np.ones((1, 1), np.uint32), "mask_rows": integers(1)}, r"mask_rows\[0\] is 1, must be in 0 … 0"),
     ],
 )
 def test_sample_checks_its_batch(native: NativeKernels, change: dict, message: str) -> None:

@@ -233,3 +233,41 @@ def test_top_p_cuts_a_large_vocabulary_at_the_right_place(native: NativeKernels)
     tokens = native.sample(logits, make_batch(8, top_p=0.03125))
     assert tokens.max() < 8192
     assert tokens.max() > 4096
+
+
+@settings(max_examples=60)
+@given(
+    rows=st.integers(1, 5),
+    vocabulary=st.sampled_from([1, 31, 32, 33, 300]),
+    share=st.sampled_from([0.02, 0.1, 0.5, 0.99]),
+    temperature=st.sampled_from([0, 0.6, 5]),
+    top_k=st.sampled_from([0, 1, 7, 50]),
+    top_p=st.sampled_from([0, 0.5, 0.9, 1]),
+    seed=st.integers(0, 10000),
+)
+def test_native_tokens_behind_masks_are_the_reference_tokens_and_allowed(
+    variants, reference, rows, vocabulary, share, temperature, top_k, top_p, seed
+) -> None:
+    rng = np.random.default_rng(seed)
+    logits = (rng.standard_normal((rows, vocabulary)) * 3).astype(np.float32)
+    masked = np.flatnonzero(rng.random(rows) < 0.7).astype(np.int32)
+    allowed = rng.random((len(masked), vocabulary)) < share
+    logits[masked] = np.where(~allowed & (rng.random(allowed.shape) < 0.1), np.nan, logits[masked])
+    bits = np.packbits(np.pad(allowed, ((0, 0), (0, -vocabulary % 32)), constant_values=True), 1, "little")
+    batch = make_batch(
+        rows,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        repetition_penalty=1.5,
+        history_tokens=np.zeros(rows, np.int32),
+        history_counts=np.ones(rows, np.int32),
+        history_ends=np.arange(1, rows + 1),
+        masks=bits.view(np.uint32),
+        mask_rows=masked,
+    )
+    expected = reference.sample(logits.copy(), batch).tolist()
+    for row, mask in zip(masked, allowed, strict=True):
+        assert mask[expected[row]] if mask.any() else expected[row] == -1
+    for kernels in variants:
+        assert kernels.sample(logits.copy(), batch).tolist() == expected

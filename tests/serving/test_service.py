@@ -59,10 +59,11 @@ async def test_an_answer_is_pieces_and_then_an_ending(service: TextGeneration) -
 async def test_folding_joins_the_pieces(service: TextGeneration) -> None:
     pieces = [piece async for piece in (await service.start(REQUEST)).pieces()]
 
-    text, ending = await fold((await service.start(REQUEST)).pieces())
+    answer = await fold((await service.start(REQUEST)).pieces())
 
-    assert text == "".join(piece.text for piece in pieces[:-1] if isinstance(piece, Piece))
-    assert ending == pieces[-1]
+    assert answer.text == "".join(piece.text for piece in pieces[:-1] if isinstance(piece, Piece))
+    assert answer.calls == ()
+    assert answer.ending == pieces[-1]
 
 
 async def test_nothing_runs_before_the_pieces_are_asked_for(service: TextGeneration, engine: FakeEngine) -> None:
@@ -204,7 +205,7 @@ async def test_the_outcome_is_counted_also_when_nobody_waits_for_it() -> None:
 async def test_what_an_answer_with_a_stop_string_costs_does_not_depend_on_how_its_tokens_come(
     engine: FakeEngine, service: TextGeneration, monkeypatch: pytest.MonkeyPatch, cuts: list[int]
 ) -> None:
-    whole, _ = await fold((await service.start(REQUEST)).pieces())
+    whole = (await fold((await service.start(REQUEST)).pieces())).text
     generate = FakeEngine.generate
 
     async def grouped(self: FakeEngine, request: GenerateRequest) -> Any:
@@ -215,12 +216,12 @@ async def test_what_an_answer_with_a_stop_string_costs_does_not_depend_on_how_it
 
     monkeypatch.setattr(FakeEngine, "generate", grouped)
     for stop, reason in ((whole[9:12], FinishReason.STOP), (whole[20:24], FinishReason.STOP)):
-        text, ending = await fold((await service.start(replace(REQUEST, stop=(stop,)))).pieces())
-        assert text == whole.partition(stop)[0]
-        assert ending.finish_reason is reason
-        assert ending.usage.completion_tokens == len(text) + len(stop)
-    text, ending = await fold((await service.start(replace(REQUEST, stop=("absent",)))).pieces())
-    assert (text, ending.usage.completion_tokens) == (whole, 24)
+        answer = await fold((await service.start(replace(REQUEST, stop=(stop,)))).pieces())
+        assert answer.text == whole.partition(stop)[0]
+        assert answer.ending.finish_reason is reason
+        assert answer.ending.usage.completion_tokens == len(answer.text) + len(stop)
+    answer = await fold((await service.start(replace(REQUEST, stop=("absent",)))).pieces())
+    assert (answer.text, answer.ending.usage.completion_tokens) == (whole, 24)
 
 
 async def test_a_request_that_will_not_wait_is_refused_when_the_room_is_gone_by_then() -> None:

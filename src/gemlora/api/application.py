@@ -1,7 +1,7 @@
 """Builds the HTTP application from finished services."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -25,6 +25,7 @@ from gemlora.api.openai import OpenAi
 from gemlora.api.openai_inputs import Reader
 from gemlora.api.routes import endpoints, router
 from gemlora.api.run import Run
+from gemlora.api.shapes import ShapeLimits, ShapeReader
 from gemlora.errors import GemloraError
 from gemlora.registry.adapters import Adapters
 from gemlora.registry.models import Catalogue
@@ -44,6 +45,7 @@ class Limits:
     body_idle_seconds: float = 15
     write_stall_seconds: float = 30
     batch_requests: int = 1000
+    shapes: ShapeLimits = field(default_factory=ShapeLimits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
     """The ASGI application. No generated documentation is served."""
     schemas = {name: _schema(name) for name in ("input", "output")}
     bodies = BodyReader(services.limits.body_bytes, services.limits.body_idle_seconds)
-    inputs = InputReader(schemas["input"])
+    shapes = ShapeReader(services.limits.shapes)
+    inputs = InputReader(schemas["input"], shapes)
     run = Run(
         services.generation,
         services.catalogue,
@@ -80,7 +83,7 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
         services.generation,
         services.catalogue,
         bodies,
-        Reader(inputs.max_tokens, inputs.temperature),
+        Reader(inputs.max_tokens, inputs.temperature, shapes),
         services.limits.write_stall_seconds,
         services.log,
     )
@@ -110,7 +113,8 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
 
 def batch_answers(services: Services) -> BatchAnswers:
     """What answers the requests of batches."""
-    return BatchAnswers(services.generation, InputReader(_schema("input")), services.log)
+    inputs = InputReader(_schema("input"), ShapeReader(services.limits.shapes))
+    return BatchAnswers(services.generation, inputs, services.log)
 
 
 def _schema(name: str) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class BatchAnswers:
                 self._log.error("request of a batch failed unexpectedly", request_id=request_id, exc_info=error)
             return Answer(error_text(error, request_id), success=False)
 
-    async def _result(self, request_id: str, account_id: str, model: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    async def _result(self, request_id: str, account_id: str, model: str, inputs: dict[str, Any]) -> dict[str, Json]:
         wanted = self._inputs.read(inputs, model)
         generation = await self._service.start(
             RunRequest(
@@ -123,9 +123,10 @@ class BatchAnswers:
                 sampling=wanted.sampling,
                 adapter=wanted.lora,
                 stop=wanted.stop,
+                shape=wanted.shape,
             )
         )
-        return whole(*await fold(generation.pieces()))
+        return whole(await fold(generation.pieces()), wanted)
 
 
 def _queues(inputs: Mapping[str, Any], options: Json, query: Mapping[str, str]) -> bool:

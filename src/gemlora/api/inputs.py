@@ -6,14 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gemlora.api.shapes import ShapeReader
 from gemlora.api.validation import Json, Schema, Validator, type_mismatch
 from gemlora.errors import InvalidRequest
 from gemlora.serving.prompt import Message, Prompt, ToolCall
 from gemlora.serving.service import SamplingChoice
+from gemlora.serving.shapes import FREE, Shape
 
 MOST_STOPS = 16
 LONGEST_STOP = 1024
 """Bounds on stop strings: every piece of an answer is compared with all of them."""
+
+TEXT_PARTS = ("text", "refusal")
+"""Types of parts of a content that are text; it stands in the member of the same name."""
 
 PROMPT = "Prompt"
 """Title of the schema's alternative that has a prompt; the other one has messages."""
@@ -29,12 +34,14 @@ class Inputs:
     sampling: SamplingChoice
     lora: str | None
     stop: tuple[str, ...] = ()
+    shape: Shape = FREE
 
 
 class InputReader:
     """Reads the inputs of text generation as its schema describes them; `max_tokens` and `temperature` are defaults."""
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, shapes: ShapeReader) -> None:
+        self._shapes = shapes
         self._validator = Validator(schema)
         self._titles = [alternative.get("title") for alternative in schema["oneOf"]]
         defaults = schema["oneOf"][0]["properties"]
@@ -63,6 +70,7 @@ class InputReader:
             sampling=self._sampling(inputs),
             lora=adapter_name(inputs, ("lora",)),
             stop=stop_strings(inputs.get("stop")),
+            shape=self._shapes.read(inputs),
         )
 
     def _sampling(self, inputs: Mapping[str, Any]) -> SamplingChoice:
@@ -174,13 +182,14 @@ def join_text_parts(inputs: Json, model: str) -> Json:
 def _joined(parts: list[Any], path: str, model: str) -> Json:
     for index, part in enumerate(parts):
         kind = part.get("type") if isinstance(part, dict) else None
-        if isinstance(kind, str) and kind != "text":
+        if isinstance(kind, str) and kind not in TEXT_PARTS:
             raise InvalidRequest(
                 f"'{path}/{index}' of type {kind[:32]!r} is not supported, {model} is a text-only model"
             )
-    texts = [part["text"] for part in parts if _is_text_part(part)]
+    texts = [part[part["type"]] for part in parts if _is_text_part(part)]
     return "\n".join(texts) if parts and len(texts) == len(parts) else parts
 
 
 def _is_text_part(part: Json) -> bool:
-    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+    kind = part.get("type") if isinstance(part, dict) else None
+    return isinstance(part, dict) and kind in TEXT_PARTS and isinstance(part.get(str(kind)), str)

@@ -7,7 +7,9 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
+from itertools import chain
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,7 +27,9 @@ from gemlora.api.streaming import event_stream
 from gemlora.api.validation import Json
 from gemlora.errors import EngineFailed
 from gemlora.registry.models import Catalogue, Model
-from gemlora.serving.service import Ending, Generation, Piece, RunRequest, TextGeneration, Usage, fold
+from gemlora.serving.json_text import parsed
+from gemlora.serving.prompt import ToolCall
+from gemlora.serving.service import Answer, Ending, Generation, Part, RunRequest, TextGeneration, Usage, fold
 
 T = TypeVar("T")
 
@@ -75,7 +79,9 @@ class OpenAi:
         wanted = await self._bodies.json(request, read)
         model = self._catalogue.get(wanted.model).name
         requests = _requests(call, caller_of(request).account_id, model, wanted)
-        generations = await while_connected(request.receive, together([*map(self._service.start, requests)]))
+        choices = [wanted.sampling_of(choice) for choice in range(wanted.choices)]
+        starting = together([self._service.start_choices(one, choices) for one in requests])
+        generations = [*chain.from_iterable(await while_connected(request.receive, starting))]
         headers = {"cf-ai-req-id": call.id, "gemlora-adapter": adapter_label(generations[0].adapter)}
         answer = form(call, model, wanted)
         if wanted.stream:
@@ -98,16 +104,20 @@ class ChatForm:
         self._created = int(time.time())
         self._model = model
 
-    def whole(self, answers: Sequence[tuple[str, Ending]]) -> Json:
-        """All answers at once."""
-        choices = [
-            self._choice(index, text, ending.finish_reason.value) for index, (text, ending) in enumerate(answers)
-        ]
-        return {**self._named(self.kind), "choices": choices, "usage": usage_counts(self._usage(answers))}
+    def whole(self, answers: Sequence[Answer]) -> Json:
+        """All answers at once. Raises `ConstraintUnmet` if one should be JSON and is not."""
+        if self._wanted.shape.is_document:
+            for answer in answers:
+                if not answer.calls:
+                    parsed(answer.text)
+        choices = [self._choice(index, answer) for index, answer in enumerate(answers)]
+        usage = self._usage([answer.ending for answer in answers])
+        return {**self._named(self.kind), "choices": choices, "usage": usage_counts(usage)}
 
     async def events(self, generations: Sequence[Generation]) -> AsyncGenerator[bytes, None]:
         """The stream's bytes: chunks as the texts come, one for each end, usage if asked for, `[DONE]`."""
         begun: set[int] = set()
+        calls = [0] * len(generations)
         endings: dict[int, Ending] = {}
         async with aclosing(merged([generation.pieces() for generation in generations])) as pieces:
             async for index, piece in pieces:
@@ -115,15 +125,19 @@ class ChatForm:
                     begun.add(index)
                     if (opening := self._opening(index)) is not None:
                         yield self._event([opening])
-                if isinstance(piece, Piece):
-                    yield self._event([self._delta(index, piece.text, None)])
-                else:
+                if isinstance(piece, Ending):
                     endings[index] = piece
-                    yield self._event([self._delta(index, "", piece.finish_reason.value)])
+                    yield self._event([self._delta(index, "", piece.reason)])
+                elif isinstance(piece, ToolCall):
+                    for delta in _call_deltas(piece, calls[index]):
+                        yield self._event([self._called(index, delta)])
+                    calls[index] += 1
+                else:
+                    yield self._event([self._delta(index, piece.text, None)])
         if len(endings) < len(generations):
             raise EngineFailed("The answer has no end")
         if self._wanted.include_usage:
-            usage = self._usage([("", endings[index]) for index in sorted(endings)])
+            usage = self._usage([endings[index] for index in sorted(endings)])
             yield self._event([], usage=usage_counts(usage))
         yield DONE
 
@@ -133,9 +147,9 @@ class ChatForm:
     def _event(self, choices: list[Json], **more: Json) -> bytes:
         return event({**self._named(self.chunk), "choices": choices, **more})
 
-    def _usage(self, answers: Sequence[tuple[str, Ending]]) -> Usage:
+    def _usage(self, endings: Sequence[Ending]) -> Usage:
         """Each prompt counts once, however many answers it has."""
-        usages = [ending.usage for _, ending in answers]
+        usages = [ending.usage for ending in endings]
         return Usage(
             sum(usage.prompt_tokens for usage in usages[:: self._wanted.choices]),
             sum(usage.completion_tokens for usage in usages),
@@ -149,9 +163,16 @@ class ChatForm:
     def _delta(self, index: int, text: str, finish_reason: str | None) -> Json:
         return {"index": index, "delta": {"content": text}, "logprobs": None, "finish_reason": finish_reason}
 
-    def _choice(self, index: int, text: str, finish_reason: str) -> Json:
-        message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": index, "message": message, "logprobs": None, "finish_reason": finish_reason}
+    def _called(self, index: int, delta: Json) -> Json:
+        """A part of a call; beside it there is a text too, an empty one."""
+        delta = {"content": "", "tool_calls": [delta]}
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+    def _choice(self, index: int, answer: Answer) -> Json:
+        message: dict[str, Json] = {"role": "assistant", "content": answer.text, "refusal": None}
+        if answer.calls:
+            message |= {"content": None, "tool_calls": [*map(_call, answer.calls)]}
+        return {"index": index, "message": message, "logprobs": None, "finish_reason": answer.ending.reason}
 
 
 class TextForm(ChatForm):
@@ -169,8 +190,8 @@ class TextForm(ChatForm):
     def _delta(self, index: int, text: str, finish_reason: str | None) -> Json:
         return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}
 
-    def _choice(self, index: int, text: str, finish_reason: str) -> Json:
-        return self._delta(index, self._echo(index) + text, finish_reason)
+    def _choice(self, index: int, answer: Answer) -> Json:
+        return self._delta(index, self._echo(index) + answer.text, answer.ending.reason)
 
 
 async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
@@ -185,8 +206,8 @@ async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 async def merged(
-    streams: Sequence[AsyncGenerator[Piece | Ending, None]],
-) -> AsyncGenerator[tuple[int, Piece | Ending], None]:
+    streams: Sequence[AsyncGenerator[Part, None]],
+) -> AsyncGenerator[tuple[int, Part], None]:
     """What several streams yield, as it comes, each with its stream's number. Closing it closes them all."""
     if len(streams) == 1:  # without a task for each piece
         async with aclosing(streams[0]) as only:
@@ -211,7 +232,7 @@ async def merged(
 
 
 def _requests(call: Call, account_id: str, model: str, wanted: Wanted) -> list[RunRequest]:
-    """One for each answer, those of a prompt side by side. They may wait for each other, whatever the request says."""
+    """One for each prompt. They may wait for each other, whatever the request says."""
     return [
         RunRequest(
             id=call.id,
@@ -219,13 +240,25 @@ def _requests(call: Call, account_id: str, model: str, wanted: Wanted) -> list[R
             model=model,
             prompt=prompt,
             max_tokens=wanted.max_tokens,
-            sampling=wanted.sampling_of(choice),
             adapter=wanted.lora,
             stop=wanted.stop,
-            reject_if_busy=wanted.reject_if_busy and not number and not choice,
+            shape=wanted.shape,
+            reject_if_busy=wanted.reject_if_busy and not number,
         )
         for number, prompt in enumerate(wanted.prompts)
-        for choice in range(wanted.choices)
+    ]
+
+
+def _call(call: ToolCall) -> dict[str, Json]:
+    function: Json = {"name": call.name, "arguments": call.arguments}
+    return {"id": f"call_{uuid4().hex}", "type": "function", "function": function}
+
+
+def _call_deltas(call: ToolCall, number: int) -> list[Json]:
+    """A call as a stream has it: who is called, then with what."""
+    return [
+        {"index": number, **_call(ToolCall(call.name, ""))},
+        {"index": number, "function": {"arguments": call.arguments}},
     ]
 
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gemlora.api.inputs import adapter_name, conversation, join_text_parts, rejects_if_busy, stop_strings
+from gemlora.api.shapes import ShapeReader
 from gemlora.api.validation import Json, type_mismatch
 from gemlora.errors import InvalidRequest
 from gemlora.serving.prompt import Prompt
 from gemlora.serving.service import SamplingChoice
+from gemlora.serving.shapes import Shape
 
 MOST_CHOICES = 8
 """Answers of one request: choices of one prompt, or of several together."""
@@ -22,7 +24,7 @@ TOO_MANY = f"at most {MOST_CHOICES} answers can be asked for at once"
 SEEDS = 1 << 64
 
 UNSUPPORTED = (
-    "logprobs", "top_logprobs", "logit_bias", "tools", "functions", "function_call", "audio", "suffix", "prediction",
+    "logprobs", "top_logprobs", "logit_bias", "functions", "function_call", "audio", "suffix", "prediction",
     "min_p", "min_tokens", "ignore_eos", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
 )  # fmt: skip
 """Members that would change the answer. Null, false, zero and empty ones ask for nothing."""
@@ -50,6 +52,7 @@ class Wanted:
     sampling: SamplingChoice
     lora: str | None
     stop: tuple[str, ...]
+    shape: Shape
     reject_if_busy: bool
     echo: bool = False
 
@@ -64,22 +67,24 @@ class Wanted:
 class Reader:
     """Reads bodies. What they leave open is the model's: `max_tokens` and `temperature`."""
 
-    def __init__(self, max_tokens: int, temperature: float) -> None:
+    def __init__(self, max_tokens: int, temperature: float, shapes: ShapeReader) -> None:
         self._max_tokens = max_tokens
         self._temperature = temperature
+        self._shapes = shapes
 
     def chat(self, body: Json) -> Wanted:
         """A chat completion. Raises `InvalidRequest`."""
         members = _object(body)
         _refuse_unsupported(members)
-        _check_tool_choice(members)
+        if members.get("modalities") not in (None, [], ["text"]):
+            raise InvalidRequest("'/modalities' other than text are not supported")
         model, lora = _model(members)
         messages = _object(join_text_parts(members, model)).get("messages")
         if not isinstance(messages, list):
             raise InvalidRequest(type_mismatch(("messages",), "array", messages))
         prompt = conversation([_completed(message, index) for index, message in enumerate(messages)])
         limit = "max_completion_tokens" if members.get("max_completion_tokens") is not None else "max_tokens"
-        return self._wanted(members, model, lora, (prompt,), limit)
+        return self._wanted(members, model, lora, (prompt,), limit, self._shapes.read(members))
 
     def completion(self, body: Json) -> Wanted:
         """A completion of texts, which get no turns. Raises `InvalidRequest`."""
@@ -89,6 +94,8 @@ class Reader:
             raise InvalidRequest("'/best_of' is not supported")
         if members.get("logprobs") is not None:  # 0 asks for those of the text itself
             raise InvalidRequest("'/logprobs' is not supported")
+        if members.get("tools"):
+            raise InvalidRequest("'/tools' are only supported in chat completions")
         model, lora = _model(members)
         texts = members.get("prompt")
         texts = [texts] if isinstance(texts, str) else texts
@@ -100,7 +107,8 @@ class Reader:
             if not isinstance(text, str):
                 raise InvalidRequest(type_mismatch(("prompt", str(index)), "string", text))
         prompts = tuple(Prompt.of_text(text, raw=True) for text in texts)
-        return self._wanted(members, model, lora, prompts, "max_tokens", echo=_boolean(members, "echo"))
+        shape = Shape(self._shapes.document(members.get("response_format")))
+        return self._wanted(members, model, lora, prompts, "max_tokens", shape, echo=_boolean(members, "echo"))
 
     def _wanted(
         self,
@@ -109,12 +117,12 @@ class Reader:
         lora: str | None,
         prompts: tuple[Prompt, ...],
         limit: str,
+        shape: Shape,
         *,
         echo: bool = False,
     ) -> Wanted:
         if len(prompts) * (choices := _integer(members, "n", 1, 1, MOST_CHOICES)) > MOST_CHOICES:
             raise InvalidRequest(TOO_MANY)
-        _check_format(members.get("response_format"))
         options = members.get("stream_options")
         if options is not None and not isinstance(options, dict):
             raise InvalidRequest(type_mismatch(("stream_options",), "object", options))
@@ -124,10 +132,13 @@ class Reader:
             choices=choices,
             stream=_boolean(members, "stream"),
             include_usage=_boolean(options or {}, "include_usage"),
-            max_tokens=_integer(members, limit, self._max_tokens, 1, None),
+            max_tokens=self._max_tokens
+            if members.get(limit) == -1
+            else _integer(members, limit, self._max_tokens, 1, None),
             sampling=self._sampling(members),
             lora=lora,
             stop=stop_strings(members.get("stop")),
+            shape=shape,
             reject_if_busy=rejects_if_busy(members.get("options")),
             echo=echo,
         )
@@ -179,20 +190,6 @@ def _completed(message: Json, index: int) -> Json:
         if not isinstance(value, str):
             raise InvalidRequest(type_mismatch(("messages", str(index), name), "string", value))
     return {**message, "role": "system" if role == "developer" else role, "content": content or ""}
-
-
-def _check_tool_choice(members: Mapping[str, Any]) -> None:
-    """Without tools there is nothing that could have to be called."""
-    if members.get("tool_choice") not in (None, "auto", "none"):
-        raise InvalidRequest("'/tool_choice' is not supported")
-    if members.get("modalities") not in (None, [], ["text"]):
-        raise InvalidRequest("'/modalities' other than text are not supported")
-
-
-def _check_format(wanted: Json) -> None:
-    kind = wanted.get("type") if isinstance(wanted, dict) else wanted
-    if kind not in (None, "text"):
-        raise InvalidRequest("'/response_format' other than text is not supported")
 
 
 def _boolean(members: Mapping[str, Any], name: str) -> bool:

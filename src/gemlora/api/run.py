@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from structlog.typing import FilteringBoundLogger
 
-from gemlora.api.answers import usage_counts, whole
+from gemlora.api.answers import called, usage_counts, whole
 from gemlora.api.authentication import caller_of
 from gemlora.api.batches import Batching, Poll, Submission
 from gemlora.api.body import BodyReader
@@ -23,7 +23,8 @@ from gemlora.api.validation import Json
 from gemlora.errors import EngineFailed
 from gemlora.registry.models import Catalogue
 from gemlora.registry.records import ReadyAdapter
-from gemlora.serving.service import Ending, Generation, Piece, RunRequest, TextGeneration, fold
+from gemlora.serving.prompt import ToolCall
+from gemlora.serving.service import Ending, Generation, Part, RunRequest, TextGeneration, fold
 
 
 class Run:
@@ -80,14 +81,15 @@ class Run:
             sampling=wanted.sampling,
             adapter=wanted.lora if wanted.lora is not None else adapter_beside(query, options),
             stop=wanted.stop,
+            shape=wanted.shape,
             reject_if_busy=rejects_if_busy(options),
         )
         generation = await while_connected(request.receive, self._service.start(run_request))
         headers = {"gemlora-adapter": adapter_label(generation.adapter)}
         if wanted.stream:
             return await self._stream(request, call, generation, headers)
-        text, ending = await while_connected(request.receive, fold(generation.pieces()))
-        return result(whole(text, ending), call, headers)
+        answer = await while_connected(request.receive, fold(generation.pieces()))
+        return result(whole(answer, wanted), call, headers)
 
     async def _stream(self, request: Request, call: Call, generation: Generation, headers: dict[str, str]) -> Response:
         headers = {"cf-ai-req-id": call.id, **headers}
@@ -107,18 +109,20 @@ def member(value: Json, key: str) -> Json:
     return value.get(key) if isinstance(value, dict) else None
 
 
-async def events(pieces: AsyncGenerator[Piece | Ending, None]) -> AsyncGenerator[bytes, None]:
-    """The stream's bytes: a chunk for each piece, an empty one for the end token, usage, `[DONE]`."""
+async def events(pieces: AsyncGenerator[Part, None]) -> AsyncGenerator[bytes, None]:
+    """The stream's bytes: a chunk for each piece or call, an empty one for the end token, usage, `[DONE]`."""
     async with aclosing(pieces):
         async for piece in pieces:
-            if isinstance(piece, Piece):
-                yield event({"response": piece.text})
-                continue
-            usage = usage_counts(piece.usage)
-            yield event({"response": ""})
-            yield event({"response": "", "usage": usage, "finish_reason": piece.finish_reason.value})
-            yield DONE
-            return
+            if isinstance(piece, Ending):
+                yield event({"response": ""})
+                yield event({"response": "", "usage": usage_counts(piece.usage), "finish_reason": piece.reason})
+                yield DONE
+                return
+            yield event(
+                {"response": "", "tool_calls": [called(piece)]}
+                if isinstance(piece, ToolCall)
+                else {"response": piece.text}
+            )
     raise EngineFailed("The answer has no end")
 
 

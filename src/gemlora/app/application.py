@@ -18,6 +18,7 @@ from gemlora.accounts.service import Accounts, FirstAccess
 from gemlora.api.application import Limits, Services, batch_answers, create_api
 from gemlora.api.health import Lifecycle
 from gemlora.api.server import Config, Server
+from gemlora.api.shapes import ShapeLimits
 from gemlora.app.backend import StartingBackend, starting_backend
 from gemlora.batches.repository import BatchRepository
 from gemlora.engines.cpu.weights.progress import Progress
@@ -33,6 +34,7 @@ from gemlora.registry.uploads import Uploads
 from gemlora.serving.adapters import ServingEngine
 from gemlora.serving.batches import Batches, BatchRules
 from gemlora.serving.codec import GemmaCodec
+from gemlora.serving.schemas import SchemaLimits
 from gemlora.serving.service import TextGeneration
 from gemlora.settings import Settings
 from gemlora.storage.data import DataFolder
@@ -222,12 +224,6 @@ async def _collect(adapters: Adapters, seconds: float, log: FilteringBoundLogger
         await asyncio.sleep(seconds)
 
 
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        settings.max_body_bytes, settings.body_idle_seconds, settings.write_stall_seconds, settings.max_batch_requests
-    )
-
-
 def _batch_rules(settings: Settings) -> BatchRules:
     return BatchRules(settings.max_batches, settings.batch_concurrency, settings.batch_keep_seconds)
 
@@ -235,6 +231,24 @@ def _batch_rules(settings: Settings) -> BatchRules:
 async def _end(task: "asyncio.Task[None]") -> None:
     task.cancel()
     await asyncio.wait([task])
+
+
+def _limits(settings: Settings) -> Limits:
+    schemas = SchemaLimits(
+        size=settings.max_schema_bytes,
+        depth=settings.max_schema_depth,
+        properties=settings.max_schema_properties,
+        values=settings.max_schema_values,
+        items=settings.max_schema_items,
+        length=settings.max_schema_length,
+    )
+    return Limits(
+        settings.max_body_bytes,
+        settings.body_idle_seconds,
+        settings.write_stall_seconds,
+        settings.max_batch_requests,
+        ShapeLimits(schemas, settings.max_tools, settings.max_tool_calls),
+    )
 
 
 def _model(settings: Settings, base: Base) -> Model:

@@ -5,12 +5,14 @@ import hashlib
 import itertools
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from gemlora.engines.contract import (
     GREEDY_TEMPERATURE,
     AdapterRef,
+    Constraint,
     EngineStats,
     FinishReason,
     GenerateRequest,
@@ -20,6 +22,11 @@ from gemlora.engines.contract import (
 )
 from gemlora.errors import AdapterInvalid, GemloraError, OutOfCapacity, RequestAborted
 from gemlora.storage.manifest import AdapterManifest
+
+if TYPE_CHECKING:
+    from gemlora.engines.constraints import GrammarVocabulary
+
+GRAMMAR_SYMBOLS = 500_000
 
 ALPHABET = tuple(b"etaoin shrdlu cmfwyp, ")
 
@@ -49,7 +56,8 @@ class FakeEngine:
     """Answers every request with `length` tokens of `alphabet`, then stops.
 
     The tokens depend on prompt, sampling and adapter digest only, and on the seed only if the request is not greedy.
-    `prefill_seconds` pass before the first token and `token_seconds` before each. `live` counts unfinished sequences.
+    A constrained answer keeps to its grammar meanwhile and is completed then. `prefill_seconds` pass before the first
+    token and `token_seconds` before each. `live` counts unfinished sequences.
     """
 
     def __init__(
@@ -70,6 +78,7 @@ class FakeEngine:
         self._capacity = capacity
         self._failure: tuple[GemloraError, int] | None = None
         self._broken_adapters: set[str] = set()
+        self._vocabulary: GrammarVocabulary | None = None
         self._closed = asyncio.Event()
         self.live = 0
         self.requests: list[GenerateRequest] = []
@@ -149,6 +158,10 @@ class FakeEngine:
     async def _outputs(
         self, request: GenerateRequest, failure: tuple[GemloraError, int] | None
     ) -> AsyncGenerator[Output, None]:
+        if request.constraint is not None:
+            async for output in self._constrained_outputs(request, request.constraint, failure):
+                yield output
+            return
         digest = _digest(request)
         for index in itertools.count(len(request.generated)):
             if failure is not None and index == failure[1]:
@@ -157,11 +170,39 @@ class FakeEngine:
             if index >= self._length and request.stop_tokens:
                 yield Output((), FinishReason.STOP)
                 return
-            draw = hashlib.sha256(digest + index.to_bytes(8, "big")).digest()
-            token = self._alphabet[int.from_bytes(draw[:8], "big") % len(self._alphabet)]
+            token = _draw(digest, index, self._alphabet)
             last = index + 1 >= request.max_tokens
             yield Output((token,), FinishReason.LENGTH if last else None)
             if last:
+                return
+
+    async def _constrained_outputs(
+        self, request: GenerateRequest, constraint: Constraint, failure: tuple[GemloraError, int] | None
+    ) -> AsyncGenerator[Output, None]:
+        """Tokens that the grammar allows, of the alphabet where it can be, and after `length` the shortest ending."""
+        from gemlora.engines.constraints import ConstrainedText, compile_grammar
+
+        if self._vocabulary is None:
+            self._vocabulary = _byte_vocabulary(self._facts.vocabulary)
+        matcher = compile_grammar(constraint.grammar, self._vocabulary, GRAMMAR_SYMBOLS)
+        text = ConstrainedText(self._vocabulary, matcher, (), request.max_tokens)
+        ended = text.resume(request.generated)
+        if ended is not None:
+            yield Output(ended.tokens, ended.finish_reason)
+            return
+        digest = _digest(request)
+        for index in itertools.count(len(request.generated)):
+            if failure is not None and index == failure[1]:
+                raise failure[0]
+            await self._pause(self._token_seconds)
+            if index >= self._length and not text.closing:
+                yield Output((), FinishReason.STOP)
+                return
+            allowed = text.allowed()
+            preferred = [token for token in self._alphabet if token in allowed] or allowed
+            taken = text.take(text.closing[0] if index >= self._length else _draw(digest, index, preferred))
+            yield Output(taken.tokens, taken.finish_reason)
+            if taken.finish_reason is not None:
                 return
 
     async def _pause(self, seconds: float) -> None:
@@ -175,6 +216,18 @@ class FakeEngine:
             await asyncio.sleep(0)
         if self._closed.is_set():
             raise RequestAborted("The engine was stopped")
+
+
+def _byte_vocabulary(size: int) -> "GrammarVocabulary":
+    """The bytes by value; the ids behind them are control tokens."""
+    from gemlora.engines.constraints import GrammarVocabulary
+
+    return GrammarVocabulary([*(bytes([byte]) for byte in range(256)), *[b""] * (size - 256)], end=size - 1)
+
+
+def _draw(digest: bytes, index: int, tokens: Sequence[int]) -> int:
+    draw = hashlib.sha256(digest + index.to_bytes(8, "big")).digest()
+    return tokens[int.from_bytes(draw[:8], "big") % len(tokens)]
 
 
 def _digest(request: GenerateRequest) -> bytes:

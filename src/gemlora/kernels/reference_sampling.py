@@ -13,6 +13,7 @@ WEIGHT_BITS = 40
 def sample_row(logits: Float32, batch: SamplingBatch, row: int) -> int:
     """Draw the token of one row of logits [V], which the penalties change in place; −1 without finite logits."""
     penalise(logits, batch, row)
+    hide(logits, batch, row)
     largest = logits.max()
     if not np.isfinite(largest):
         return -1
@@ -43,6 +44,13 @@ def penalise(logits: Float32, batch: SamplingBatch, row: int) -> None:
         seen = np.where(seen > 0, seen / repetition, seen * repetition)
     seen = seen - batch.frequency_penalty[row] * counts.astype(np.float32)
     logits[tokens] = seen - np.where(counts > 0, batch.presence_penalty[row], np.float32(0))
+
+
+def hide(logits: Float32, batch: SamplingBatch, row: int) -> None:
+    """Give the logits [V] that the row's mask excludes, if it has one, the value −∞."""
+    for mask in batch.masks[batch.mask_rows == row]:
+        allowed = np.unpackbits(mask.astype("<u4").view(np.uint8), bitorder="little")[: len(logits)]
+        logits[allowed == 0] = -np.inf
 
 
 def keep_nucleus(likelihoods: Float32, weights: NDArray[np.uint64], top_p: float) -> None:

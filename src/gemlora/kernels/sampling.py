@@ -1,19 +1,22 @@
 """The sampling parameters of a batch as arrays, one entry per row of logits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+NO_MASKS = np.zeros((0, 0), np.uint32)
+NO_ROWS = np.zeros(0, np.int32)
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingBatch:
-    """Letters: R rows; E all history entries.
+    """Letters: R rows; E all history entries; M rows with a mask; W words of 32 tokens.
 
-    The formulas and their order are in `docs/sampling.md`: penalties, temperature, top-k, top-p, draw.
+    The formulas and their order are in `docs/sampling.md`: penalties, mask, temperature, top-k, top-p, draw.
     The history of row r is entries `history_ends[r − 1]` … `history_ends[r]`: each different token of prompt and
     output once, with the number of times that it occurs in the output (0 if only in the prompt). Rows without
-    penalties have no entries.
+    penalties have no entries. A mask has a bit for each token that may be drawn, the lowest bit of a word first.
     """
 
     temperature: NDArray[np.float32]  # [R], 0 is greedy
@@ -27,3 +30,5 @@ class SamplingBatch:
     history_tokens: NDArray[np.int32]  # [E]
     history_counts: NDArray[np.int32]  # [E]
     history_ends: NDArray[np.int64]  # [R]
+    masks: NDArray[np.uint32] = field(default_factory=lambda: NO_MASKS)  # [M, W]
+    mask_rows: NDArray[np.int32] = field(default_factory=lambda: NO_ROWS)  # [M], whose they are, ascending

@@ -10,8 +10,9 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
 from gemlora.engines.contract import Engine, FinishReason, GenerateRequest, Output, Sampling
@@ -19,11 +20,15 @@ from gemlora.errors import EngineFailed, OutOfCapacity
 from gemlora.registry.models import Catalogue, Model
 from gemlora.registry.records import ReadyAdapter
 from gemlora.serving.adapters import reference
-from gemlora.serving.prompt import Prompt, Room
-from gemlora.serving.stopping import StopStrings
+from gemlora.serving.answers import AnswerReader
+from gemlora.serving.prompt import Prompt, Room, ToolCall
+from gemlora.serving.shapes import FREE, Shape
 from gemlora.telemetry.metrics import Metrics
 
 HIGHEST_SEED = 9_999_999_999
+
+CALLED = "tool_calls"
+"""Why an answer of calls ended."""
 
 SHORT_PROMPT = 2048
 """Characters up to which encoding is quicker than a change of threads."""
@@ -86,7 +91,8 @@ class SamplingChoice:
 class RunRequest:
     """One valid request. `adapter` None: none is named, the model's default applies; empty: explicitly none.
 
-    The answer ends before the first of the `stop` strings. With `reject_if_busy` the request waits for no other one.
+    The answer has the `shape` and, where it is free text, ends before the first of the `stop` strings. With
+    `reject_if_busy` the request waits for no other one.
     """
 
     id: str
@@ -97,6 +103,7 @@ class RunRequest:
     sampling: SamplingChoice = SamplingChoice()
     adapter: str | None = None
     stop: tuple[str, ...] = ()
+    shape: Shape = FREE
     reject_if_busy: bool = False
 
 
@@ -122,10 +129,28 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The last thing that a stream yields."""
+    """The last thing that a stream yields. `called`: the answer is calls."""
 
     usage: Usage
     finish_reason: FinishReason
+    called: bool = False
+
+    @property
+    def reason(self) -> str:
+        """Why the answer ended, in the wire's word; calls are whole, whatever ended them."""
+        return CALLED if self.called else self.finish_reason.value
+
+
+Part: TypeAlias = Piece | ToolCall | Ending
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer: its text, which is empty if it is calls."""
+
+    text: str
+    calls: tuple[ToolCall, ...]
+    ending: Ending
 
 
 class Generation:
@@ -137,7 +162,7 @@ class Generation:
         adapter: ReadyAdapter | None,
         engine: Engine,
         decoder: Decoder,
-        stops: StopStrings,
+        reader: AnswerReader,
         reject_if_busy: bool,
         metrics: Metrics,
         log: FilteringBoundLogger,
@@ -146,17 +171,18 @@ class Generation:
         self._request = request
         self._engine = engine
         self._decoder = decoder
-        self._stops = stops
+        self._reader = reader
         self._reject_if_busy = reject_if_busy
         self._metrics = metrics
         self._log = log
 
-    async def pieces(self) -> AsyncGenerator[Piece | Ending, None]:
-        """Yield the text as it comes, then the `Ending`. To be called once; closing frees the sequence.
+    async def pieces(self) -> AsyncGenerator[Part, None]:
+        """Yield the text as it comes, or whole calls, then the `Ending`. To be called once; closing frees the sequence.
 
         Raises what `Engine.generate` raises, and `OutOfCapacity` if the request would have to wait and will not.
         """
         tokens = 0
+        called = False
         outcome = "aborted"
         started = last = time.monotonic()
         self._metrics.requests_in_flight.inc()
@@ -169,13 +195,16 @@ class Generation:
                     latency = self._metrics.token_seconds if tokens else self._metrics.first_token_seconds
                     latency.observe(now - last)
                     last = now
-                    text, counted, finish_reason = self._take(output)
+                    text, calls, counted, finish_reason = self._take(output)
                     tokens += counted
                     if text:
                         yield Piece(text)
+                    for call in calls:
+                        called = True
+                        yield call
                     if finish_reason is not None:
                         outcome = finish_reason.value
-                        yield Ending(Usage(len(self._request.prompt), tokens), finish_reason)
+                        yield Ending(Usage(len(self._request.prompt), tokens), finish_reason, called)
                         return
             raise EngineFailed("The engine ended an answer without saying why")
         except Exception:
@@ -191,20 +220,28 @@ class Generation:
                 seconds=round(time.monotonic() - started, 4),
             )
 
-    def _take(self, output: Output) -> tuple[str, int, FinishReason | None]:
+    def _take(self, output: Output) -> tuple[str, list[ToolCall], int, FinishReason | None]:
         """What an output adds to the answer, of how many of its tokens, and how the answer ends if it does.
 
         An output may have several tokens, as it happens; those behind a stop string do not count.
         """
-        text = ""
-        groups = [(token,) for token in output.tokens] if self._stops.any else [output.tokens]
+        texts: list[str] = []
+        calls: list[ToolCall] = []
+
+        def add(new: tuple[str, tuple[ToolCall, ...]]) -> None:
+            texts.append(new[0])
+            calls.extend(new[1])
+
+        groups = [(token,) for token in output.tokens] if self._reader.may_stop else [output.tokens]
         for counted, tokens in enumerate(groups, 1):
-            text += self._stops.push(self._decoder.push(tokens))
-            if self._stops.found:
-                return text, counted, FinishReason.STOP
+            add(self._reader.push(self._decoder.push(tokens)))
+            if self._reader.stopped:
+                return "".join(texts), calls, counted, FinishReason.STOP
         if output.finish_reason is not None:
-            text += self._stops.push(self._decoder.finish()) + self._stops.finish()
-        return text, len(output.tokens), FinishReason.STOP if self._stops.found else output.finish_reason
+            add(self._reader.push(self._decoder.finish()))
+            add(self._reader.finish())
+        finish_reason = FinishReason.STOP if self._reader.stopped else output.finish_reason
+        return "".join(texts), calls, len(output.tokens), finish_reason
 
 
 class TextGeneration:
@@ -233,34 +270,59 @@ class TextGeneration:
 
         Raises `ModelNotFound`, what `AdapterResolver.resolve` raises, or `PromptTooLong`.
         """
+        (generation,) = await self.start_choices(request, [request.sampling])
+        return generation
+
+    async def start_choices(self, request: RunRequest, choices: Sequence[SamplingChoice]) -> list[Generation]:
+        """Accept a request for several answers to one prompt, which differ in how their tokens are drawn.
+
+        They may wait for each other: only the first one heeds `reject_if_busy`. Raises what `start` does.
+        """
         model = self._catalogue.get(request.model)
         adapter = await self._adapter(request, model)
         room = Room(model.base.context_window, request.max_tokens)
-        prompt = await self._encode(request.prompt, room)
+        prompt = await self._encode(request.shape.prompt(request.prompt), room)
+        drawn = [self._sampling(choice) for choice in choices]
         generate = GenerateRequest(
             id=request.id,
             prompt=prompt,
             max_tokens=min(request.max_tokens, room.context_window - len(prompt)),
-            sampling=self._sampling(request.sampling),
+            sampling=drawn[0],
             stop_tokens=self._codec.stop_tokens,
             adapter=None if adapter is None else reference(adapter),
             cache_scope=_account_key("cache scope", request.account_id),
             share_key=_account_key("share", request.account_id),
+            constraint=request.shape.constraint,
         )
+        return [
+            self._generation(request, replace(generate, sampling=sampling), adapter, first=not number)
+            for number, sampling in enumerate(drawn)
+        ]
+
+    def _generation(
+        self, request: RunRequest, generate: GenerateRequest, adapter: ReadyAdapter | None, *, first: bool
+    ) -> Generation:
         log = self._log.bind(request_id=request.id)
         log.info(
             "generation started",
             account_id=request.account_id,
             model=request.model,
             adapter=None if adapter is None else adapter.digest,
-            prompt_tokens=len(prompt),
+            prompt_tokens=len(generate.prompt),
             max_tokens=generate.max_tokens,
             seed=generate.sampling.seed,
+            constrained=generate.constraint is not None,
         )
-        stops = StopStrings(request.stop)
         return Generation(
-            generate, adapter, self._engine, self._codec.decoder(), stops, request.reject_if_busy, self._metrics, log
-        )  # fmt: skip
+            generate,
+            adapter,
+            self._engine,
+            self._codec.decoder(),
+            request.shape.reader(request.stop),
+            request.reject_if_busy and first,
+            self._metrics,
+            log,
+        )
 
     async def _adapter(self, request: RunRequest, model: Model) -> ReadyAdapter | None:
         name = request.adapter
@@ -285,14 +347,18 @@ class TextGeneration:
         )
 
 
-async def fold(pieces: AsyncGenerator[Piece | Ending, None]) -> tuple[str, Ending]:
-    """The whole text and how it ended."""
+async def fold(pieces: AsyncGenerator[Part, None]) -> Answer:
+    """The whole answer."""
     texts: list[str] = []
+    calls: list[ToolCall] = []
     async with aclosing(pieces):
         async for piece in pieces:
             if isinstance(piece, Ending):
-                return "".join(texts), piece
-            texts.append(piece.text)
+                return Answer("".join(texts), tuple(calls), piece)
+            if isinstance(piece, ToolCall):
+                calls.append(piece)
+            else:
+                texts.append(piece.text)
     raise EngineFailed("The answer has no end")
 
 

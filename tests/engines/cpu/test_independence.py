@@ -11,10 +11,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from llguidance import LLMatcher
 from msgspec.structs import replace
-from tests.stepping import LateExecutor, ListMailbox, Prophet
+from tests.stepping import LateExecutor, ListMailbox, Prophet, constraining
 
-from gemlora.engines.contract import AdapterRef, GenerateRequest, Sampling
+from gemlora.engines.contract import AdapterRef, Constraint, GenerateRequest, Sampling
 from gemlora.engines.cpu.adapters import AdapterPool
 from gemlora.engines.cpu.batch import Batch
 from gemlora.engines.cpu.blocks import BlockPool
@@ -42,12 +43,21 @@ LONGEST_PROMPT = 80
 MOST_TOKENS = 24
 CONTEXT = LONGEST_PROMPT + MOST_TOKENS
 ADAPTERS = ("one", "two", "three", "four")
+BYTES = [bytes([byte]) for byte in range(256)]
+"""The text of the first tokens, for constrained answers."""
 PROBE_PROMPT = (2, 30, 70, 110, 150, 190)
 
 Model = tuple[PackedModel, list[GenerateRequest]]
 Outputs = dict[str, tuple[list[bytes], list[int]]]
 Guest = Submit | ProbeAdapter | UnloadAdapter | Cancel
 
+
+GRAMMARS = [
+    LLMatcher.grammar_from_json_schema({"type": "array", "items": {"type": ["string", "integer", "null"]}}),
+    LLMatcher.grammar_from_json_schema({"type": "array", "items": {"enum": ["alpha", "beta", 7]}}),
+    LLMatcher.grammar_from_lark('start: "=" /[a-z ]{0,60}/ ("!" | "?")'),
+]
+"""Their shortest texts have at most four tokens; the last one can be cut short, and the forced parts are guessed."""
 
 PROBES = [ProbeAdapter(f"probe {name}", AdapterRef(name, "", "", "")) for name in ADAPTERS]
 UNLOADS = 10
@@ -122,6 +132,7 @@ def random_requests(random: Random, count: int, vocabulary: int) -> list[Generat
             stop_tokens=(random.randrange(vocabulary),),
             adapter=random.choice([None, *(AdapterRef(name, "", "", "") for name in ADAPTERS)]),
             cache_scope=random.choice([b"", b"another account"]),
+            constraint=random.choice([None, None, None, *map(Constraint, GRAMMARS)]),
         )
         for number in range(count)
     ]
@@ -193,7 +204,7 @@ class Stage:
         loop = StepLoop(
             mailbox, scheduler, recorder, Sampler(self._kernels),
             AdapterPool(self._loader, rooms * self._largest, executor, executor, lambda: None),
-            speculation or Speculation(0),
+            speculation or Speculation(0), constraining(BYTES, executor, self._config.vocabulary),
             context_window=CONTEXT, vocabulary=self._config.vocabulary, probe_prompt=PROBE_PROMPT,
         )  # fmt: skip
         for coming in arrivals:
@@ -229,10 +240,7 @@ class Stage:
         adapters that are unloaded."""
         visitors = random_requests(random, VISITORS, self._config.vocabulary)
         guests: list[Guest] = [Submit(request) for request in requests]
-        guests += [
-            Submit(GenerateRequest(f"visitor {v.id}", v.prompt, 100, v.sampling, (), v.adapter, v.cache_scope))
-            for v in visitors
-        ]
+        guests += [Submit(replace(v, id=f"visitor {v.id}", max_tokens=100, stop_tokens=())) for v in visitors]
         guests += PROBES
         guests += [UnloadAdapter(f"unload {number}", random.choice(ADAPTERS)) for number in range(UNLOADS)]
         random.shuffle(guests)
@@ -272,6 +280,11 @@ def _arrivals(guests: list[Guest], random: Random) -> Iterator[list[Guest]]:
         yield [*coming, *gone]
 
 
+def _equal(output: tuple[list[bytes], list[int]], expected: tuple[list[bytes], list[int]]) -> bool:
+    """Behind the place where a grammar closed the text, guesses may have left logits that came to nothing."""
+    return output[1] == expected[1] and output[0][: len(expected[0])] == expected[0]
+
+
 def speculations(packed: PackedModel, outputs: Outputs, random: Random) -> list[Speculating]:
     """None, the real one, and guesses that are mostly right."""
     prophet = Prophet(0.8, random, packed.config.vocabulary)
@@ -293,7 +306,7 @@ def test_logits_and_tokens_behind_cached_blocks_are_those_of_a_cold_start(model:
     packed, requests = model
     for request in requests[:12]:
         prompt = [random.randrange(packed.config.vocabulary) for random in [Random(request.id)] for _ in range(60)]
-        first = replace(request, id="first", prompt=tuple(prompt), stop_tokens=(), max_tokens=24)
+        first = replace(request, id="first", prompt=tuple(prompt), stop_tokens=(), max_tokens=24, constraint=None)
         stage = Stage(packed, NativeKernels(1))
         hashes, tokens = stage.alone([first])["first"]
         turn = replace(first, id="turn", prompt=(*prompt, *tokens, *prompt[:8]), max_tokens=10)
@@ -323,7 +336,7 @@ def test_logits_and_tokens_are_the_same_alone_and_in_every_company(model: Model)
         stage = Stage(packed, NativeKernels(threads, instruction_set))
         random = Random(seed)
         outputs, scheduler = stage.company(requests, random, speculations(packed, alone, random)[seed % 3])
-        different = [id for id, result in alone.items() if outputs[id] != result]
+        different = [id for id, result in alone.items() if not _equal(outputs[id], result)]
         assert not different, (seed, threads, instruction_set)
         assert stage.differences == reference.differences
         preempted += scheduler.preemptions

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.stepping import LateExecutor, ListMailbox
+from tests.stepping import TOKENS, LateExecutor, ListMailbox, constraining
 
 from gemlora.engines.contract import AdapterRef
 from gemlora.engines.cpu.adapters import AdapterPool
@@ -109,6 +109,7 @@ def test_an_adapter_of_a_single_tokens_embedding_makes_a_difference(
     loop = StepLoop(
         mailbox, scheduler, runner, Sampler(native),
         AdapterPool(adapters, 1 << 20, executor, executor, lambda: None), Speculation(0),
+        constraining(TOKENS, executor),
         context_window=64, vocabulary=config.vocabulary, probe_prompt=prompt,
     )  # fmt: skip
     mailbox.commands.append(ProbeAdapter("a", AdapterRef("x", "", "", "")))

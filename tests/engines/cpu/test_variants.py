@@ -19,7 +19,7 @@ from tests import checkpoints
 from tests.adapters import described, peft_model, save_peft
 from tests.checkpoints import Checkpoint
 from tests.forward import Blocks, Trace, assert_close, assert_identical, relative_errors, run, step
-from tests.stepping import LateExecutor, ListMailbox
+from tests.stepping import LateExecutor, ListMailbox, constraining
 from transformers import PreTrainedModel
 
 from gemlora.engines.contract import AdapterRef, GenerateRequest, Sampling
@@ -176,7 +176,7 @@ def greedy_tokens(
     scheduler = Scheduler(PrefixCache(BlockPool(shared.blocks), "", most_idle=0), max_sequences=40, pace=Pace(256, inf))
     loop = StepLoop(
         mailbox, scheduler, shared, Sampler(kernels), AdapterPool(adapters, 1 << 24, executor, executor, lambda: None),
-        Speculation(0),
+        Speculation(0), constraining([b"a"], executor),
         context_window=checkpoints.CONTEXT, vocabulary=checkpoints.VOCABULARY, probe_prompt=(2,),
     )  # fmt: skip
     for number, prompt in enumerate(prompts):

@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Several
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from itertools import count
 
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from gemlora.engines.contract import EngineStats, FinishReason, GenerateRequest, Sampling
 from gemlora.engines.cpu.batch import Batch, Chunk
+from gemlora.engines.cpu.constraining import Opened
 from gemlora.engines.cpu.frames import (
     Cancel,
     Command,
@@ -39,7 +40,7 @@ from gemlora.engines.cpu.frames import (
     UnloadAdapter,
     Unloaded,
 )
-from gemlora.engines.cpu.interfaces import Adapters, Mailbox, Runner, Speculation
+from gemlora.engines.cpu.interfaces import Adapters, Constraints, Mailbox, Runner, Speculation
 from gemlora.engines.cpu.probing import Probing, with_changed_tokens
 from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
@@ -48,8 +49,9 @@ from gemlora.errors import EngineFailed, GemloraError, InvalidRequest, PromptToo
 
 logger = logging.getLogger(__name__)
 
-Drawn = tuple[Chunk, list[int | None]]
-"""The tokens drawn behind a chunk and each token of its draft, None where logits were not finite; for a probe none."""
+Drawn = tuple[Chunk, list[int | None] | BaseException]
+"""The tokens drawn behind a chunk and each token of its draft, None where logits were not finite; for a probe none.
+Or why there are none for this sequence."""
 
 
 @dataclass(slots=True)
@@ -75,6 +77,7 @@ class StepLoop:
         sampler: Sampler,
         adapters: Adapters,
         speculation: Speculation,
+        constraints: Constraints,
         *,
         context_window: int,
         vocabulary: int,
@@ -87,6 +90,7 @@ class StepLoop:
         self._sampler = sampler
         self._adapters = adapters
         self._speculation = speculation
+        self._constraints = constraints
         self._context_window = context_window
         self._vocabulary = vocabulary
         self._probe_prompt = probe_prompt
@@ -113,6 +117,7 @@ class StepLoop:
             return False
         started = time.monotonic()
         self._confirm_unloads()
+        self._open_texts()
         self._acquire_adapters()
         chunks = self._scheduler.next_chunks(self._drafts())
         self._announce(chunks)
@@ -141,6 +146,7 @@ class StepLoop:
         started = time.monotonic()
         try:
             if self._take_requests() or not all(sequence.ready for sequence in self._scheduler.waiting):
+                self._open_texts()
                 self._acquire_adapters()
                 if chunks := self._scheduler.inserted_chunks():
                     self._announce(chunks)
@@ -220,7 +226,7 @@ class StepLoop:
         """
         for sequence in self._scheduler.waiting:
             ref = sequence.request.adapter
-            if ref is None or sequence.ready:
+            if ref is None or sequence.has_adapter:
                 continue
             try:
                 sequence.adapter = self._adapters.acquire(ref)
@@ -237,6 +243,36 @@ class StepLoop:
         self._adapters.settle()
         self._flush()
 
+    def _open_texts(self) -> None:
+        """Have the grammars of new sequences compiled; go on with those that are, and end those that cannot be.
+
+        Compiling a grammar may be what the process dies of, so those who wait for it are named first.
+        """
+        for sequence in self._scheduler.waiting:
+            request = sequence.request
+            if request.constraint is None or sequence.text is not None:
+                continue
+            if sequence.opening is None:
+                self._start(sequence)
+                self._flush()
+                sequence.opening = self._constraints.open(
+                    request.constraint,
+                    request.stop_tokens,
+                    self._room(sequence) + sequence.generated,
+                    request.generated,
+                )
+            if sequence.opening.done():
+                self._continue_opened(sequence, sequence.opening)
+
+    def _continue_opened(self, sequence: Sequence, opening: Future[Opened]) -> None:
+        if (error := opening.exception()) is not None:  # a panic of the library is no `Exception`
+            self._fail(sequence, error)
+            return
+        opened = opening.result()
+        sequence.text = opened.text
+        if opened.ended is not None and opened.ended.finish_reason is not None:
+            self._finish(sequence, opened.ended.finish_reason, *opened.ended.tokens)
+
     def _confirm_unloads(self) -> None:
         for id, future in [entry for entry in self._unloading.items() if entry[1].done()]:
             del self._unloading[id]
@@ -249,7 +285,8 @@ class StepLoop:
     def _drafts(self) -> Mapping[Sequence, Several[int]]:
         """What is guessed to come next. The token before it must not be the last that may come."""
         decoding = [sequence for sequence in self._scheduler.running if sequence.remaining == 1]
-        return self._speculation.drafts({sequence: self._room(sequence) - 1 for sequence in decoding})
+        drafts = self._speculation.drafts({sequence: self._room(sequence) - 1 for sequence in decoding})
+        return {sequence: _possible(sequence, draft) for sequence, draft in drafts.items()}
 
     def _announce(self, chunks: Several[Chunk]) -> None:
         """Name the sequences that start now, so that the client knows whose fault it may be if the process dies."""
@@ -277,7 +314,16 @@ class StepLoop:
     def _forward(self, chunks: Several[Chunk], between: Callable[[], None] | None) -> list[Drawn]:
         batch = Batch.of(chunks)
         complete = [chunk for chunk in batch.chunks if chunk.completes]
-        drawn = self._draw(self._runner.forward(batch, between), complete)
+        masks = {
+            chunk: self._constraints.masks(chunk.sequence.text, chunk.draft)
+            for chunk in complete
+            if chunk.sequence.text is not None
+        }
+        try:
+            logits = self._runner.forward(batch, between)
+        finally:
+            wait(masks.values())
+        drawn = self._draw(logits, complete, masks)
         for chunk in chunks:
             chunk.sequence.computed += chunk.length
         outputs = sum(chunk.sequence.probing is None for chunk in complete)
@@ -287,26 +333,37 @@ class StepLoop:
         self._counters.drafted_tokens += drafted
         return drawn
 
-    def _draw(self, logits: NDArray[np.float32], complete: Several[Chunk]) -> list[Drawn]:
+    def _draw(
+        self, logits: NDArray[np.float32], complete: Several[Chunk], masks: Mapping[Chunk, Future[NDArray[np.uint32]]]
+    ) -> list[Drawn]:
         """The tokens behind the rows of logits [R, V]; those of probes are kept instead."""
-        places = [(chunk, chunk.draft[:length]) for chunk in complete for length in range(len(chunk.draft) + 1)]
+        failures = {chunk: error for chunk, future in masks.items() if (error := future.exception()) is not None}
+        drawn: dict[Chunk, list[int | None]] = {chunk: [] for chunk in complete}
+        places = [(chunk, length) for chunk in complete for length in range(len(chunk.draft) + 1)]
         rows = []
         for row, (chunk, _) in enumerate(places):
-            if (probing := chunk.sequence.probing) is None:
-                rows.append(row)
-            else:
+            if (probing := chunk.sequence.probing) is not None:
                 probing.keep(logits[row], adapted=chunk.sequence.adapter is not None)
-        drawn: dict[Chunk, list[int | None]] = {chunk: [] for chunk in complete}
+            elif chunk not in failures:
+                rows.append(row)
         if rows:
-            chunks, drafts = zip(*(places[row] for row in rows), strict=True)
+            taken = [places[row] for row in rows]
             logits = logits if len(rows) == len(places) else logits[rows]
-            tokens = self._sampler.sample(logits, [chunk.sequence for chunk in chunks], drafts)
-            for chunk, token in zip(chunks, tokens, strict=True):
+            tokens = self._sampler.sample(
+                logits,
+                [chunk.sequence for chunk, _ in taken],
+                [chunk.draft[:length] for chunk, length in taken],
+                [masks[chunk].result()[length] if chunk in masks else None for chunk, length in taken],
+            )
+            for (chunk, _), token in zip(taken, tokens, strict=True):
                 drawn[chunk].append(token)
-        return [*drawn.items()]
+        return [*(drawn | failures).items()]
 
-    def _deliver(self, chunk: Chunk, tokens: Several[int | None]) -> None:
+    def _deliver(self, chunk: Chunk, tokens: Several[int | None] | BaseException) -> None:
         sequence = chunk.sequence
+        if isinstance(tokens, BaseException):
+            self._fail(sequence, tokens)
+            return
         if sequence.probing is not None:
             self._continue_probe(sequence, sequence.probing)
             return
@@ -323,22 +380,35 @@ class StepLoop:
 
     def _take(
         self, sequence: Sequence, tokens: Several[int | None], draft: Several[int]
-    ) -> FinishReason | EngineFailed | None:
+    ) -> FinishReason | Exception | None:
         """Append the tokens as far as the draft was right, and say how the sequence ended if it did."""
         for token, drafted in zip(tokens, (*draft, None), strict=True):
             if token is None:
                 return EngineFailed("The model's output for this request is not finite.")
-            if token in sequence.request.stop_tokens:
+            if token in sequence.request.stop_tokens or (sequence.text and sequence.text.ends_by(token)):
                 return FinishReason.STOP
-            sequence.append(token)
-            if self._is_full(sequence):
-                return FinishReason.LENGTH
+            try:
+                reason = self._append(sequence, token)
+            except Exception as error:
+                return error
+            if reason is not None:
+                return reason
             if token != drafted:
                 return None
             sequence.computed += 1
             self._counters.accepted_tokens += 1
             self._counters.output_tokens += 1
         return None
+
+    def _append(self, sequence: Sequence, token: int) -> FinishReason | None:
+        """Add an output token, or what a constrained text ends with instead. Raises `ConstraintUnmet`."""
+        if sequence.text is None:
+            sequence.append(token)
+            return FinishReason.LENGTH if self._is_full(sequence) else None
+        taken = sequence.text.take(token)
+        for appended in taken.tokens:
+            sequence.append(appended)
+        return taken.finish_reason
 
     def _continue_probe(self, sequence: Sequence, probing: Probing) -> None:
         """Compute the same tokens without the adapter, or conclude if that was done."""
@@ -364,7 +434,7 @@ class StepLoop:
         self._forget(sequence)
         self._events.append(Delivered(sequence.request.id, tokens, reason))
 
-    def _fail(self, sequence: Sequence, error: Exception) -> None:
+    def _fail(self, sequence: Sequence, error: BaseException) -> None:
         """End a request. Texts that were not written for users stay in the log."""
         self._forget(sequence)
         if not isinstance(error, GemloraError):
@@ -409,3 +479,8 @@ class StepLoop:
         if self._events:
             self._mailbox.send(self._events)
             self._events = []
+
+
+def _possible(sequence: Sequence, draft: Several[int]) -> Several[int]:
+    """As much of a draft as the sequence's grammar allows, if it has one."""
+    return draft if sequence.text is None else draft[: sequence.text.possible(draft)]

@@ -8,7 +8,16 @@ from msgspec import Struct
 
 from gemlora.engines.contract import AdapterRef, EngineStats, FinishReason, GenerateRequest, ModelFacts
 from gemlora.engines.cpu.options import CpuOptions
-from gemlora.errors import AdapterInvalid, EngineFailed, GemloraError, InvalidRequest, SettingsInvalid, WeightsInvalid
+from gemlora.errors import (
+    AdapterInvalid,
+    ConstraintInvalid,
+    ConstraintUnmet,
+    EngineFailed,
+    GemloraError,
+    InvalidRequest,
+    SettingsInvalid,
+    WeightsInvalid,
+)
 
 LENGTH_BYTES = 4
 LONGEST_FRAME = 1 << 26
@@ -16,6 +25,8 @@ LONGEST_FRAME = 1 << 26
 
 FAILURES: dict[str, type[GemloraError]] = {
     "adapter": AdapterInvalid,
+    "constraint": ConstraintInvalid,
+    "unmet": ConstraintUnmet,
     "request": InvalidRequest,
     "weights": WeightsInvalid,
     "settings": SettingsInvalid,

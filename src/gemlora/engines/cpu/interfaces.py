@@ -8,8 +8,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gemlora.engines.contract import AdapterRef
+from gemlora.engines.contract import AdapterRef, Constraint
 from gemlora.engines.cpu.batch import Batch
+from gemlora.engines.cpu.constraining import ConstrainedText, Opened
 from gemlora.engines.cpu.frames import Command, Event
 from gemlora.engines.cpu.sequence import Sequence
 from gemlora.kernels import LoraWeights
@@ -43,6 +44,20 @@ class Speculation(Protocol):
 
     def drafts(self, rooms: Mapping[Sequence, int]) -> Mapping[Sequence, Several[int]]:
         """At most so many tokens that may come next, for sequences that decode; wrong ones cost time, nothing else."""
+        ...
+
+
+class Constraints(Protocol):
+    """What holds answers to grammars; `constraining.Constraining` explains."""
+
+    def open(
+        self, constraint: Constraint, stop_tokens: Several[int], room: int, generated: Several[int]
+    ) -> Future[Opened]:
+        """A text that is held to a grammar, behind what is generated of it."""
+        ...
+
+    def masks(self, text: ConstrainedText, draft: Several[int]) -> Future[NDArray[np.uint32]]:
+        """[1 + len(draft), words]: what may come behind the text and behind each token of the draft."""
         ...
 
 

@@ -1,6 +1,7 @@
 """From logits to tokens. The formulas are the kernels'; this turns the requests' parameters into their arrays."""
 
 from collections.abc import Sequence as Several
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,22 @@ class Sampler:
         self._kernels = kernels
 
     def sample(
-        self, logits: NDArray[np.float32], sequences: Several[Sequence], drafts: Several[Several[int]] = ()
+        self,
+        logits: NDArray[np.float32],
+        sequences: Several[Sequence],
+        drafts: Several[Several[int]] = (),
+        masks: Several[NDArray[np.uint32] | None] = (),
     ) -> list[int | None]:
         """One token per row of logits [R, V], which are overwritten; None where the logits are not finite.
 
-        A row's token is what comes behind its sequence and, if there are drafts, its draft.
+        A row's token is what comes behind its sequence and, if there are drafts, its draft. Of a row with a mask
+        [words] it is one whose bit is set.
         """
-        tokens = self._kernels.sample(logits, sampling_batch(sequences, drafts))
+        batch = sampling_batch(sequences, drafts)
+        if masked := [row for row, mask in enumerate(masks) if mask is not None]:
+            words = [mask for mask in masks if mask is not None]
+            batch = replace(batch, masks=np.stack(words), mask_rows=np.array(masked, np.int32))
+        tokens = self._kernels.sample(logits, batch)
         return [token if token >= 0 else None for token in tokens.tolist()]
 
 

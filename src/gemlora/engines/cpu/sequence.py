@@ -1,8 +1,10 @@
 """The engine's state of one request."""
 
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from gemlora.engines.contract import GenerateRequest, Sampling
+from gemlora.engines.cpu.constraining import ConstrainedText, Opened
 from gemlora.engines.cpu.drafting import Drafter
 from gemlora.engines.cpu.history import TokenHistory
 from gemlora.engines.cpu.probing import Probing
@@ -17,8 +19,8 @@ class Sequence:
     in `blocks`. Preemption takes the blocks and sets `computed` to 0: the same tokens are computed again later.
     The first `shared` blocks are in the prefix cache; `keys` are those of the root and of as many blocks as were asked.
     `history` exists only for requests with penalties. With `probing` no token is drawn, the logits are kept there.
-    `drafter` reads the tokens if the engine guesses ahead. `announced` says whether the client knows that the engine
-    works on it.
+    `drafter` reads the tokens if the engine guesses ahead. `opening` becomes `text` when the grammar of a request that
+    has one is compiled. `announced` says whether the client knows that the engine works on it.
     """
 
     request: GenerateRequest
@@ -33,6 +35,8 @@ class Sequence:
     probing: Probing | None = None
     announced: bool = False
     drafter: Drafter = field(default_factory=Drafter)
+    opening: Future[Opened] | None = None
+    text: ConstrainedText | None = None
 
     @classmethod
     def start(cls, request: GenerateRequest, arrival: int, probing: Probing | None = None) -> "Sequence":
@@ -52,6 +56,11 @@ class Sequence:
 
     @property
     def ready(self) -> bool:
+        """Whether its adapter is in memory and its grammar compiled, if it names them."""
+        return self.has_adapter and (self.text is not None or self.request.constraint is None)
+
+    @property
+    def has_adapter(self) -> bool:
         """Whether its adapter, if it names one, is in memory."""
         return self.adapter is not None or self.request.adapter is None
 

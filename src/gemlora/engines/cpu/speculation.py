@@ -4,12 +4,16 @@ from collections.abc import Iterator, Mapping
 from heapq import merge
 from itertools import islice
 
+from gemlora.engines.cpu.constraining import ConstrainedText
 from gemlora.engines.cpu.drafting import Guess
 from gemlora.engines.cpu.sequence import Sequence
 
 ROW_COST = 0.1
 """What one more row adds to a step, as a part of a step with one row. A step reads every weight once, about a byte for
 each multiplication of a row, so it is the machine's bandwidth over its multiplications."""
+
+FORCED_LIKELIHOOD = 0.95
+"""That a token is drawn which spells what a grammar demands: seldom the same text is cut into others."""
 
 MOST_ROWS = 32
 """Rows of a step above which nothing is guessed; the logits of a row take a megabyte."""
@@ -44,8 +48,15 @@ class Speculation:
 
 def _guesses(sequence: Sequence, most: int) -> Iterator[tuple[Sequence, Guess]]:
     sequence.drafter.read(sequence.tokens)
-    for guess in islice(sequence.drafter.guesses(sequence.tokens), most):
+    guesses = _forced(sequence.text) or sequence.drafter.guesses(sequence.tokens)
+    for guess in islice(guesses, most):
         yield sequence, guess
+
+
+def _forced(text: ConstrainedText | None) -> list[Guess]:
+    """What the grammar demands next, spelled as it mostly is."""
+    forced = [] if text is None else text.forced()
+    return [Guess(token, FORCED_LIKELIHOOD**ahead) for ahead, token in enumerate(forced, 1)]
 
 
 def _unlikeliness(entry: tuple[Sequence, Guess]) -> float:

@@ -10,11 +10,14 @@ import socket
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gemlora.engines.contract import ModelFacts
 from gemlora.engines.cpu.adapters import AdapterLoader, AdapterPool, PackedFiles
 from gemlora.engines.cpu.blocks import BlockPool
+from gemlora.engines.cpu.constraining import Constraining
 from gemlora.engines.cpu.engine import StepLoop
 from gemlora.engines.cpu.frames import Command, Failed, Ready, Start
 from gemlora.engines.cpu.mailbox import SocketMailbox
@@ -29,6 +32,9 @@ from gemlora.engines.cpu.speculation import Speculation
 from gemlora.engines.cpu.weights.packed import PackedModel, facts
 from gemlora.errors import EngineFailed, GemloraError, SettingsInvalid
 from gemlora.kernels.native import NativeKernels
+
+if TYPE_CHECKING:
+    from gemlora.engines.constraints import GrammarVocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +73,26 @@ def build(options: CpuOptions, mailbox: SocketMailbox) -> tuple[ModelFacts, Step
         packer=ThreadPoolExecutor(1),
         on_loaded=mailbox.wake,
     )
+    constraints = Constraining(
+        partial(_grammar_vocabulary, model),
+        options.grammar_symbols,
+        compiler=ThreadPoolExecutor(1),
+        masker=ThreadPoolExecutor(1),
+        on_opened=mailbox.wake,
+    )
     loop = StepLoop(
-        mailbox, scheduler, runner, Sampler(kernels), adapters, Speculation(options.draft_tokens),
+        mailbox, scheduler, runner, Sampler(kernels), adapters, Speculation(options.draft_tokens), constraints,
         context_window=window, vocabulary=config.vocabulary,
         probe_prompt=probe_prompt(config.vocabulary, model.tokens.bos),
     )  # fmt: skip
     return facts(model, window), loop
+
+
+def _grammar_vocabulary(model: PackedModel) -> "GrammarVocabulary":
+    from gemlora.engines.constraints import GrammarVocabulary
+    from gemlora.engines.cpu.weights.token_bytes import token_bytes
+
+    return GrammarVocabulary(token_bytes(model.tokenizer_path, model.config.vocabulary), model.tokens.eos)
 
 
 def serve(connection: socket.socket, build: Builder) -> None:

@@ -1,0 +1,211 @@
+"""Every constrained text ends as its grammar demands, whatever is drawn and however few tokens it may have."""
+
+import json
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from llguidance import LLMatcher
+
+from gemlora.engines.constraints import ConstrainedText, GrammarVocabulary, Taken, compile_grammar
+from gemlora.engines.contract import FinishReason
+from gemlora.errors import ConstraintInvalid, ConstraintUnmet
+
+END = 259
+STOP = 258
+WORDS = [b'{"', b'":', b'","', b'"}', b'"]', b"}]", b"[[", b"name", b"\xc3\xa4", b"  ", b"true", b"null", b"12"]
+TOKENS = [*(bytes([byte]) for byte in range(256)), b"", b"", b"", b"", *WORDS]
+BOUNDS = (1, 2, 3, 5, 8, 13, 21, 34, 60)
+
+Draw = Callable[[list[int]], int]
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> GrammarVocabulary:
+    return GrammarVocabulary(TOKENS, END)
+
+
+def random_schema(random: Random, depth: int = 0) -> dict[str, Any]:
+    kinds = ["string", "integer", "number", "boolean", "null", "enum", "const", "pattern"]
+    kind = random.choice([*kinds, *["object", "array", "anyOf"] * (3 if depth < 2 else 0)])
+    match kind:
+        case "enum":
+            return {"enum": random.sample(["red", "green", "blue", 7, None, True], 3)}
+        case "const":
+            return {"const": random.choice(["a longer constant text", 3, "x"])}
+        case "pattern":
+            return {"type": "string", "pattern": random.choice(["^[a-c]{3,6}$", "^\\d{4}-\\d\\d$"])}
+        case "string":
+            return random.choice([{"type": "string"}, {"type": "string", "minLength": 2, "maxLength": 9}])
+        case "integer":
+            return random.choice([{"type": "integer"}, {"type": "integer", "minimum": 10, "maximum": 999}])
+        case "array":
+            return {"type": "array", "items": random_schema(random, depth + 1), "minItems": random.choice([0, 0, 2])}
+        case "anyOf":
+            return {"anyOf": [random_schema(random, depth + 1) for _ in range(2)]}
+        case "object":
+            properties = {name: random_schema(random, depth + 1) for name in random.sample(["a", "name", "tag"], 2)}
+            required = [name for name in properties if random.random() < 0.6]
+            return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    return {"type": kind}
+
+
+def start(
+    vocabulary: GrammarVocabulary, grammar: str, room: int, stop_tokens: tuple[int, ...] = (STOP,)
+) -> ConstrainedText:
+    return ConstrainedText(vocabulary, compile_grammar(grammar, vocabulary, 500_000), stop_tokens, room)
+
+
+def write(text: ConstrainedText, draw: Draw, prefix: tuple[int, ...] = ()) -> tuple[list[Taken], FinishReason]:
+    """What was taken until the text ended."""
+    taken: list[Taken] = []
+    ended = text.resume(prefix)
+    if ended is not None and ended.finish_reason is not None:
+        return [ended], ended.finish_reason
+    while True:
+        masks = np.empty((1, text.words), np.uint32)
+        text.masks((), masks)
+        allowed = np.flatnonzero(np.unpackbits(masks.view(np.uint8), bitorder="little")).tolist()
+        token = draw(allowed)
+        if token in (STOP, END):
+            return taken, FinishReason.STOP
+        taken.append(text.take(token))
+        if (reason := taken[-1].finish_reason) is not None:
+            return taken, reason
+
+
+def drawing(seed: int) -> Draw:
+    random = Random(seed)
+    return lambda allowed: random.choice(allowed)
+
+
+def tokens_of(taken: list[Taken]) -> list[int]:
+    return [token for one in taken for token in one.tokens]
+
+
+def spelled(vocabulary: GrammarVocabulary, tokens: list[int]) -> str:
+    return b"".join(map(vocabulary.spelling, tokens)).decode()
+
+
+@pytest.mark.parametrize("number", range(40))
+def test_every_answer_is_valid_at_every_bound_or_there_is_none(vocabulary: GrammarVocabulary, number: int) -> None:
+    schema = random_schema(Random(number))
+    grammar = LLMatcher.grammar_from_json_schema(schema)
+    shortest = len(start(vocabulary, grammar, 1000).closing)
+    for room in (*BOUNDS, shortest, shortest + 1):
+        if room < shortest:
+            with pytest.raises(ConstraintUnmet, match="tokens"):
+                start(vocabulary, grammar, room)
+            continue
+        taken, reason = write(start(vocabulary, grammar, room), drawing(room))
+        tokens = tokens_of(taken)
+        assert len(tokens) <= room
+        jsonschema.validate(json.loads(spelled(vocabulary, tokens)), schema)
+        assert reason is FinishReason.STOP or len(tokens) + shortest + 40 > room
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_a_text_continues_with_the_same_tokens_wherever_it_was_cut(vocabulary: GrammarVocabulary, number: int) -> None:
+    grammar = LLMatcher.grammar_from_json_schema(
+        {"type": "array", "items": random_schema(Random(number)), "minItems": number % 2}
+    )
+    room = len(start(vocabulary, grammar, 1000).closing) + 12
+
+    def draw_at(index: int) -> Draw:
+        return lambda allowed: Random(f"{number}/{index}").choice(allowed)
+
+    def continued(prefix: tuple[int, ...]) -> tuple[list[Taken], FinishReason]:
+        index = len(prefix)
+
+        def draw(allowed: list[int]) -> int:
+            nonlocal index
+            index += 1
+            return draw_at(index)(allowed)
+
+        return write(start(vocabulary, grammar, room), draw, prefix)
+
+    whole, reason = continued(())
+    tokens = tokens_of(whole)
+    for cut in range(len(whole)):
+        prefix = tuple(tokens_of(whole[:cut]))
+        rest, same = continued(prefix)
+        assert (*prefix, *tokens_of(rest)) == tuple(tokens)
+        assert same is reason
+
+
+def test_an_early_end_says_so_and_a_complete_text_does_not(vocabulary: GrammarVocabulary) -> None:
+    grammar = LLMatcher.grammar_from_json_schema({"type": "string"})
+    taken, reason = write(
+        start(vocabulary, grammar, 10), lambda allowed: ord("x") if ord("x") in allowed else allowed[0]
+    )
+    assert (spelled(vocabulary, tokens_of(taken)), reason) == ('"' + "x" * 8 + '"', FinishReason.LENGTH)
+    taken, reason = write(
+        start(vocabulary, grammar, 10), lambda allowed: ord('"') if ord('"') in allowed else allowed[0]
+    )
+    assert (spelled(vocabulary, tokens_of(taken)), reason) == ('""', FinishReason.STOP)
+
+
+def test_a_text_that_may_end_anywhere_has_all_its_tokens(vocabulary: GrammarVocabulary) -> None:
+    grammar = LLMatcher.grammar_from_lark("start: /[a-z]*/")
+    taken, reason = write(start(vocabulary, grammar, 7), lambda allowed: ord("k"))
+    assert (spelled(vocabulary, tokens_of(taken)), reason) == ("k" * 7, FinishReason.LENGTH)
+
+
+def test_stop_tokens_may_come_where_the_text_may_end_and_nowhere_else(vocabulary: GrammarVocabulary) -> None:
+    text = start(vocabulary, LLMatcher.grammar_from_lark('start: "ab" "c"?'), 5, (STOP, ord("b"), ord("z")))
+    masks = np.empty((2, text.words), np.uint32)
+    text.masks((ord("a"),), masks)
+    assert vocabulary.tokens_of(masks[0]).tolist() == [ord("a")]
+    text = start(vocabulary, LLMatcher.grammar_from_lark('start: "ab" "c"?'), 5, (STOP, ord("z")))
+    masks = np.empty((3, text.words), np.uint32)
+    text.masks(b"ab", masks)
+    assert [vocabulary.tokens_of(mask).tolist() for mask in masks] == [[97], [98], [99, ord("z"), STOP]]
+
+
+def test_masks_behind_a_draft_are_those_behind_the_same_text(vocabulary: GrammarVocabulary) -> None:
+    grammar = LLMatcher.grammar_from_json_schema({"type": "array", "items": {"type": "integer"}})
+    draft = tuple(b"[1,23]")
+    ahead, one_by_one = start(vocabulary, grammar, 50), start(vocabulary, grammar, 50)
+    masks = np.empty((len(draft) + 1, ahead.words), np.uint32)
+    ahead.masks(draft, masks)
+    for place, token in enumerate(draft):
+        mask = np.empty((1, ahead.words), np.uint32)
+        one_by_one.masks((), mask)
+        assert (mask[0] == masks[place]).all()
+        one_by_one.take(token)
+    ahead.take(draft[0])
+    assert ahead.possible(b"1,2x") == 3
+
+
+def test_control_tokens_never_come_even_if_the_grammar_names_them(vocabulary: GrammarVocabulary) -> None:
+    text = start(vocabulary, LLMatcher.grammar_from_lark("start: /(.|\\n)*/"), 50)
+    assert set(text.allowed()).isdisjoint(range(256, 260))
+    with pytest.raises((ConstraintInvalid, ConstraintUnmet)):
+        start(vocabulary, LLMatcher.grammar_from_lark("start: <[257]>"), 50)
+
+
+@pytest.mark.parametrize(
+    "grammar", ["", "no grammar", "start: other", '{"grammars": [{"json_schema": {"type": "nothing"}}]}', "start: /(/"]
+)
+def test_what_is_no_grammar_is_refused_with_a_short_reason(vocabulary: GrammarVocabulary, grammar: str) -> None:
+    with pytest.raises(ConstraintInvalid, match=r"The grammar cannot be used: .{3,500}$"):
+        start(vocabulary, grammar, 50)
+
+
+def test_a_grammar_larger_than_allowed_is_refused(vocabulary: GrammarVocabulary) -> None:
+    grammar = LLMatcher.grammar_from_lark("start: " + " | ".join(f'"{number}" "x"' for number in range(500)))
+    with pytest.raises(ConstraintInvalid):
+        compile_grammar(grammar, vocabulary, 100)
+    compile_grammar(grammar, vocabulary, 500_000)
+
+
+def test_a_text_is_closed_in_fewer_and_longer_tokens_where_there_are(vocabulary: GrammarVocabulary) -> None:
+    schema = {"type": "array", "items": {"type": "object", "properties": {"a": {"type": "string"}}}}
+    text = start(vocabulary, LLMatcher.grammar_from_json_schema(schema), 50)
+    for token in b'[{"a":"x':
+        text.take(token)
+    assert spelled(vocabulary, list(text.closing)) == '"}]'
+    assert len(text.closing) == 2
