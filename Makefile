@@ -8,7 +8,7 @@ LLAMA_CPP := 11434.0.0
 VLLM := 0.32.0
 NATIVE := CMakeLists.txt $(shell find native -type f)
 
-.PHONY: setup serve test check format bench bench-peers bench-large peers peers-vllm quality registry adapters soak-kills soak-power-losses clean
+.PHONY: setup serve test check format bench bench-peers bench-large peers peers-vllm quality registry adapters soak-kills soak-constrained soak-power-losses clean
 
 setup: $(VENV)/installed
 
@@ -96,6 +96,9 @@ quality: $(VENV)/quality
 soak-kills: $(VENV)/developer
 	tests/install
 	$(BIN)/python -m tests.soaks.kills
+
+soak-constrained: $(VENV)/developer
+	$(BIN)/python -m tests.soaks.constrained
 
 soak-power-losses: $(VENV)/developer
 	$(BIN)/python -m tests.soaks.power_losses

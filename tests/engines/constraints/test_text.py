@@ -23,9 +23,9 @@ BOUNDS = (1, 2, 3, 5, 8, 13, 21, 34, 60)
 Draw = Callable[[list[int]], int]
 
 
-@pytest.fixture(scope="module")
-def vocabulary() -> GrammarVocabulary:
-    return GrammarVocabulary(TOKENS, END)
+@pytest.fixture(scope="module", params=[len(TOKENS), 288], ids=["273 tokens", "whole words of the mask"])
+def vocabulary(request: pytest.FixtureRequest) -> GrammarVocabulary:
+    return GrammarVocabulary([*TOKENS, *[b""] * (request.param - len(TOKENS))], END)
 
 
 def random_schema(random: Random, depth: int = 0) -> dict[str, Any]:

@@ -106,8 +106,9 @@ class _Search:
         if not self._masks:
             return
         self._masks -= 1
-        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint32) & self._vocabulary.ordinary
-        tokens = self._vocabulary.tokens_of(mask)
+        mask = np.empty(self._vocabulary.words, np.uint32)
+        self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        tokens = self._vocabulary.tokens_of(mask & self._vocabulary.ordinary)
         ranks = self._vocabulary.ranks[tokens]
         for token in tokens[np.argsort(ranks, kind="stable")[:MOST_ALTERNATIVES]].tolist():
             yield [token]

@@ -110,7 +110,7 @@ class ConstrainedText:
         """All tokens that may come next, ascending; the end is none of them."""
         mask = np.empty(self.words, np.uint32)
         self._fill(mask)
-        return self._vocabulary.tokens_of(mask & self._ordinary).tolist()
+        return [*map(int, self._vocabulary.tokens_of(mask & self._ordinary))]
 
     def forced(self) -> list[int]:
         """Tokens that spell what alone may come next; another way to spell it may be drawn."""
