@@ -1,7 +1,7 @@
 """The soak `make soak-constrained`: generated schemas and tools through the API of a server with the starter weights.
 
-Every answer parses and is valid by `jsonschema`, one that `max_tokens` cuts is an error or a stream without an end mark,
-and none hangs.
+Every answer parses and is valid by `jsonschema`, one that `max_tokens` cuts is an error or a stream without an end
+mark, and none hangs.
 """
 
 import json
