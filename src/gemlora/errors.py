@@ -17,6 +17,7 @@ GemloraError
 ├── AdapterInvalid            would not take full effect on the served base
 ├── AdapterExists             the account already uses that name
 ├── TooManyAdapters           the account has as many as it may
+├── BatchNotFound             unknown, foreign and expired batches look the same
 ├── OutOfCapacity             try again later
 ├── ConstraintUnmet           the answer could not be completed as its schema or grammar demands
 ├── RequestTimedOut           the client sends too slowly
@@ -119,6 +120,13 @@ class AdapterExists(GemloraError):
 
 class TooManyAdapters(GemloraError):
     """The account has as many adapters as it may."""
+
+
+class BatchNotFound(GemloraError):
+    """The account has no such batch."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(f"Batch {batch_id} not found")
 
 
 class OutOfCapacity(GemloraError):

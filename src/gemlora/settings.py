@@ -284,6 +284,19 @@ class Settings(BaseSettings):
     blob_grace_seconds: float = Field(
         3600, ge=0, description="Unused files younger than this stay, for requests in flight.", examples=[3600]
     )
+    max_batch_requests: int = Field(
+        1000, ge=1, le=100_000, description="Requests of one asynchronous batch.", examples=[1000]
+    )
+    max_batches: int = Field(
+        1000, ge=1, description="Batches that an account may have, those that are kept after their end included.",
+        examples=[1000],
+    )  # fmt: skip
+    batch_concurrency: int = Field(
+        4, ge=1, le=4096, description="Requests of batches that are computed at the same time.", examples=[4]
+    )
+    batch_keep_seconds: float = Field(
+        86400, gt=0, description="How long the answers of a batch are kept after its end.", examples=[86400]
+    )
     header_seconds: float = Field(
         10, gt=0, le=86400, description="How long a client may take to send a request's headers.", examples=[10]
     )

@@ -83,6 +83,7 @@ class Parts:
         accounts: Any = None,
         adapters: Any = None,
         uploads: Any = None,
+        batches: Any = None,
         adapter_limits: AdapterLimits | None = None,
     ) -> None:
         self.engine = engine
@@ -105,6 +106,7 @@ class Parts:
             uploads=uploads,
             catalogue=catalogue,
             generation=generation,
+            batches=batches,
             lifecycle=self.lifecycle,
             metrics=self.metrics,
             log=log,

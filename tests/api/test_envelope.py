@@ -38,6 +38,7 @@ TABLE: list[tuple[Exception, int, int, str, str]] = [
     (errors.ModelNotFound("@cf/x"), 5007, 400, "No such model", "No such model @cf/x or task"),
     (errors.AccountNotFound("a1"), 7003, 404, "AiError", "Account a1 not found"),
     (errors.TokenNotFound("t1"), 7003, 404, "AiError", "Token t1 not found"),
+    (errors.BatchNotFound("b1"), 7003, 404, "AiError", "Batch b1 not found"),
     (errors.AdapterNotFound("my-ft"), 3037, 404, "AiError", "Finetune my-ft not found"),
     (
         errors.AdapterIncomplete("x"),

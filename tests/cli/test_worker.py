@@ -16,6 +16,8 @@ TEMPLATE_FILES = {
     "src/streaming.ts",
     "start.mjs",
     "tsconfig.json",
+    "wrangler/ai.js",
+    "wrangler/wrangler.toml",
 }
 
 

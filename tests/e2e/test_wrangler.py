@@ -60,8 +60,17 @@ def test_the_finetune_answers_by_name_and_by_id_as_peft_does(
 
 def test_models_lists_what_is_served(wrangler: Wrangler) -> None:
     assert MODEL in wrangler("ai", "models").stdout
-    output = wrangler("ai", "models", "--json").stdout
+    listing = ("models", "list") if wrangler.release == "wrangler" else ("models",)
+    output = wrangler("ai", *listing, "--json").stdout
     assert [model["name"] for model in json.loads(output[output.index("[") :])] == [MODEL]
+
+
+def test_schema_shows_what_the_model_takes_and_gives(tiny_server: RunningServer, tmp_path: Path) -> None:
+    finished = Wrangler("wrangler", tiny_server, tmp_path)("ai", "models", "schema", MODEL)
+
+    schemas = json.loads(finished.stdout[finished.stdout.index("{") :])
+    assert [alternative["title"] for alternative in schemas["input"]["oneOf"]] == ["Prompt", "Messages"]
+    assert "response" in json.dumps(schemas["output"])
 
 
 def test_a_name_that_is_taken_is_refused_with_the_reason(

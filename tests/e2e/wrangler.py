@@ -5,12 +5,11 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.documents import REPOSITORY
+from tests.e2e.node import NODE, NODE_MODULES
 from tests.e2e.running_server import ACCOUNT_ID, API_TOKEN, RunningServer
 
-NODE_MODULES = REPOSITORY / "tests/node/node_modules"
-RELEASES = ("wrangler3", "wrangler4")
-"""The newest of 3.x, and the newest of 4.x that runs on Node 20."""
+RELEASES = {"wrangler3": "node", "wrangler4": "node", "wrangler": NODE}
+"""With what each runs: the newest of 3.x, the newest of 4.x that runs on Node 20, and the newest of all."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Wrangler:
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run it as a script would; stdout and stderr come back together, because wrangler mixes them."""
         return subprocess.run(
-            ["node", NODE_MODULES / self.release / "bin/wrangler.js", *arguments],
+            [RELEASES[self.release], NODE_MODULES / self.release / "bin/wrangler.js", *arguments],
             cwd=self.home,
             env={
                 "PATH": os.environ["PATH"],

@@ -13,6 +13,7 @@ from structlog.typing import FilteringBoundLogger
 
 from gemlora.accounts.service import Accounts
 from gemlora.api.accounts import AccountRoutes
+from gemlora.api.batches import BatchAnswers, Batching
 from gemlora.api.binding import Binding
 from gemlora.api.body import BodyReader
 from gemlora.api.boundary import Boundary
@@ -31,6 +32,7 @@ from gemlora.errors import GemloraError
 from gemlora.registry.adapters import Adapters
 from gemlora.registry.models import Catalogue
 from gemlora.registry.uploads import Uploads
+from gemlora.serving.batches import Batches
 from gemlora.serving.service import TextGeneration
 from gemlora.telemetry.metrics import Metrics
 
@@ -44,6 +46,7 @@ class Limits:
     body_bytes: int = 16 << 20
     body_idle_seconds: float = 15
     write_stall_seconds: float = 30
+    batch_requests: int = 1000
     shapes: ShapeLimits = field(default_factory=ShapeLimits)
 
 
@@ -56,6 +59,7 @@ class Services:
     uploads: Uploads
     catalogue: Catalogue
     generation: TextGeneration
+    batches: Batches
     lifecycle: Lifecycle
     metrics: Metrics
     log: FilteringBoundLogger
@@ -73,6 +77,7 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
         services.catalogue,
         bodies,
         inputs,
+        Batching(services.batches, inputs, services.limits.batch_requests),
         services.limits.write_stall_seconds,
         services.log,
     )
@@ -114,6 +119,12 @@ def _document(catalogue: Catalogue, page: dict[str, Any]) -> dict[str, Any]:
     from gemlora.api.openapi.document import document  # only for those who ask for it
 
     return document(catalogue, page)
+
+
+def batch_answers(services: Services) -> BatchAnswers:
+    """What answers the requests of batches."""
+    inputs = InputReader(_schema("input"), ShapeReader(services.limits.shapes))
+    return BatchAnswers(services.generation, inputs, services.log)
 
 
 def _schema(name: str) -> dict[str, Any]:

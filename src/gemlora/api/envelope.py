@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from starlette.responses import Response
 
@@ -72,6 +73,7 @@ ERROR_KINDS: dict[type[errors.GemloraError], ErrorKind] = {
     errors.ModelNotFound: ErrorKind(5007, 400, "no such model", "No such model"),
     errors.AccountNotFound: ErrorKind(7003, 404, "for an operator: no such account"),
     errors.TokenNotFound: ErrorKind(7003, 404, "for an operator: the account has no such token"),
+    errors.BatchNotFound: ErrorKind(7003, 404, "the account has no such batch"),
     errors.AdapterNotFound: ErrorKind(
         3037, 404, "no such adapter for this account", description="Finetune {name} not found"
     ),
@@ -174,23 +176,20 @@ def envelope(value: Json, headers: dict[str, str] | None = None, info: Json = No
 def model_error(error: Exception, call: Call) -> Response:
     """An error of a request that reached model code."""
     kind = error_kind(error)
-    description = kind.describe(error)
-    if kind.code == ERROR_KINDS[errors.InvalidRequest].code:
-        description = f"Error: {description}"
-    message = f"AiError: {kind.title}: {description} ({call.id})"
+    text = error_text(error, call.id)
     body: dict[str, Json]
     if call.form is Form.BINDING:
         body = {
             "name": "AiError",
             "internalCode": kind.code,
             "httpCode": kind.http,
-            "message": message,
-            "description": description,
+            "message": text["message"],
+            "description": _description(error),
             "requestId": call.id,
         }
     else:
         body = {
-            "errors": [{"message": message, "code": kind.code}],
+            "errors": [text],
             "success": False,
             "result": {},
             "messages": [],
@@ -198,6 +197,18 @@ def model_error(error: Exception, call: Call) -> Response:
     if call.form is Form.OPENAI:
         body["error"] = openai_error(kind.http, kind.describe(error), OPENAI_CODES.get(kind.code, str(kind.code)))
     return json_response(body, kind.http, {**_identity(call), **RETRY_LATER.get(kind.http, {})})
+
+
+def error_text(error: Exception, request_id: str) -> dict[str, Any]:
+    """An error as REST lists it."""
+    kind = error_kind(error)
+    return {"message": f"AiError: {kind.title}: {_description(error)} ({request_id})", "code": kind.code}
+
+
+def _description(error: Exception) -> str:
+    kind = error_kind(error)
+    prefix = "Error: " if kind.code == ERROR_KINDS[errors.InvalidRequest].code else ""
+    return prefix + kind.describe(error)
 
 
 def form_of(path: str) -> Form:

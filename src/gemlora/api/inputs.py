@@ -114,6 +114,13 @@ def adapter_name(members: Mapping[str, Any], path: tuple[str, ...]) -> str | Non
     return name if path[-1] in members else None
 
 
+def adapter_beside(query: Mapping[str, str], options: Json) -> str | None:
+    """The adapter that a request names beside its inputs: the query comes before the options."""
+    if "lora" in query:
+        return query["lora"]
+    return adapter_name(options, ("options", "lora")) if isinstance(options, dict) else None
+
+
 def conversation(messages: Json, *, raw: bool = False) -> Prompt:
     """Messages that have a role and a content each. Raises `InvalidRequest` if there are none."""
     if not isinstance(messages, list):

@@ -15,12 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from structlog.typing import FilteringBoundLogger
 
+from gemlora.api.answers import usage_counts
 from gemlora.api.authentication import caller_of
 from gemlora.api.body import BodyReader
 from gemlora.api.disconnect import while_connected
 from gemlora.api.envelope import Call, Form, json_response
 from gemlora.api.openai_inputs import Reader, Wanted
-from gemlora.api.run import adapter_label, begin_call, usage_counts
+from gemlora.api.run import adapter_label, begin_call
 from gemlora.api.sse import DONE, event
 from gemlora.api.streaming import event_stream
 from gemlora.api.validation import Json

@@ -1,9 +1,7 @@
 """`POST …/ai/run/{model}`: parse, call the text service, render. Decides nothing."""
 
-import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -12,20 +10,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from structlog.typing import FilteringBoundLogger
 
+from gemlora.api.answers import called, usage_counts, whole
 from gemlora.api.authentication import caller_of
+from gemlora.api.batches import Batching, Poll, Submission
 from gemlora.api.body import BodyReader
 from gemlora.api.disconnect import while_connected
 from gemlora.api.envelope import Call, Form, result
-from gemlora.api.inputs import InputReader, Inputs, adapter_name, rejects_if_busy
+from gemlora.api.inputs import InputReader, Inputs, adapter_beside, rejects_if_busy
 from gemlora.api.sse import DONE, event
 from gemlora.api.streaming import event_stream
 from gemlora.api.validation import Json
 from gemlora.errors import EngineFailed
 from gemlora.registry.models import Catalogue
 from gemlora.registry.records import ReadyAdapter
-from gemlora.serving.json_text import parsed
 from gemlora.serving.prompt import ToolCall
-from gemlora.serving.service import Answer, Ending, Generation, Part, RunRequest, TextGeneration, Usage, fold
+from gemlora.serving.service import Ending, Generation, Part, RunRequest, TextGeneration, fold
 
 
 class Run:
@@ -37,12 +36,14 @@ class Run:
         catalogue: Catalogue,
         bodies: BodyReader,
         inputs: InputReader,
+        batching: Batching,
         stall_seconds: float,
         log: FilteringBoundLogger,
     ) -> None:
         self._service = service
         self._catalogue = catalogue
         self._bodies = bodies
+        self._batching = batching
         self._inputs = inputs
         self._stall_seconds = stall_seconds
         self._log = log
@@ -58,16 +59,19 @@ class Run:
     async def answer(
         self, request: Request, call: Call, model: str, split: Callable[[Json], tuple[Json, Json]], query: QueryParams
     ) -> Response:
-        """Generate and render. `split` finds the inputs and the options in the body.
+        """Generate and render, or do what is asked of a batch. `split` finds the inputs and the options in the body.
 
         The adapter is named by the inputs, else by the query, else by the options.
         """
 
-        def read(body: Json) -> tuple[Inputs, Json]:
+        def read(body: Json) -> tuple[Inputs | Submission | Poll, Json]:
             inputs, options = split(body)
-            return self._inputs.read(inputs, model), options
+            asked = self._batching.asked(inputs, options, query, model)
+            return asked or self._inputs.read(inputs, model), options
 
         wanted, options = await self._bodies.json(request, read)
+        if isinstance(wanted, Submission | Poll):
+            return result(await self._batching.do(wanted, caller_of(request).account_id, model), call, {})
         run_request = RunRequest(
             id=call.id,
             account_id=caller_of(request).account_id,
@@ -75,7 +79,7 @@ class Run:
             prompt=wanted.prompt,
             max_tokens=wanted.max_tokens,
             sampling=wanted.sampling,
-            adapter=_adapter(wanted, query, options),
+            adapter=wanted.lora if wanted.lora is not None else adapter_beside(query, options),
             stop=wanted.stop,
             shape=wanted.shape,
             reject_if_busy=rejects_if_busy(options),
@@ -85,7 +89,7 @@ class Run:
         if wanted.stream:
             return await self._stream(request, call, generation, headers)
         answer = await while_connected(request.receive, fold(generation.pieces()))
-        return result(_told(answer, wanted), call, headers)
+        return result(whole(answer, wanted), call, headers)
 
     async def _stream(self, request: Request, call: Call, generation: Generation, headers: dict[str, str]) -> Response:
         headers = {"cf-ai-req-id": call.id, **headers}
@@ -115,46 +119,13 @@ async def events(pieces: AsyncGenerator[Part, None]) -> AsyncGenerator[bytes, No
                 yield DONE
                 return
             yield event(
-                {"response": "", "tool_calls": [_called(piece)]}
+                {"response": "", "tool_calls": [called(piece)]}
                 if isinstance(piece, ToolCall)
                 else {"response": piece.text}
             )
     raise EngineFailed("The answer has no end")
 
 
-def _told(answer: Answer, wanted: Inputs) -> dict[str, Json]:
-    """An answer as the wire has it: a document as its value, everything else as text."""
-    document = wanted.shape.is_document and not answer.calls
-    calls: dict[str, Json] = {"tool_calls": [*map(_called, answer.calls)]} if answer.calls else {}
-    return {
-        "response": parsed(answer.text) if document else answer.text,
-        **calls,
-        "usage": usage_counts(answer.ending.usage),
-        "finish_reason": answer.ending.reason,
-    }
-
-
-def _called(call: ToolCall) -> Json:
-    return {"name": call.name, "arguments": json.loads(call.arguments)}
-
-
-def usage_counts(usage: Usage) -> dict[str, Any]:
-    """Usage as the wire has it."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
-    }
-
-
 def adapter_label(adapter: ReadyAdapter | None) -> str:
     """What served an answer, for the header: `NAME@DIGEST` or `none`; a name outside ASCII is percent-encoded."""
     return "none" if adapter is None else f"{quote(adapter.name, safe=' !#$&()*+,/:;=?[]^`{|}~')}@{adapter.digest}"
-
-
-def _adapter(wanted: Inputs, query: QueryParams, options: Json) -> str | None:
-    if wanted.lora is not None:
-        return wanted.lora
-    if "lora" in query:
-        return query["lora"]
-    return adapter_name(options, ("options", "lora")) if isinstance(options, dict) else None

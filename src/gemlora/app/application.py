@@ -15,11 +15,12 @@ from structlog.typing import FilteringBoundLogger
 
 from gemlora.accounts.repository import AccountRepository
 from gemlora.accounts.service import Accounts, FirstAccess
-from gemlora.api.application import Limits, Services, create_api
+from gemlora.api.application import Limits, Services, batch_answers, create_api
 from gemlora.api.health import Lifecycle
 from gemlora.api.server import Config, Server
 from gemlora.api.shapes import ShapeLimits
 from gemlora.app.backend import StartingBackend, starting_backend
+from gemlora.batches.repository import BatchRepository
 from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.errors import EngineFailed, GemloraError
 from gemlora.playground.page import Playground
@@ -31,6 +32,7 @@ from gemlora.registry.records import ReadyAdapter
 from gemlora.registry.repository import AdapterRepository
 from gemlora.registry.uploads import Uploads
 from gemlora.serving.adapters import ServingEngine
+from gemlora.serving.batches import Batches, BatchRules
 from gemlora.serving.codec import GemmaCodec
 from gemlora.serving.schemas import SchemaLimits
 from gemlora.serving.service import TextGeneration
@@ -76,6 +78,7 @@ class Records:
     adapters: Adapters
     uploads: Uploads
     adapter_rows: AdapterRepository
+    batch_rows: BatchRepository
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +145,14 @@ async def open_application(
             uploads=records.uploads,
             catalogue=catalogue,
             generation=TextGeneration(catalogue, records.adapters, engine, GemmaCodec(tokenizer), metrics, log),
+            batches=Batches(records.batch_rows, _batch_rules(settings), log),
             lifecycle=lifecycle,
             metrics=metrics,
             log=log,
             limits=_limits(settings),
         )
+        answering = asyncio.create_task(services.batches.run(batch_answers(services)))
+        stack.push_async_callback(_end, answering)
         api = create_api(services)
         playground = Playground(catalogue)
         api.add_api_route("/", playground.page, methods=["GET", "HEAD"])
@@ -166,7 +172,7 @@ async def open_records(settings: Settings, engine: AdapterEngine | None = None) 
         accounts = Accounts(AccountRepository(database), data.first_token, AdapterHoldings(adapters))
         token = settings.api_token.get_secret_value() if settings.api_token else None
         prepare = partial(accounts.prepare, settings.account_id, token)
-        yield Records(prepare, accounts, adapters, Uploads(rows, objects, engine), rows)
+        yield Records(prepare, accounts, adapters, Uploads(rows, objects, engine), rows, BatchRepository(database))
     finally:
         await database.close()
 
@@ -218,6 +224,10 @@ async def _collect(adapters: Adapters, seconds: float, log: FilteringBoundLogger
         await asyncio.sleep(seconds)
 
 
+def _batch_rules(settings: Settings) -> BatchRules:
+    return BatchRules(settings.max_batches, settings.batch_concurrency, settings.batch_keep_seconds)
+
+
 async def _end(task: "asyncio.Task[None]") -> None:
     task.cancel()
     await asyncio.wait([task])
@@ -236,6 +246,7 @@ def _limits(settings: Settings) -> Limits:
         settings.max_body_bytes,
         settings.body_idle_seconds,
         settings.write_stall_seconds,
+        settings.max_batch_requests,
         ShapeLimits(schemas, settings.max_tools, settings.max_tool_calls),
     )
 

@@ -107,3 +107,26 @@ served_models = Table(
     Column("facts", JSON, nullable=False),
     Column("recorded_at", Moment, nullable=False),
 )
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("account_id", ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("model", String(255), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("started_at", Moment),
+    Column("finished_at", Moment, index=True),
+)
+
+batch_requests = Table(
+    "batch_requests",
+    metadata,
+    Column("batch_id", ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("inputs", JSON),
+    Column("external_reference", String),
+    Column("claimed_until", Moment),
+    Column("answer", JSON),
+    Column("success", Boolean(create_constraint=False)),
+)

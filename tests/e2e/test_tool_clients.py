@@ -1,0 +1,77 @@
+"""Tools and structured output through the clients that people use: what they parse keeps to its schema."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from langchain_cloudflare import ChatCloudflareWorkersAI
+from pydantic import BaseModel
+from tests.e2e.node import NODE, NODE_FOLDER
+from tests.e2e.running_server import ACCOUNT_ID, API_TOKEN, MODEL, RunningServer, running_server
+
+QUESTION = "What is the weather in Paris?"
+
+AI_SDK = """
+import { generateText, Output, tool } from "ai";
+import { createWorkersAI } from "workers-ai-provider";
+import { z } from "zod";
+
+const local = (url, options) => fetch(String(url).replace("https://api.cloudflare.com", process.env.BASE), options);
+const workersai = createWorkersAI({ accountId: process.env.ACCOUNT_ID, apiKey: process.env.API_TOKEN, fetch: local });
+const asked = {
+  model: workersai("@cf/google/gemma-7b-it-lora"), prompt: process.env.QUESTION, temperature: 0, maxOutputTokens: 200,
+};
+const schema = z.object({ days: z.number().int(), cold: z.boolean() });
+const tools = { weather: tool({ description: "The weather", inputSchema: schema }) };
+const { toolCalls } = await generateText({ ...asked, tools, toolChoice: "required" });
+const { output } = await generateText({ ...asked, output: Output.object({ schema }) });
+console.log(JSON.stringify({ calls: toolCalls.map((call) => [call.toolName, call.input]), output }));
+"""
+
+
+class Weather(BaseModel):
+    """The weather in a place."""
+
+    days: int
+    cold: bool
+
+
+@pytest.fixture(scope="module")
+def fake_server(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterator[RunningServer]:
+    """Its engine keeps to grammars, and to nothing else."""
+    with running_server(tmp_path_factory.mktemp("tools") / "data", cache_dir, "--engine", "fake") as server:
+        yield server
+
+
+@pytest.fixture
+def langchain(fake_server: RunningServer) -> Iterator[ChatCloudflareWorkersAI]:
+    model = ChatCloudflareWorkersAI(
+        base_url=f"{fake_server.url}/client/v4", account_id=ACCOUNT_ID, api_token=API_TOKEN, model=MODEL,
+        temperature=0, max_tokens=200,
+    )  # fmt: skip
+    yield model
+    model.client.close()
+
+
+def test_langchain_gets_a_call_whose_arguments_keep_to_the_tool(langchain: ChatCloudflareWorkersAI) -> None:
+    (call, *_) = langchain.bind_tools([Weather], tool_choice="any").invoke(QUESTION).tool_calls
+
+    assert call["name"] == "Weather"
+    Weather.model_validate(call["args"], strict=True)
+
+
+def test_the_ai_sdk_gets_a_call_and_an_object(fake_server: RunningServer) -> None:
+    environment = {"BASE": fake_server.url, "ACCOUNT_ID": ACCOUNT_ID, "API_TOKEN": API_TOKEN, "QUESTION": QUESTION}
+    finished = subprocess.run(
+        [NODE, "--input-type=module", "--eval", AI_SDK],
+        cwd=NODE_FOLDER, env=os.environ | environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+
+    seen = json.loads(finished.stdout)
+    assert {name for name, _ in seen["calls"]} == {"weather"}
+    for found in [seen["output"], *(arguments for _, arguments in seen["calls"])]:
+        Weather.model_validate(found, strict=True)
