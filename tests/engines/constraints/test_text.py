@@ -202,6 +202,12 @@ def test_a_grammar_larger_than_allowed_is_refused(vocabulary: GrammarVocabulary)
     compile_grammar(grammar, vocabulary, 500_000)
 
 
+@pytest.mark.parametrize("mark", ["!", "~", "</s>", "```", "?!"])
+def test_the_mark_that_ends_a_free_text_is_found(vocabulary: GrammarVocabulary, mark: str) -> None:
+    text = start(vocabulary, LLMatcher.grammar_from_lark(f'start: "=" /[a-z ]{{0,60}}/ "{mark}"'), 10)
+    assert spelled(vocabulary, list(text.closing)) == f"={mark}"
+
+
 def test_a_text_is_closed_in_fewer_and_longer_tokens_where_there_are(vocabulary: GrammarVocabulary) -> None:
     schema = {"type": "array", "items": {"type": "object", "properties": {"a": {"type": "string"}}}}
     text = start(vocabulary, LLMatcher.grammar_from_json_schema(schema), 50)

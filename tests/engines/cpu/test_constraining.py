@@ -101,7 +101,7 @@ def test_guesses_change_no_token() -> None:
 def test_a_constrained_stream_continues_with_the_same_tokens() -> None:
     whole = request("whole", max_tokens=60, grammar=GRAMMAR, temperature=1.0)
     expected = run(whole).tokens("whole")
-    for cut in range(len(expected) - 1):
+    for cut in range(0, len(expected), 7):
         resumed = run(replace(whole, id="resumed", generated=expected[:cut]))
         assert expected[:cut] + resumed.tokens("resumed") == expected
 

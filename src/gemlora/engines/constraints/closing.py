@@ -23,8 +23,8 @@ MOST_ALTERNATIVES = 8
 CLOSERS = tuple(bytes([byte]) for byte in b'}]"0,1:')
 """What ends a value, best first, where not any text may come."""
 
-EXITS = tuple(bytes([byte]) for byte in b"\"'`<>}]|)\n")
-"""What may end a run of any text."""
+EXITS = tuple(bytes([byte]) for byte in b"\"'`<>}]|)\n.!?;:,#$%&*+-/=@[\\^_{~( ")
+"""What may end a run of any text, the usual ones first."""
 
 FILLER = b"q"
 """Where this letter may come, any text may: JSON has it inside of strings alone."""

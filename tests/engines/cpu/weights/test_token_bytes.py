@@ -5,6 +5,7 @@ import pytest
 from tests.checkpoints import VOCABULARY, write_tokenizer
 
 from gemlora.engines.cpu.weights.token_bytes import token_bytes
+from gemlora.engines.cpu.weights.vocabulary import write_folder_vocabulary
 from gemlora.errors import WeightsInvalid
 from gemlora.serving.tokenizer import Tokenizer
 
@@ -12,8 +13,10 @@ CONTROLS = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn
 
 
 def test_tokens_have_the_bytes_that_answers_show_and_control_tokens_none(tmp_path: Path) -> None:
+    (checkpoint := tmp_path / "checkpoint").mkdir()
+    write_tokenizer(checkpoint / "tokenizer.model")
+    write_folder_vocabulary(checkpoint, tmp_path, VOCABULARY)
     path = tmp_path / "tokenizer.model"
-    write_tokenizer(path)
     tokens, tokenizer = token_bytes(path, VOCABULARY + 7), Tokenizer.load(path)
     assert len(tokens) == VOCABULARY + 7
     assert tokens[: len(CONTROLS)] == [b""] * len(CONTROLS)
