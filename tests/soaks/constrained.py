@@ -17,7 +17,7 @@ import jsonschema
 import requests
 from tests.e2e.running_server import ACCOUNT_ID, MODEL, RunningServer, running_server
 
-CASES = 400
+CASES = 320
 CLIENTS = 8
 ANSWER_SECONDS = 60
 RESULT = Path(__file__).parents[2] / "benchmarks/results/constrained.json"
