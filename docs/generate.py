@@ -1,4 +1,4 @@
-"""Writes the pages that are generated from code: `settings.md`, `cli.md`, `adapters.md`, `errors.md` and `openapi.json`."""
+"""Writes what is generated from code: the pages of settings, commands, adapters and errors, and `openapi.json`."""
 
 import inspect
 import json

@@ -14,7 +14,7 @@ ACCOUNT = "/client/v4/accounts/{account_id}"
 ACCOUNT_ID = path(
     "account_id",
     {"type": "string", "pattern": f"^([0-9a-f]{{32}}|{PLACEHOLDER_ACCOUNT})$"},
-    f"The token's account; `{PLACEHOLDER_ACCOUNT}` stands for it.",
+    f"An account; `{PLACEHOLDER_ACCOUNT}` stands for the token's.",
 )
 DESCRIPTION = """A Gemma base model with LoRA adapters behind the wire protocol of Workers AI.
 

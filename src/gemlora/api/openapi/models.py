@@ -30,6 +30,10 @@ SCHEMAS: dict[str, Schema] = {
     }),
 }  # fmt: skip
 
+_UNKNOWN_ORIGINAL: dict[str, Schema] = {
+    "404": {"description": "The original URL is none of the binding's.", "content": json_content(ref("GatewayError"))}
+}
+
 
 def _searched() -> dict[str, Schema]:
     return answer(enveloped(sequence(ref("Model")), _INFO))
@@ -50,8 +54,8 @@ def of_account(names: list[str]) -> dict[str, dict[str, Operation]]:
         "/run/proxy": {
             "post": _binding(names, (_original("post"),)),
             "get": Operation(
-                "What `wrangler dev` forwards of `env.AI.models`", _searched(), READING,
-                Form.BINDING, parameters=(_original("get"),),
+                "What `wrangler dev` forwards of `env.AI.models`", _searched() | _UNKNOWN_ORIGINAL, READING,
+                Form.REST, parameters=(_original("get"),),
             ),
         },
         "/models/search": {
