@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from langchain_cloudflare import ChatCloudflareWorkersAI
 from pydantic import BaseModel
-from tests.e2e.node import NODE, NODE_FOLDER
-from tests.e2e.running_server import ACCOUNT_ID, API_TOKEN, MODEL, RunningServer, running_server
+from tests.e2e.node import NODE, NODE_FOLDER, NODE_MODULES
+from tests.e2e.running_server import ACCOUNT_ID, API_TOKEN, GEMLORA, MODEL, RunningServer, running_server
+from tests.e2e.test_workers import running_worker
 
 QUESTION = "What is the weather in Paris?"
 
@@ -29,6 +31,28 @@ const tools = { weather: tool({ description: "The weather", inputSchema: schema 
 const { toolCalls } = await generateText({ ...asked, tools, toolChoice: "required" });
 const { output } = await generateText({ ...asked, output: Output.object({ schema }) });
 console.log(JSON.stringify({ calls: toolCalls.map((call) => [call.toolName, call.input]), output }));
+"""
+
+AI_UTILS = """
+import { runWithTools } from "@cloudflare/ai-utils";
+
+export default {
+  async fetch(request: Request, env: { AI: any }) {
+    const called: unknown[] = [];
+    // The library leaves the choice to the model; here it has none.
+    const run = (model: string, inputs: any) =>
+      env.AI.run(model, inputs.tools ? { ...inputs, tool_choice: "required" } : inputs);
+    const number = { type: "number" };
+    const add = {
+      name: "add", description: "Adds",
+      parameters: { type: "object", properties: { a: number, b: number }, required: ["a", "b"] },
+      function: async (args: any) => { called.push(args); return String(args.a + args.b); },
+    };
+    const messages = [{ role: "user", content: "What is 3 + 4?" }];
+    const answer = await runWithTools({ run } as any, "@cf/google/gemma-7b-it-lora", { messages, tools: [add] });
+    return Response.json({ answer, called });
+  },
+};
 """
 
 
@@ -75,3 +99,18 @@ def test_the_ai_sdk_gets_a_call_and_an_object(fake_server: RunningServer) -> Non
     assert {name for name, _ in seen["calls"]} == {"weather"}
     for found in [seen["output"], *(arguments for _, arguments in seen["calls"])]:
         Weather.model_validate(found, strict=True)
+
+
+def test_ai_utils_runs_the_tool_that_the_model_calls(fake_server: RunningServer, tmp_path: Path) -> None:
+    folder = tmp_path / "kit"
+    subprocess.run([GEMLORA, "worker", "init", folder], check=True, timeout=60)
+    (folder / "node_modules").symlink_to(NODE_MODULES)
+    (folder / "src/tools.ts").write_text(AI_UTILS)
+    command = ["node", "start.mjs", "src/tools.ts"]
+    with running_worker(folder, command, GEMLORA_URL=fake_server.url, GEMLORA_API_TOKEN=API_TOKEN) as address:
+        seen = requests.get(address, timeout=60).json()
+
+    (arguments,) = seen["called"]
+    assert arguments.keys() == {"a", "b"}
+    assert all(isinstance(value, int | float) for value in arguments.values())
+    assert seen["answer"]["response"]
