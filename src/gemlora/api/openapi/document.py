@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 from gemlora.accounts.records import Scope
 from gemlora.api.authentication import PLACEHOLDER_ACCOUNT
-from gemlora.api.openapi import failures, generation, models, openai, public, registry
+from gemlora.api.openapi import batches, failures, generation, models, openai, public, registry, shape_inputs
 from gemlora.api.openapi.operation import SCHEME, Operation, path
 from gemlora.api.openapi.shapes import Schema
 from gemlora.registry.models import Catalogue
@@ -41,7 +41,8 @@ def document(catalogue: Catalogue, page: Schema) -> Schema:
             "schemas": {
                 "RunInputs": inputs,
                 "BindingInputs": _without_options(inputs),
-                **generation.SCHEMAS, **models.SCHEMAS, **openai.SCHEMAS, **registry.SCHEMAS, **failures.SCHEMAS,
+                **shape_inputs.SCHEMAS, **generation.SCHEMAS, **batches.SCHEMAS, **models.SCHEMAS, **openai.SCHEMAS,
+                **registry.SCHEMAS, **failures.SCHEMAS,
             },
             "securitySchemes": {SCHEME: {"type": "http", "scheme": "bearer"}},
         },

@@ -50,7 +50,7 @@ BODIES: Mapping[Form | None, Schema] = {
 def failures(kinds: Iterable[type[errors.GemloraError]], form: Form | None, *, authorised: bool) -> Schema:
     """The error responses of a route, by status."""
     reasons: dict[int, list[str]] = {}
-    for kind in sorted((ERROR_KINDS[error] for error in kinds), key=lambda kind: (kind.http, kind.code)):
+    for kind in sorted((ERROR_KINDS[error] for error in kinds), key=lambda kind: (kind.http, kind.code, kind.when)):
         reasons.setdefault(kind.http, []).append(f"{kind.code}: {kind.when}")
     for refusal in REFUSALS:
         if refusal.http in ((401, 403) if authorised else ()) or (refusal.http == 400):

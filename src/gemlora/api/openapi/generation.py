@@ -7,10 +7,13 @@ Both is written out here, so that any JSON Schema validator comes to the server'
 import copy
 from typing import Any
 
-from gemlora.api.inputs import LONGEST_STOP, MOST_STOPS
-from gemlora.api.openapi.shapes import COUNT, NULL, TEXT, UUID, Schema, enveloped, members, one_of, sequence
+from gemlora.api.inputs import LONGEST_STOP, MOST_STOPS, TEXT_PARTS
+from gemlora.api.openapi.shape_inputs import SHAPE_MEMBERS, SHAPE_RULES
+from gemlora.api.openapi.shapes import COUNT, NULL, TEXT, UUID, Schema, members, one_of, sequence
+from gemlora.engines.contract import FinishReason
+from gemlora.serving.service import CALLED
 
-PART: Schema = members({"type": {"const": "text"}, "text": TEXT})
+PART: Schema = {"anyOf": [members({"type": {"const": kind}, kind: TEXT}) for kind in TEXT_PARTS]}
 STOP_STRING: Schema = {"type": "string", "minLength": 1, "maxLength": LONGEST_STOP}
 STOP: Schema = {
     "description": "The answer ends before the first of these that is complete.",
@@ -18,16 +21,28 @@ STOP: Schema = {
 }
 SCALARS: Schema = {"type": ["null", "boolean", "number"]}
 PLAIN_ITEM: Schema = {"type": ["string", "number"]}
+CALL_MEMBERS: dict[str, Schema] = {
+    "tool_calls": {"description": "Of the assistant: its calls, in either form. What is no call is ignored."},
+    "tool_call_id": {"description": "Of a tool: whose result it is."},
+    "name": {"description": "Of a tool: its name."},
+}
+"""What else messages may have."""
+OPTIONS: Schema = {
+    "description": "`rejectIfBusy`: whether to refuse rather than to wait for others. `lora`: used where neither the "
+    "inputs nor the query name an adapter. `queueRequest`: whether the `requests` of a batch are answered later.",
+    "if": {"type": "object"},
+    "then": {"properties": {"lora": TEXT}},
+}
 LONGEST_PREFIX = 4
 """Of what stands before a null that ends the validator's look at a list; longer ones are not written out."""
 
 
 def run_inputs(page: Schema) -> Schema:
-    """The body of the run route and the binding's `inputs`, from the page's input schema."""
+    """One request's inputs, those of the run route and of the binding, from the page's input schema."""
     prompt, messages = (_properties(alternative) for alternative in page["oneOf"])
-    message = members({"role": TEXT, "content": _content(messages["messages"]["items"]["properties"]["content"])})
+    needed = {"role": TEXT, "content": _content(messages["messages"]["items"]["properties"]["content"])}
+    message = members(needed, CALL_MEMBERS)
     texts, functions = prompt["prompt"], _lax(messages["functions"]["items"])
-    tools: Schema = {"not": TEXT, "description": messages["tools"]["description"]}
     sampling = {name: schema for name, schema in prompt.items() if name in messages}
     ours = {**sampling, **_ours(sampling)}
     return {
@@ -38,19 +53,20 @@ def run_inputs(page: Schema) -> Schema:
                 "title": "Prompt",
                 "properties": {"prompt": texts, "raw": prompt["raw"], "lora": prompt["lora"], **ours},
                 "required": ["prompt"],
-                "not": _form(messages=_lax_messages(message), functions=functions, tools=tools),
+                **SHAPE_RULES,
+                "not": _form(messages=_lax_messages(members(needed)), functions=functions, tools={"not": TEXT}),
             },
             {
                 "title": "Messages",
                 "properties": {
                     "messages": {**sequence(message, minItems=1), "description": messages["messages"]["description"]},
                     "functions": functions,
-                    "tools": tools,
                     "raw": {"description": f"{prompt['raw']['description']} True is also the text 'true'."},
                     "lora": prompt["lora"],
                     **ours,
                 },
                 "required": ["messages"],
+                **SHAPE_RULES,
                 "not": _form(prompt=texts, raw=prompt["raw"], lora=prompt["lora"]),
             },
         ],
@@ -69,12 +85,8 @@ def _ours(sampling: dict[str, Schema]) -> dict[str, Schema]:
         "image": {**NULL, "description": "Nothing else on text-only weights."},
         "max_tokens": {**sampling["max_tokens"], "minimum": 1},
         "stop": STOP,
-        "options": {
-            "description": "`rejectIfBusy`: whether to refuse rather than to wait for others. `lora`: used where "
-            "neither the body nor the query names an adapter.",
-            "if": {"type": "object"},
-            "then": {"properties": {"lora": TEXT}},
-        },
+        "options": OPTIONS,
+        **SHAPE_MEMBERS,
     }
 
 
@@ -111,7 +123,7 @@ def _form(**needed: Schema) -> Schema:
 
 def _with_foreign_part() -> Schema:
     """Contents with a part that is no text are refused, whatever the form."""
-    kind = {"type": "string", "not": {"const": "text"}}
+    kind = {"type": "string", "not": {"enum": [*TEXT_PARTS]}}
     part = {"type": "object", "required": ["type"], "properties": {"type": kind}}
     message = {
         "type": "object",
@@ -122,8 +134,17 @@ def _with_foreign_part() -> Schema:
 
 
 USAGE: Schema = members({"prompt_tokens": COUNT, "completion_tokens": COUNT, "total_tokens": COUNT})
-FINISH_REASON: Schema = one_of("stop", "length")
-RESULT: Schema = members({"response": TEXT, "usage": USAGE, "finish_reason": FINISH_REASON})
+TEXT_ENDS = tuple(reason.value for reason in FinishReason)
+FINISH_REASON: Schema = one_of(*TEXT_ENDS, CALLED)
+CALL: Schema = members({"name": TEXT, "arguments": {"type": "object"}})
+RESULT: Schema = members(
+    {
+        "response": {"description": "The text, empty beside calls; with a `response_format` of JSON the value itself."},
+        "usage": USAGE,
+        "finish_reason": FINISH_REASON,
+    },
+    {"tool_calls": sequence(CALL, minItems=1)},
+)
 
 ANSWER_HEADERS: Schema = {
     "cf-ai-req-id": {"description": "The request's id.", "required": True, "schema": UUID},
@@ -133,13 +154,25 @@ ANSWER_HEADERS: Schema = {
         "schema": TEXT,
     },
 }
+RUN_HEADERS: Schema = {
+    **ANSWER_HEADERS,
+    "gemlora-adapter": {
+        "description": f"{ANSWER_HEADERS['gemlora-adapter']['description']} Answers about batches have none.",
+        "required": False,
+        "schema": TEXT,
+    },
+}
 
 
-def generated(schema: Schema) -> dict[str, Schema]:
+def generated(schema: Schema, headers: Schema = ANSWER_HEADERS) -> dict[str, Schema]:
     """The answer, whole or as a stream."""
-    stream = {**TEXT, "description": "Server-sent events, the last of which is `[DONE]`."}
+    stream = {
+        **TEXT,
+        "description": "Server-sent events, the last of which is `[DONE]`: text piece by piece, also that of JSON; "
+        "each call once it is complete.",
+    }
     content = {"application/json": {"schema": schema}, "text/event-stream": {"schema": stream}}
-    return {"200": {"description": "The text.", "headers": ANSWER_HEADERS, "content": content}}
+    return {"200": {"description": "The answer.", "headers": headers, "content": content}}
 
 
-SCHEMAS: dict[str, Schema] = {"Generated": RESULT, "EnvelopedGenerated": enveloped(RESULT)}
+SCHEMAS: dict[str, Schema] = {"Generated": RESULT}

@@ -5,11 +5,12 @@ import re
 from gemlora.api import models as model_routes
 from gemlora.api.binding import VERSION
 from gemlora.api.envelope import Form
+from gemlora.api.openapi.batches import QUEUED, with_batches
 from gemlora.api.openapi.failures import GENERATING, READING
-from gemlora.api.openapi.generation import generated
+from gemlora.api.openapi.generation import OPTIONS, RUN_HEADERS, generated
 from gemlora.api.openapi.operation import Operation, answer, header, path, query, whole_number
 from gemlora.api.openapi.shapes import COUNT, TEXT, UUID, Schema, enveloped, json_content, members, ref, sequence
-from gemlora.errors import ClientTooOld, ModelNotFound
+from gemlora.errors import BatchNotFound, ClientTooOld, ModelNotFound
 
 _PAGE = (
     query("page", whole_number(1, model_routes.HIGHEST_PAGE, 1), "Which page."),
@@ -21,8 +22,10 @@ _PAGE = (
 )
 _INFO = members(dict.fromkeys(("count", "page", "per_page", "total_count"), COUNT))
 _LORA = query("lora", TEXT, "An adapter, where the body names none.")
+_RUNNING = GENERATING | {BatchNotFound}
 
 SCHEMAS: dict[str, Schema] = {
+    "RunResult": {"anyOf": [ref("Generated"), ref("BatchState"), ref("BatchAnswers")]},
     "Task": members({"id": UUID, "name": TEXT, "description": TEXT}),
     "Model": members({
         "id": UUID, "source": {"const": model_routes.SOURCE}, "name": TEXT, "description": TEXT, "task": ref("Task"),
@@ -47,8 +50,9 @@ def of_account(names: list[str]) -> dict[str, dict[str, Operation]]:
     return {
         "/run/{model}": {
             "post": Operation(
-                "Generate text", generated(ref("EnvelopedGenerated")), GENERATING, Form.REST,
-                json_content(ref("RunInputs")), (path("model", named, "Its slashes percent-encoded or not."), _LORA),
+                "Generate text, at once or in a batch", generated(enveloped(ref("RunResult")), RUN_HEADERS), _RUNNING,
+                Form.REST, json_content(with_batches(ref("RunInputs"), {"options": OPTIONS})),
+                (path("model", named, "Its slashes percent-encoded or not."), _LORA, QUEUED),
             )
         },
         "/run/proxy": {
@@ -75,7 +79,7 @@ def of_account(names: list[str]) -> dict[str, dict[str, Operation]]:
 def of_binding(names: list[str]) -> dict[str, dict[str, Operation]]:
     """By path and method, for Workers."""
     version = query("version", {"const": VERSION}, "Of the binding's protocol.")
-    run = _binding(names, (version, _LORA))
+    run = _binding(names, (version, _LORA, QUEUED))
     search = Operation("`env.AI.models`", _searched(), READING, Form.REST, parameters=_PAGE)
     return {
         "/run": {"post": run},
@@ -87,10 +91,9 @@ def of_binding(names: list[str]) -> dict[str, dict[str, Operation]]:
 def _binding(names: list[str], parameters: tuple[Schema, ...]) -> Operation:
     pattern = "^(.*:)?(" + "|".join(re.escape(name) for name in names) + ")$"
     model = header("cf-consn-model-id", {"type": "string", "pattern": pattern}, "The model.", required=True)
-    options = {"if": {"type": "object"}, "then": {"properties": {"lora": TEXT}}}
-    body = members({"inputs": ref("BindingInputs")}, {"options": options})
+    body = members({"inputs": with_batches(ref("BindingInputs"))}, {"options": OPTIONS})
     return Operation(
-        "`env.AI.run`", generated(ref("Generated")), GENERATING | {ClientTooOld}, Form.BINDING,
+        "`env.AI.run`", generated(ref("RunResult"), RUN_HEADERS), _RUNNING | {ClientTooOld}, Form.BINDING,
         json_content(body), (*parameters, model),
     )  # fmt: skip
 

@@ -3,8 +3,9 @@
 from gemlora.api.envelope import Form
 from gemlora.api.openai_inputs import HIGHEST_TOP_K, LONGEST_MODEL, MOST_CHOICES, UNSUPPORTED
 from gemlora.api.openapi.failures import GENERATING
-from gemlora.api.openapi.generation import FINISH_REASON, PART, STOP, USAGE, generated
+from gemlora.api.openapi.generation import CALL_MEMBERS, FINISH_REASON, PART, STOP, TEXT_ENDS, USAGE, generated
 from gemlora.api.openapi.operation import Operation, answer, path
+from gemlora.api.openapi.shape_inputs import SHAPE_MEMBERS, SHAPE_RULES
 from gemlora.api.openapi.shapes import (
     BOOLEAN,
     COUNT,
@@ -32,6 +33,10 @@ def _integer(description: str, **bounds: int) -> Schema:
     return {"type": ["integer", "null"], "description": description, **bounds}
 
 
+def _token_limit(description: str) -> Schema:
+    return {"anyOf": [_integer(description, minimum=1), {"const": -1, "description": "As if it were not there."}]}
+
+
 def _shared(model: Schema) -> dict[str, Schema]:
     """What both kinds of completions take."""
     return {
@@ -39,7 +44,7 @@ def _shared(model: Schema) -> dict[str, Schema]:
         **dict.fromkeys(UNSUPPORTED, EMPTY),
         "lora": {**or_null(TEXT), "description": "An adapter; wins over the one behind a colon in `model`."},
         "n": _integer("Answers of each prompt.", minimum=1, maximum=MOST_CHOICES),
-        "max_tokens": _integer("The most tokens of an answer.", minimum=1),
+        "max_tokens": _token_limit("The most tokens of an answer."),
         "stream": or_null(BOOLEAN),
         "stream_options": or_null(members({}, {"include_usage": or_null(BOOLEAN)})),
         "temperature": _number(0, 5, "Below 0.00001 the most likely token is taken."),
@@ -50,10 +55,7 @@ def _shared(model: Schema) -> dict[str, Schema]:
         "frequency_penalty": _number(-2, 2, "Counts the output."),
         "presence_penalty": _number(-2, 2, "Counts the output."),
         "stop": STOP,
-        "response_format": {
-            "description": "Text alone.",
-            "anyOf": [NULL, {"const": "text"}, members({}, {"type": {"enum": [None, "text"]}})],
-        },
+        "response_format": SHAPE_MEMBERS["response_format"],
         "options": {"description": "`rejectIfBusy`: whether to refuse rather than to wait for others."},
     }
 
@@ -61,20 +63,25 @@ def _shared(model: Schema) -> dict[str, Schema]:
 def chat(model: Schema) -> Schema:
     """The body of a chat completion."""
     content = {"anyOf": [TEXT, NULL, sequence(PART, minItems=1)]}
-    message = members({"role": TEXT}, {"content": content})
+    message = members({"role": TEXT}, {"content": content, **CALL_MEMBERS})
     optional = _shared(model) | {
-        "max_completion_tokens": _integer("The same as `max_tokens`, and wins.", minimum=1),
-        "tool_choice": {"enum": [None, "auto", "none"]},
+        **SHAPE_MEMBERS,
+        "max_completion_tokens": _token_limit("The same as `max_tokens`, and wins."),
         "modalities": {"enum": [None, [], ["text"]]},
     }
-    return _body({"model": model, "messages": sequence(message, minItems=1)}, optional)
+    return _body({"model": model, "messages": sequence(message, minItems=1)}, optional) | SHAPE_RULES
 
 
 def completion(model: Schema) -> Schema:
     """The body of a completion."""
     prompt = {"anyOf": [TEXT, sequence(TEXT, minItems=1, maxItems=MOST_CHOICES)]}
     best_of = {"description": "As many as `n`.", "type": ["integer", "null"]}
-    optional = _shared(model) | {"echo": or_null(BOOLEAN), "best_of": best_of, "logprobs": LOGPROBS}
+    optional = _shared(model) | {
+        "echo": or_null(BOOLEAN),
+        "best_of": best_of,
+        "logprobs": LOGPROBS,
+        "tools": {**EMPTY, "description": "In chat completions only."},
+    }
     return _body({"model": model, "prompt": prompt}, optional) | {
         "description": f"At most {MOST_CHOICES} answers, those of all prompts together.",
         "anyOf": [_choices(count) for count in range(1, MOST_CHOICES + 1)],
@@ -124,8 +131,18 @@ def operations(names: list[str]) -> dict[str, dict[str, Operation]]:
     }
 
 
-_MESSAGE = members({"role": {"const": "assistant"}, "content": TEXT, "refusal": NULL})
-_CHOICE: dict[str, Schema] = {"index": COUNT, "logprobs": NULL, "finish_reason": FINISH_REASON}
+_CALL = members({
+    "id": TEXT, "type": {"const": "function"},
+    "function": members({"name": TEXT, "arguments": {**TEXT, "contentMediaType": "application/json"}}),
+})  # fmt: skip
+_ASSISTANT: dict[str, Schema] = {"role": {"const": "assistant"}, "refusal": NULL}
+_MESSAGE: Schema = {
+    "anyOf": [
+        members({**_ASSISTANT, "content": TEXT}),
+        members({**_ASSISTANT, "content": NULL, "tool_calls": sequence(_CALL, minItems=1)}),
+    ]
+}
+_CHOICE: dict[str, Schema] = {"index": COUNT, "logprobs": NULL}
 
 
 def _whole(kind: str, choice: Schema) -> Schema:
@@ -134,7 +151,9 @@ def _whole(kind: str, choice: Schema) -> Schema:
 
 
 SCHEMAS: dict[str, Schema] = {
-    "ChatCompletion": _whole("chat.completion", members({**_CHOICE, "message": _MESSAGE})),
-    "Completion": _whole("text_completion", members({**_CHOICE, "text": TEXT})),
+    "ChatCompletion": _whole(
+        "chat.completion", members({**_CHOICE, "finish_reason": FINISH_REASON, "message": _MESSAGE})
+    ),
+    "Completion": _whole("text_completion", members({**_CHOICE, "finish_reason": one_of(*TEXT_ENDS), "text": TEXT})),
     "OpenAIModel": members({"id": TEXT, "object": one_of("model"), "created": COUNT, "owned_by": TEXT}),
 }
