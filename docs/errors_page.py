@@ -23,6 +23,7 @@ EXAMPLES: tuple[GemloraError, ...] = (
     errors.ModelNotFound("@cf/nobody/nothing"),
     errors.AccountNotFound("0123456789abcdef0123456789abcdef"),
     errors.TokenNotFound("00000000-0000-0000-0000-000000000000"),
+    errors.BatchNotFound("00000000-0000-0000-0000-000000000000"),
     errors.AdapterNotFound("my-adapter"),
     errors.AdapterIncomplete("my-adapter"),
     errors.AdapterInvalid("adapter_config.json: r is 512, at most 256 is accepted"),
@@ -37,6 +38,7 @@ EXAMPLES: tuple[GemloraError, ...] = (
 )
 
 BINDING_ONLY = frozenset({errors.ClientTooOld})
+RUN_ONLY = frozenset({errors.BatchNotFound})
 GATEWAY_ONLY = frozenset(
     {
         errors.AccountNotFound,
@@ -101,6 +103,8 @@ def forms(error: GemloraError) -> tuple[Form | None, ...]:
     """The forms in which clients meet the error; None: the gateway's."""
     if type(error) in BINDING_ONLY:
         return (Form.BINDING,)
+    if type(error) in RUN_ONLY:
+        return (Form.REST, Form.BINDING)
     if type(error) in GATEWAY_ONLY:
         return (None,)
     model = (Form.REST, Form.BINDING, Form.OPENAI)

@@ -33,7 +33,7 @@ from gemlora.telemetry.logs import create_logger
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
 RUN = f"/client/v4/accounts/{ACCOUNT}/ai/run/@cf/google/gemma-7b-it-lora"
-PUBLIC = {"/", "/playground/style.css", "/livez", "/readyz", "/startupz", "/metrics"}
+PUBLIC = {"/", "/playground/style.css", "/livez", "/readyz", "/startupz", "/metrics", "/openapi.json"}
 
 SLOW_SERVER = """
 import json, sys

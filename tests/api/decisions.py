@@ -9,6 +9,9 @@ from typing import Any
 
 from tests.api.parts import MODEL
 
+from gemlora.api.shapes import ShapeLimits, ShapeReader
+from gemlora.errors import InvalidRequest
+
 TEXT_ONLY = f"is not supported, {MODEL} is a text-only model"
 
 Verdict = str | None
@@ -109,6 +112,15 @@ def _odd_stop(inputs: dict[str, Any]) -> Verdict:
     return None
 
 
+def _odd_shape(inputs: dict[str, Any]) -> Verdict:
+    """What answers cannot be held to; `test_shapes.py` tests the reader for itself."""
+    try:
+        ShapeReader(ShapeLimits()).read(inputs)
+    except InvalidRequest as error:
+        return str(error)
+    return None
+
+
 def _types(value: Any) -> str:
     match value:
         case None:
@@ -159,6 +171,16 @@ DECISIONS = (
         "stop strings that cannot be compared with",
         _odd_stop,
         ({"prompt": "x", "stop": 5}, {"prompt": "x", "stop": ["x", None]}, {"messages": [USER], "stop": [""]}),
+    ),
+    Decision(
+        "tools and schemas that answers cannot be held to",
+        _odd_shape,
+        (
+            {"messages": [USER], "tools": [{}]},
+            {"messages": [USER], "tools": {"0": {"name": "f"}}},
+            {"prompt": "x", "response_format": {"type": "json_schema", "json_schema": {"not": {}}}},
+            {"prompt": "x", "response_format": "json"},
+        ),
     ),
 )
 

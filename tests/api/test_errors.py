@@ -29,12 +29,12 @@ class Sender:
     def __init__(self, parts: Parts, client: httpx.AsyncClient, form: Form) -> None:
         self.parts = parts
         self._client = client
-        self._form = form
+        self.form = form
 
     async def send(self, model: str = MODEL, *, version: int = 3, content: Any = None, **inputs: Any) -> httpx.Response:
         inputs = {"messages": [USER], **inputs}
         headers, query, body = {}, {}, inputs
-        match self._form:
+        match self.form:
             case Form.REST:
                 path = RUN.replace(MODEL, model)
             case Form.OPENAI:
@@ -67,6 +67,19 @@ async def without_registry(sender: Sender) -> httpx.Response:
     return await sender.send(lora="pirate")
 
 
+async def unknown_batch(sender: Sender) -> httpx.Response:
+    asked = {"request_id": "unknown"}
+    content = {"inputs": asked, "options": {}} if sender.form is Form.BINDING else asked
+    return await sender.send(content=json.dumps(content).encode())
+
+
+class NoBatches:
+    """Knows no batch."""
+
+    async def progress(self, _account_id: str, _model: str, batch_id: str) -> None:
+        raise errors.BatchNotFound(batch_id)
+
+
 async def broken_adapter(sender: Sender) -> httpx.Response:
     sender.parts.engine.break_adapter("ab" * 32)
     return await sender.send(lora="pirate")
@@ -80,6 +93,7 @@ WAYS: dict[type[errors.GemloraError], Callable[[Sender], Awaitable[httpx.Respons
     errors.PromptTooLong: lambda sender: sender.send(messages=[{"role": "user", "content": "x" * 9000}]),
     errors.ConstraintUnmet: lambda sender: failing(sender, errors.ConstraintUnmet("x")),
     errors.ModelNotFound: lambda sender: sender.send("@cf/nobody/nothing"),
+    errors.BatchNotFound: unknown_batch,
     errors.AdapterNotFound: lambda sender: sender.send(lora="nobody"),
     errors.AdapterIncomplete: lambda sender: sender.send(lora="half"),
     errors.AdapterInvalid: broken_adapter,
@@ -105,7 +119,7 @@ async def as_alice(parts: Parts) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.mark.parametrize(("error", "form"), CASES, ids=lambda value: getattr(value, "__name__", None))
 async def test_each_error_is_met_on_the_routes_of_models(error: type[errors.GemloraError], form: Form) -> None:
-    parts = Parts(FakeEngine(), Limits(body_bytes=50_000, body_idle_seconds=0.05))
+    parts = Parts(FakeEngine(), Limits(body_bytes=50_000, body_idle_seconds=0.05), batches=NoBatches())
     async with as_alice(parts) as client:
         response = await WAYS[error](Sender(parts, client, form))
 

@@ -17,6 +17,7 @@ from tests.api.parts import MODEL
 
 from gemlora.api.body import parse
 from gemlora.api.inputs import InputReader
+from gemlora.api.shapes import ShapeLimits, ShapeReader
 from gemlora.api.validation import Validator
 from gemlora.errors import InvalidRequest
 
@@ -71,7 +72,7 @@ def test_the_evaluator_says_what_the_hosted_validator_says(cases: list[Case]) ->
 
 
 def test_the_decisions_are_the_only_differences(cases: list[Case]) -> None:
-    reader = InputReader(SCHEMA)
+    reader = InputReader(SCHEMA, ShapeReader(ShapeLimits()))
     differences = [
         f"{shown(body)}\n  decided: {wanted}\n  here:    {here}"
         for body, _, verdict in cases
@@ -95,7 +96,7 @@ def test_the_inputs_are_of_many_kinds(cases: list[Case]) -> None:
 
 @pytest.mark.parametrize("decision", DECISIONS, ids=lambda decision: decision.name)
 def test_each_decision_refuses_what_the_hosted_validator_accepts(decision: Decision) -> None:
-    reader = InputReader(SCHEMA)
+    reader = InputReader(SCHEMA, ShapeReader(ShapeLimits()))
 
     assert hosted(decision.examples) == [None] * len(decision.examples)
     for example in decision.examples:
@@ -111,4 +112,4 @@ def test_text_parts_are_accepted_where_the_hosted_validator_refuses_them() -> No
         "oneOf at '/' not met, 0 matches: required properties at '/' are 'prompt', "
         "Type mismatch of '/messages/0/content', 'string' not in 'array'"
     ]
-    assert refusal(lambda: InputReader(SCHEMA).read(body, MODEL)) is None
+    assert refusal(lambda: InputReader(SCHEMA, ShapeReader(ShapeLimits())).read(body, MODEL)) is None

@@ -112,6 +112,7 @@ class RandomAdapters:
 def random_requests(random: Random, count: int, vocabulary: int) -> list[GenerateRequest]:
     """Half of them greedy, all with random parameters, their bounds among them; many share a beginning."""
     beginnings = [[random.randrange(vocabulary) for _ in range(40)] for _ in range(3)]
+    constraints = [random.choice([None, None, None, *map(Constraint, GRAMMARS)]) for _ in range(count)]
     return [
         GenerateRequest(
             id=str(number),
@@ -129,12 +130,13 @@ def random_requests(random: Random, count: int, vocabulary: int) -> list[Generat
                 frequency_penalty=random.choice([0, 0, -2, 0.5, 2]),
                 presence_penalty=random.choice([0, 0, -2, 0.5, 2]),
             ),
-            stop_tokens=(random.randrange(vocabulary),),
+            # A text that a grammar demands cannot have its own end in it.
+            stop_tokens=(random.randrange(len(BYTES) if constraint else 0, vocabulary),),
             adapter=random.choice([None, *(AdapterRef(name, "", "", "") for name in ADAPTERS)]),
             cache_scope=random.choice([b"", b"another account"]),
-            constraint=random.choice([None, None, None, *map(Constraint, GRAMMARS)]),
+            constraint=constraint,
         )
-        for number in range(count)
+        for number, constraint in enumerate(constraints)
     ]
 
 
