@@ -11,6 +11,7 @@ from starlette.types import Lifespan
 from structlog.typing import FilteringBoundLogger
 
 from gemlora.accounts.service import Accounts
+from gemlora.accounts.sign_in import SignIn
 from gemlora.api.accounts import AccountRoutes
 from gemlora.api.binding import Binding
 from gemlora.api.body import BodyReader
@@ -24,6 +25,7 @@ from gemlora.api.openai import OpenAi
 from gemlora.api.openai_inputs import Reader
 from gemlora.api.routes import endpoints, router
 from gemlora.api.run import Run
+from gemlora.api.sign_in import SignInRoute
 from gemlora.errors import GemloraError
 from gemlora.registry.adapters import Adapters
 from gemlora.registry.models import Catalogue
@@ -48,6 +50,7 @@ class Services:
     """Everything that the API calls."""
 
     accounts: Accounts
+    sign_in: SignIn
     adapters: Adapters
     uploads: Uploads
     catalogue: Catalogue
@@ -89,6 +92,7 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
         services.log,
     )
     accounts = AccountRoutes(services.accounts, bodies, services.log)
+    sign_in = SignInRoute(services.sign_in, services.limits.body_idle_seconds, services.log)
     binding = Binding(run, models, services.catalogue)
     health = Health(services.lifecycle, services.metrics)
     app = FastAPI(
@@ -98,7 +102,8 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
         lifespan=lifespan,
         exception_handlers={GemloraError: render_error, HTTPException: render_routing_error},
     )
-    app.include_router(router(endpoints(run, binding, openai, models, finetunes, accounts, health), services.accounts))
+    routes = endpoints(run, binding, openai, models, finetunes, accounts, sign_in, health)
+    app.include_router(router(routes, services.accounts))
     app.add_middleware(Boundary, metrics=services.metrics, log=services.log)
     return app
 
