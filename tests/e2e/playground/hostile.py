@@ -125,5 +125,5 @@ CONTEXTS = ("{}", "Before {} behind", "**{}**", "> {}", "- {}")
 TEXTS = tuple(dict.fromkeys(context.format(text) for text in (*HTML, *MARKDOWN) for context in CONTEXTS))
 """What a model may write."""
 
-NAMES = tuple(dict.fromkeys(" ".join(text.split())[:250].strip() for text in (*HTML, *MARKDOWN) if text.isprintable()))
+NAMES = tuple(dict.fromkeys(" ".join(text.split())[:250].strip() for text in TEXTS if text.isprintable()))[::2]
 """What an adapter may be called."""

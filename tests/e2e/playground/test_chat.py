@@ -152,7 +152,7 @@ def page_schema(playground_server: RunningServer) -> Any:
 
 def test_a_prompt_stands_alone_and_can_be_raw(chat: Playground) -> None:
     bodies = chat.bodies()
-    chat.page.locator("#settings").get_by_text("Prompt", exact=True).click()
+    chat.page.get_by_role("radio", name="Prompt").check()
     chat.ask("One")
     chat.page.get_by_role("checkbox", name="raw").check()
     chat.ask("Two")

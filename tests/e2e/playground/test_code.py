@@ -71,7 +71,7 @@ def test_the_python_programs(chat: Playground, playground_server: RunningServer,
 @pytest.mark.parametrize("language", ["curl", "Python requests", "Python cloudflare", "Python openai"])
 @pytest.mark.parametrize("raw", [False, True])
 def test_prompts_too(chat: Playground, playground_server: RunningServer, language: str, raw: bool) -> None:
-    chat.page.locator("#settings").get_by_text("Prompt", exact=True).click()
+    chat.page.get_by_role("radio", name="Prompt").check()
     chat.page.get_by_role("checkbox", name="raw").set_checked(raw)
     program = code(chat, language)
     output = printed(*(["bash", "-c"] if language == "curl" else [sys.executable, "-c"]), program)

@@ -38,10 +38,12 @@ def test_base_and_two_adapters_are_asked_at_once_with_the_same_seed(
 
     assert [body.get("lora") for body in bodies] == [None, "pirate", "poet"]
     assert len({body["seed"] for body in bodies}) == 1
-    assert len({json.dumps({**body, "lora": None}) for body in bodies}) == 1
+    assert len({json.dumps({**body, "lora": None}, sort_keys=True) for body in bodies}) == 1
     assert order[:3] == ["asked"] * 3
     names = compare.page.locator("#answers h3").all_inner_texts()
     assert names == ["Base model", "pirate", "poet"]
+    compare.page.get_by_role("button", name="View code").click()
+    assert f'"seed":{bodies[0]["seed"]}' in compare.page.locator("#code-text").inner_text()
     for body, side in zip(bodies, compare.page.locator("#answers .side").all(), strict=True):
         expected = playground_server.text({key: value for key, value in body.items() if key != "stream"})
         assert side.locator(".text").text_content() == expected
@@ -72,7 +74,7 @@ def test_each_pair_gets_a_verdict_and_all_are_exported(compare: Playground, tmp_
     fieldsets = compare.page.locator("#verdicts fieldset")
     assert fieldsets.count() == 3
     for fieldset, verdict in zip(fieldsets.all(), ("better", "worse", "same"), strict=True):
-        fieldset.get_by_text(verdict, exact=True).click()
+        fieldset.get_by_role("radio", name=verdict).check()
     run(compare, "poet", "", "=1+1")
     compare.page.get_by_text("2 comparisons, 3 of 4 pairs judged").wait_for()
 

@@ -16,7 +16,7 @@ from tests.e2e.running_server import RunningServer
 
 PICTURES = REPOSITORY / "docs/playground"
 HEIGHTS = {360: 780, 768: 1024, 1440: 900}
-COLOURS = 64
+COLOURS = 128
 FIRST_PAINT_BYTES = 100_000
 ANSWER = """**A paper clip** can do more than hold paper:
 

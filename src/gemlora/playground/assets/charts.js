@@ -35,7 +35,7 @@ export class Chart {
     const at = ({ age, value }) =>
       `${(WIDTH * (1 - age / SECONDS)).toFixed(1)} ${(HEIGHT - 3 - (HEIGHT - 8) * (highest ? value / highest : 0)).toFixed(1)}`;
     const path = points.map(at).join(" L");
-    this.#line.setAttribute("d", points.length ? `M${path}` : "");
+    this.#line.setAttribute("d", points.length ? `M${path}${points.length > 1 ? "" : " h0.1"}` : "");
     const begin = points.length ? (WIDTH * (1 - points[0].age / SECONDS)).toFixed(1) : 0;
     const end = points.length ? (WIDTH * (1 - points.at(-1).age / SECONDS)).toFixed(1) : 0;
     this.#area.setAttribute("d", points.length ? `M${begin} ${HEIGHT} L${path} L${end} ${HEIGHT} Z` : "");

@@ -14,6 +14,7 @@ export class Compare {
   #session;
   #settings;
   #running = null;
+  #seed = null; // of the last comparison
   #kept = []; // comparisons with their verdicts, oldest first
 
   constructor(session, settings) {
@@ -37,10 +38,11 @@ export class Compare {
     this.#listAdapters();
   }
 
-  /** The request of the first adapter's side. */
+  /** The request of the first adapter's side, with the seed of the last comparison, so that it gives the same answer. */
   get request() {
     const content = byId("compare-prompt").value.trim() || byId("compare-prompt").placeholder;
-    return this.#settings.body([{ role: "user", content }], byId("first-adapter").value || null);
+    const body = this.#settings.body([{ role: "user", content }], byId("first-adapter").value || null);
+    return this.#seed === null ? body : { seed: this.#seed, ...body };
   }
 
   /** Choose the adapter that stands beside the base. */
@@ -55,6 +57,7 @@ export class Compare {
   clear() {
     this.stop();
     this.#kept = [];
+    this.#seed = null;
     byId("answers").replaceChildren();
     byId("verdicts").replaceChildren();
     byId("compare-error").textContent = "";
@@ -100,6 +103,7 @@ export class Compare {
   #bodies(prompt, adapters) {
     const turns = [{ role: "user", content: prompt }];
     const seed = this.#settings.body(turns).seed ?? 1 + Math.floor(Math.random() * HIGHEST_SEED);
+    this.#seed = seed;
     return adapters.map((adapter) => this.#settings.body(turns, adapter, { seed }));
   }
 
