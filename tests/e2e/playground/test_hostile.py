@@ -10,6 +10,7 @@ from tests.e2e.playground.browser import Playground
 from tests.e2e.playground.hostile import BREAKING, NAMES, TEXTS
 from tests.e2e.running_server import ACCOUNT_ID, MODEL, RunningServer
 
+ANSWERS = TEXTS[1::2]
 REFUSALS = TEXTS[::2]
 BATCH = 80
 """Adapters of one account: few enough for the page to show all their facts at once."""
@@ -25,7 +26,7 @@ FOUND = f"""(root) => ({{
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len(TEXTS) + len(BREAKING) >= 200
+    assert len(ANSWERS) + len(BREAKING) >= 200
     assert len(REFUSALS) >= 200
     assert len(NAMES) >= 190
 
@@ -41,13 +42,13 @@ def is_harmless(playground: Playground, selector: str) -> None:
 
 def test_no_answer_runs_or_loads_anything(playground: Playground) -> None:
     playground.sign_in()
-    texts = iter(TEXTS)
+    texts = iter(ANSWERS)
 
     adapter = "<img src=x onerror=alert(1)>@00"
     playground.reroute("**/ai/run/**", lambda route: playground.answer(route, next(texts), adapter))
-    for number, text in enumerate(TEXTS):
+    for number, text in enumerate(ANSWERS):
         playground.ask(text[:200] or "x")
-        if number % 40 == 39 or number == len(TEXTS) - 1:
+        if number % 40 == 39 or number == len(ANSWERS) - 1:
             is_harmless(playground, "#turns")
             playground.page.get_by_role("button", name="Clear").click()
 
