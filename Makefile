@@ -8,7 +8,7 @@ LLAMA_CPP := 11434.0.0
 VLLM := 0.32.0
 NATIVE := CMakeLists.txt $(shell find native -type f)
 
-.PHONY: setup serve test check format bench bench-peers bench-large peers peers-vllm quality registry adapters soak-kills soak-constrained soak-power-losses clean
+.PHONY: setup serve test check format bench bench-peers bench-large peers peers-vllm quality registry adapters screenshots soak-kills soak-constrained soak-power-losses clean
 
 setup: $(VENV)/installed
 
@@ -92,6 +92,11 @@ $(VENV)/quality: $(VENV)/developer
 
 quality: $(VENV)/quality
 	$(BIN)/python benchmarks/quality.py
+
+# The pictures of docs/playground.
+screenshots: $(VENV)/developer
+	tests/install
+	GEMLORA_SCREENSHOTS=1 $(BIN)/pytest tests/e2e/playground/test_layout.py
 
 soak-kills: $(VENV)/developer
 	tests/install

@@ -21,7 +21,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from gemlora.api.authentication import Guard
-from gemlora.app.application import open_application
+from gemlora.app.application import is_loopback, open_application
 from gemlora.app.backend import starting_backend
 from gemlora.engines.cpu.weights.progress import silent
 from gemlora.errors import StorageFailed
@@ -33,7 +33,9 @@ from gemlora.telemetry.logs import create_logger
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
 RUN = f"/client/v4/accounts/{ACCOUNT}/ai/run/@cf/google/gemma-7b-it-lora"
-PUBLIC = {"/", "/playground/style.css", "/livez", "/readyz", "/startupz", "/metrics", "/openapi.json"}
+PUBLIC = {
+    "/", "/playground/{name}", "/client/v4/sign-in", "/livez", "/readyz", "/startupz", "/metrics", "/openapi.json",
+}  # fmt: skip
 
 SLOW_SERVER = """
 import json, sys
@@ -262,6 +264,22 @@ def leave_unused(blob: Path) -> None:
     while blob.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("host", "only_here"),
+    [
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.0.2.1", False),
+        ("fe80::1%eth0", False),
+    ],
+)
+def test_the_link_that_signs_in_is_for_addresses_of_this_machine(host: str, only_here: bool) -> None:
+    assert is_loopback(host) is only_here
 
 
 def _flat(routes: list[Any]) -> list[APIRoute]:

@@ -126,6 +126,14 @@ class Settings(BaseSettings):
         examples=["any-text-you-like"],
     )
 
+    sign_in_seconds: float = Field(
+        900,
+        ge=0,
+        description="How long the printed link signs the playground in, once, where only this machine reaches the "
+        "server; 0 prints the bare address.",
+        examples=[900],
+    )
+
     model: str = Field(
         "@cf/google/gemma-7b-it-lora",
         min_length=1,

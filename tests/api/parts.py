@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gemlora.accounts.records import Account, Caller, Scope, Token
+from gemlora.accounts.sign_in import SignIn
 from gemlora.api.application import Limits, Services, create_api
 from gemlora.api.health import Lifecycle, Phase
 from gemlora.engines.fake import FakeEngine
@@ -89,6 +90,7 @@ class Parts:
         self.engine = engine
         self.accounts = accounts or FakeAccounts()
         self.adapters = adapters or FakeAdapters()
+        self.sign_in = SignIn(self.accounts, 900)
         self.metrics = Metrics()
         self.lifecycle = Lifecycle()
         self.lifecycle.phase = Phase.READY
@@ -102,6 +104,7 @@ class Parts:
         generation = TextGeneration(catalogue, self.adapters, engine, codec, self.metrics, log)
         self.services = Services(
             accounts=self.accounts,
+            sign_in=self.sign_in,
             adapters=self.adapters,
             uploads=uploads,
             catalogue=catalogue,

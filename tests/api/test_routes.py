@@ -14,6 +14,8 @@ from gemlora.api.authentication import Access, Guard
 from gemlora.errors import StorageFailed
 
 PUBLIC = {"/livez", "/readyz", "/startupz", "/metrics", "/openapi.json"}
+BY_CODE = "/client/v4/sign-in"
+"""Needs no token: its body proves who asks."""
 
 AUTHENTICATION_ERROR = {
     "result": None,
@@ -75,7 +77,7 @@ def test_the_walk_sees_the_routes(parts: Parts) -> None:
 def test_every_route_but_the_public_ones_has_an_authorisation(parts: Parts) -> None:
     for route in api_routes(parts):
         guards = guards_of(route)
-        assert len(guards) == (route.path not in PUBLIC), route.path
+        assert len(guards) == (route.path not in PUBLIC | {BY_CODE}), route.path
         for guard in guards:
             assert guard.access is not Access.PUBLIC
             if "{account_id}" in route.path:
@@ -101,6 +103,8 @@ async def test_no_route_answers_without_a_valid_token(parts: Parts, header: str 
                 response = await client.request(method, address(route), headers=headers, content=b"{")
                 if route.path in PUBLIC:
                     assert response.status_code == 200
+                elif route.path == BY_CODE:
+                    assert response.status_code == 400
                 else:
                     assert response.status_code == 401, route.path
                     assert method == "HEAD" or without_openai_error(response, route) == AUTHENTICATION_ERROR
@@ -160,7 +164,7 @@ async def test_when_the_token_cannot_be_checked_nobody_is_admitted(client: httpx
     parts.accounts.failure = StorageFailed("the database is gone")
 
     for route in api_routes(parts):
-        for method in route.methods if route.path not in PUBLIC else ():
+        for method in route.methods if route.path not in PUBLIC | {BY_CODE} else ():
             response = await client.request(method, address(route), content=b"{")
             assert response.status_code == 429, route.path
             assert method == "HEAD" or response.json()["errors"][0]["code"] == 3040

@@ -22,6 +22,12 @@ def test_the_welcome_has_everything_that_a_client_needs() -> None:
     assert f"http://127.0.0.1:8790/client/v4/accounts/{ACCOUNT}/ai/run/@cf/google/gemma-7b-it-lora" in curl
 
 
+def test_a_code_stands_where_browsers_send_nothing() -> None:
+    text = welcome(Announcement("http://127.0.0.1:8790", FirstAccess(ACCOUNT, "token"), MODEL, "one-time"))
+
+    assert "http://127.0.0.1:8790/#code=one-time" in text
+
+
 def test_a_token_of_which_only_the_hash_is_known_is_not_made_up() -> None:
     text = welcome(Announcement("http://127.0.0.1:8790", FirstAccess(ACCOUNT, None), MODEL))
 

@@ -160,16 +160,16 @@ class Accounts:
                 )
             await changes.revoke_token(token_id, self._clock())
 
-    async def lend_token(self, account_id: str) -> NewToken:
-        """A token with every scope for one command on the server's own machine, until `return_token`.
+    async def lend_token(self, account_id: str, label: str = LENT_LABEL, duration: timedelta = LENT_FOR) -> NewToken:
+        """A token with every scope for somebody on the server's own machine, for a while or until `return_token`.
 
-        What killed commands did not return is deleted once it has expired. Raises `AccountNotFound`.
+        Those of the label that were not returned are deleted once they have expired. Raises `AccountNotFound`.
         """
         await self.find(account_id)
         now = self._clock()
-        new = _new_token(account_id, LENT_LABEL, frozenset(Scope), now, now + LENT_FOR)
+        new = _new_token(account_id, label, frozenset(Scope), now, now + duration)
         async with self._repository.changing() as changes:
-            await changes.delete_expired_tokens(LENT_LABEL, now)
+            await changes.delete_expired_tokens(label, now)
             await changes.add_token(new.record, token_digest(new.value))
         return new
 

@@ -12,6 +12,7 @@ from starlette.types import Lifespan
 from structlog.typing import FilteringBoundLogger
 
 from gemlora.accounts.service import Accounts
+from gemlora.accounts.sign_in import SignIn
 from gemlora.api.accounts import AccountRoutes
 from gemlora.api.batches import BatchAnswers, Batching
 from gemlora.api.binding import Binding
@@ -28,6 +29,7 @@ from gemlora.api.openai_inputs import Reader
 from gemlora.api.routes import endpoints, router
 from gemlora.api.run import Run
 from gemlora.api.shapes import ShapeLimits, ShapeReader
+from gemlora.api.sign_in import SignInRoute
 from gemlora.errors import GemloraError
 from gemlora.registry.adapters import Adapters
 from gemlora.registry.models import Catalogue
@@ -55,6 +57,7 @@ class Services:
     """Everything that the API calls."""
 
     accounts: Accounts
+    sign_in: SignIn
     adapters: Adapters
     uploads: Uploads
     catalogue: Catalogue
@@ -99,10 +102,11 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
         services.log,
     )
     accounts = AccountRoutes(services.accounts, bodies, services.log)
+    sign_in = SignInRoute(services.sign_in, services.limits.body_idle_seconds, services.log)
     binding = Binding(run, models, services.catalogue)
     health = Health(services.lifecycle, services.metrics)
     description = Description(partial(_document, services.catalogue, schemas["input"]))
-    routes = endpoints(run, binding, openai, models, finetunes, accounts, health, description)
+    routes = endpoints(run, binding, openai, models, finetunes, accounts, sign_in, health, description)
     app = FastAPI(
         title="gemlora",
         openapi_url=None,

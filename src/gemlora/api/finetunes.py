@@ -1,4 +1,5 @@
-"""Adapters on the wire, where they are called finetunes: created, uploaded, listed, shown, downloaded, deleted."""
+"""Adapters on the wire, where they are called finetunes: created, uploaded, listed, shown, downloaded,
+renamed, deleted."""
 
 import re
 from datetime import UTC, datetime
@@ -94,6 +95,14 @@ class Finetunes:
         """One finetune, of the account or public, and what is known of its files."""
         adapter = await self._adapters.find_visible(caller_of(request).account_id, _named(request))
         return envelope(finetune_body(adapter))
+
+    async def rename(self, request: Request) -> Response:
+        """Another name for the account's own finetune; its id and its content stay."""
+        account_id = caller_of(request).account_id
+        name = string(await self._bodies.json(request, members), "name")
+        with changing(self._log):
+            renamed = await self._uploads.rename(account_id, _named(request), name)
+        return envelope(finetune_body(renamed))
 
     async def delete(self, request: Request) -> Response:
         """Requests in flight keep what they started with."""

@@ -20,6 +20,7 @@ from gemlora.api.models import Models
 from gemlora.api.openai import OpenAi
 from gemlora.api.run import Run
 from gemlora.api.segments import SegmentRoute
+from gemlora.api.sign_in import SignInRoute
 
 ACCOUNTS = "/client/v4/accounts"
 ACCOUNT = f"{ACCOUNTS}/{{account_id}}"
@@ -48,6 +49,7 @@ def endpoints(
     models: Models,
     finetunes: Finetunes,
     accounts: AccountRoutes,
+    sign_in: SignInRoute,
     health: Health,
     description: Description,
 ) -> tuple[Endpoint, ...]:
@@ -69,6 +71,7 @@ def endpoints(
         Endpoint(post, FINETUNES, finetunes.create, Access.ACCOUNT, writing),
         Endpoint(get, f"{FINETUNES}/public", finetunes.list_public, Access.ACCOUNT, reading),
         Endpoint(get, FINETUNE, finetunes.show, Access.ACCOUNT, reading),
+        Endpoint(("PATCH",), FINETUNE, finetunes.rename, Access.ACCOUNT, writing),
         Endpoint(delete, FINETUNE, finetunes.delete, Access.ACCOUNT, writing),
         Endpoint(post, f"{FINETUNE}/finetune-assets", finetunes.upload, Access.ACCOUNT, writing),
         Endpoint(look, f"{FINETUNE}/finetune-assets/{{file_name}}", finetunes.download, Access.ACCOUNT, reading),
@@ -81,6 +84,7 @@ def endpoints(
         Endpoint(post, f"{ACCOUNT}/tokens", accounts.create_token, Access.OPERATOR, Scope.ADMIN),
         Endpoint(get, f"{ACCOUNT}/tokens/verify", accounts.verify, Access.ACCOUNT),
         Endpoint(delete, f"{ACCOUNT}/tokens/{{token_id}}", accounts.revoke_token, Access.OPERATOR, Scope.ADMIN),
+        Endpoint(post, "/client/v4/sign-in", sign_in.exchange, Access.PUBLIC),
         Endpoint(post, "/run", binding.run, Access.TOKEN, Scope.RUN),
         Endpoint(post, "/ai-gateway/run", binding.run, Access.TOKEN, Scope.RUN),
         Endpoint(get, "/ai-api/models/search", binding.search, Access.TOKEN, Scope.RUN),

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from ipaddress import ip_address
 from socket import socket
 
 import msgspec
@@ -15,6 +16,7 @@ from structlog.typing import FilteringBoundLogger
 
 from gemlora.accounts.repository import AccountRepository
 from gemlora.accounts.service import Accounts, FirstAccess
+from gemlora.accounts.sign_in import SignIn
 from gemlora.api.application import Limits, Services, batch_answers, create_api
 from gemlora.api.health import Lifecycle
 from gemlora.api.server import Config, Server
@@ -57,6 +59,7 @@ class Application:
     lifecycle: Lifecycle
     access: FirstAccess
     model: Model
+    sign_in: SignIn
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ class Announcement:
     url: str
     access: FirstAccess
     model: Model
+    sign_in_code: str | None = None
+    """Signs the playground in, once; None where others could read or use the link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +114,23 @@ async def run(
     async with open_application(settings, backend, log) as application:
         host, port = listener.getsockname()[:2]
         shown = LOCAL_ADDRESSES.get(host, f"[{host}]" if ":" in host else host)
-        announcement = Announcement(f"http://{shown}:{port}", application.access, application.model)
+        access = application.access
         config = Config(application.api, settings.drain_seconds, settings.header_seconds)
         gc.freeze()  # what the start left stays: looking through it ever again would hold up every stream
         with notice(DataFolder(settings.data_dir.absolute()).servers) as publish:
 
             def listening() -> None:
-                publish(announcement.url)
-                announce(announcement)
+                url = f"http://{shown}:{port}"
+                code = application.sign_in.offer(access.account_id) if is_loopback(host) else None
+                publish(url)
+                announce(Announcement(url, access, application.model, code))
 
             await Server(config, application.lifecycle, listening).serve(sockets=[listener])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address to listen on."""
+    return ip_address(host.partition("%")[0]).is_loopback
 
 
 @asynccontextmanager
@@ -139,8 +151,10 @@ async def open_application(
         metrics.watch_engine(lambda: msgspec.structs.asdict(engine.stats()))
         catalogue = Catalogue([model])
         lifecycle = Lifecycle()
+        sign_in = SignIn(records.accounts, settings.sign_in_seconds)
         services = Services(
             accounts=records.accounts,
+            sign_in=sign_in,
             adapters=records.adapters,
             uploads=records.uploads,
             catalogue=catalogue,
@@ -156,8 +170,8 @@ async def open_application(
         api = create_api(services)
         playground = Playground(catalogue)
         api.add_api_route("/", playground.page, methods=["GET", "HEAD"])
-        api.add_api_route("/playground/style.css", playground.style, methods=["GET", "HEAD"])
-        yield Application(api, lifecycle, access, model)
+        api.add_api_route("/playground/{name}", playground.file, methods=["GET", "HEAD"])
+        yield Application(api, lifecycle, access, model, sign_in)
 
 
 @asynccontextmanager

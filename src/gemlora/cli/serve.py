@@ -48,7 +48,7 @@ def welcome(announcement: "Announcement") -> str:
             f"  Base URL    {announcement.url}/client/v4",
             f"  Account id  {announcement.access.account_id}",
             f"  Token       {token or '(only its hash is known; set GEMLORA_API_TOKEN to add one)'}",
-            f"  Playground  {announcement.url}/",
+            *playground_lines(announcement.url, announcement.sign_in_code),
             "",
             "Try it:",
             "",
@@ -56,6 +56,16 @@ def welcome(announcement: "Announcement") -> str:
             "",
         ]
     )
+
+
+def playground_lines(url: str, code: str | None) -> list[str]:
+    """The playground's address; with a code it signs in. Browsers send nothing of what stands behind a #."""
+    if code is None:
+        return [f"  Playground  {url}/"]
+    return [
+        f"  Playground  {url}/#code={code}",
+        "              (the link signs you in once; after that, use the token)",
+    ]
 
 
 def curl_line(url: str, account_id: str, model: str, token: str | None) -> str:

@@ -1,7 +1,7 @@
 """Adapters and served models in the database: the only place in this room with SQL."""
 
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -92,6 +92,21 @@ class AdapterRepository:
         async with self._database.writing() as connection:
             await _check_stored(still_stored)
             return (await connection.execute(change)).rowcount == 1
+
+    async def rename(self, adapter: Adapter, name: str, moment: datetime) -> Adapter:
+        """The adapter under its new name.
+
+        Raises `AdapterExists` as `add` does, and `AdapterNotFound` if it was removed meanwhile.
+        """
+        row = and_(owned_by(adapter.account_id), adapters.c.id == adapter.id)
+        change = update(adapters).where(row).values(name=name, modified_at=moment)
+        async with self._database.writing() as connection:
+            taken = _taken(replace(adapter, name=name)).where(adapters.c.id != adapter.id)
+            if (await connection.execute(taken)).first() is not None:
+                raise AdapterExists(f"An adapter named {name!r} exists already")
+            if (await connection.execute(change)).rowcount != 1:
+                raise AdapterNotFound(adapter.name)
+            return _adapter((await connection.execute(select(adapters).where(row))).mappings().one())
 
     async def record_check(self, adapter: Adapter, files: AdapterFiles, still_stored: Callable[[], bool]) -> None:
         """Remember that a ready adapter was checked against another base: the same content, a new manifest."""

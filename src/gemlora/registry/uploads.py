@@ -109,6 +109,15 @@ class Uploads:
         await self._repository.add(published, still_stored=lambda: self._is_stored(published))
         return published
 
+    async def rename(self, account_id: str, name_or_id: str, name: str) -> Adapter:
+        """Give the account's own adapter another name. Requests that run keep what they started with.
+
+        Raises `AdapterNotFound`, `InvalidRequest` for the name, or `AdapterExists`.
+        """
+        adapter = await self._repository.find(account_id, name_or_id)
+        check_name(name, public=adapter.public)
+        return await self._repository.rename(adapter, name, self._clock())
+
     def _new(self, account_id: str, model: str, name: str, description: str, *, public: bool) -> Adapter:
         check_name(name, public=public)
         check_description(description)

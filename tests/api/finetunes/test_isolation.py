@@ -100,6 +100,7 @@ FIELDS: dict[str, tuple[str, Use]] = {
     "show": (f"{BOBS}/NAME", asking("GET", f"{BOBS}/NAME")),
     "show, slash": (f"{BOBS}/NAME", asking("GET", f"{BOBS}/NAME/")),
     "show, placeholder": (f"{BOBS}/NAME", asking("GET", f"{PLACEHOLDER}/NAME")),
+    "rename": (f"{BOBS}/NAME", lambda client, name: client.patch(f"{BOBS}/{name}", json={"name": "stolen"})),
     "delete": (f"{BOBS}/NAME", asking("DELETE", f"{BOBS}/NAME")),
     "upload": (ASSETS, uploading(ASSETS, CONFIG_FILE)),
     "upload, weights": (ASSETS, uploading(ASSETS, WEIGHTS_FILE)),

@@ -1,0 +1,85 @@
+/** How to ask: form, system message, adapter and parameters. Chat and comparison share it. */
+
+import { byId, element } from "./dom.js";
+import { Parameters } from "./parameters.js";
+
+const NO_ADAPTER = "";
+
+export class Settings {
+  #session;
+  #parameters;
+
+  constructor(session) {
+    this.#session = session;
+    byId("parameters").replaceChildren();
+    this.#parameters = new Parameters(session.schema, byId("parameters"));
+    byId("reset-parameters").onclick = () => this.#parameters.reset();
+    for (const radio of document.querySelectorAll("[name=form]")) radio.onchange = () => this.#showForm();
+    byId("settings-toggle").onclick = () => this.#toggle();
+    session.addEventListener("adapters", () => this.#listAdapters());
+    this.#listAdapters();
+    this.#showForm();
+  }
+
+  /** Whether each question stands alone, as a `prompt`. */
+  get isPrompt() {
+    return document.querySelector("[name=form]:checked").value === "prompt";
+  }
+
+  /** The name of the chosen adapter, or null for the base model. */
+  get adapter() {
+    return byId("adapter").value || null;
+  }
+
+  set adapter(name) {
+    byId("adapter").value = name ?? NO_ADAPTER;
+  }
+
+  get system() {
+    return byId("system").value.trim();
+  }
+
+  /** The body of a request. `turns` are the messages so far; a prompt takes the last. Throws `Error` for bad values. */
+  body(turns, adapter = this.adapter, more = {}) {
+    const question = this.isPrompt ? { prompt: turns.at(-1).content } : { messages: this.#messages(turns) };
+    const lora = adapter ? { lora: adapter } : {};
+    return { ...question, ...this.#parameters.values(this.isPrompt ? [] : ["raw"]), ...lora, ...more };
+  }
+
+  #messages(turns) {
+    const system = this.system ? [{ role: "system", content: this.system }] : [];
+    return [...system, ...turns.map(({ role, content }) => ({ role, content }))];
+  }
+
+  #showForm() {
+    byId("system-field").hidden = this.isPrompt;
+    this.#parameters.show("raw", this.isPrompt);
+  }
+
+  #toggle() {
+    const open = byId("settings").classList.toggle("open");
+    byId("settings-toggle").setAttribute("aria-expanded", String(open));
+  }
+
+  #listAdapters() {
+    fill(byId("adapter"), this.#session, "Base model, no adapter");
+  }
+}
+
+/** Offer the session's adapters in a select; what was chosen stays chosen while it exists. */
+export function fill(select, session, none) {
+  const chosen = select.value;
+  const group = (label, adapters) =>
+    adapters.length ? element("optgroup", { label }, ...adapters.map(({ name }) => element("option", { value: name }, name))) : null;
+  const own = new Set(session.adapters.map(({ id }) => id));
+  const usable = session.usable;
+  select.replaceChildren(
+    ...[
+      element("option", { value: NO_ADAPTER }, none),
+      group("Yours", usable.filter(({ id }) => own.has(id))),
+      group("On the shelf", usable.filter(({ id }) => !own.has(id))),
+    ].filter(Boolean),
+  );
+  select.value = chosen;
+  if (select.selectedIndex < 0) select.value = NO_ADAPTER;
+}

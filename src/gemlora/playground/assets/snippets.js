@@ -1,0 +1,119 @@
+/** A request as programs that run when they are pasted. Each takes `{ origin, account, token, model, body }`. */
+
+const OPENAI_OWN = new Set(["messages", "prompt", "max_tokens", "temperature", "top_p", "seed", "frequency_penalty", "presence_penalty"]);
+
+/** In the order of the dialog: id, label, what to do with it, and the code. */
+export const SNIPPETS = [
+  { id: "curl", label: "curl", about: "Paste it into a terminal.", code: curl },
+  { id: "requests", label: "Python requests", about: "Needs pip install requests.", code: requests },
+  { id: "cloudflare", label: "Python cloudflare", about: "Needs pip install cloudflare.", code: cloudflare },
+  { id: "openai", label: "Python openai", about: "Needs pip install openai.", code: openai },
+  { id: "worker", label: "Worker", about: "Save it as src/index.ts in the folder that gemlora worker init my-worker writes, after npm install there.", code: worker },
+  { id: "wrangler", label: "wrangler upload", about: "Uploads the folder ./my-adapter, which holds adapter_config.json and adapter_model.safetensors.", code: wrangler },
+];
+
+function curl({ origin, account, token, model, body }) {
+  return [
+    `curl ${shell(`${origin}/client/v4/accounts/${account}/ai/run/${model}`)} \\`,
+    `  -H ${shell(`Authorization: Bearer ${token}`)} \\`,
+    `  -d ${shell(JSON.stringify(body))}`,
+  ].join("\n");
+}
+
+function requests({ origin, account, token, model, body }) {
+  return `import requests
+
+response = requests.post(
+    ${python(`${origin}/client/v4/accounts/${account}/ai/run/${model}`)},
+    headers={"Authorization": ${python(`Bearer ${token}`)}},
+    json=${python(body, 1)},
+)
+answer = response.json()
+print(answer["result"]["response"] if answer["success"] else answer["errors"])`;
+}
+
+function cloudflare({ origin, account, token, model, body }) {
+  const { lora, raw, ...known } = body;
+  const extra = Object.fromEntries(Object.entries({ lora, raw }).filter(([, value]) => value !== undefined));
+  const more = Object.keys(extra).length ? `\n    extra_body=${python(extra, 1)},` : "";
+  return `from cloudflare import Cloudflare
+
+client = Cloudflare(base_url=${python(`${origin}/client/v4`)}, api_token=${python(token)})
+answer = client.ai.run(
+    ${python(model)},
+    account_id=${python(account)},
+${named(known)}${more}
+)
+print(answer["response"])`;
+}
+
+function openai({ origin, account, token, model, body }) {
+  const { raw, ...rest } = body;
+  const asked = rest.prompt !== undefined && !raw ? { messages: [{ role: "user", content: rest.prompt }], ...without(rest, "prompt") } : rest;
+  const own = Object.fromEntries(Object.entries(asked).filter(([name]) => OPENAI_OWN.has(name)));
+  const extra = Object.fromEntries(Object.entries(asked).filter(([name]) => !OPENAI_OWN.has(name)));
+  const more = Object.keys(extra).length ? `\n    extra_body=${python(extra, 1)},` : "";
+  const call = raw ? "client.completions.create" : "client.chat.completions.create";
+  const text = raw ? "answer.choices[0].text" : "answer.choices[0].message.content";
+  return `from openai import OpenAI
+
+client = OpenAI(base_url=${python(`${origin}/client/v4/accounts/${account}/ai/v1`)}, api_key=${python(token)})
+answer = ${call}(
+    model=${python(model)},
+${named(own)}${more}
+)
+print(${text})`;
+}
+
+function worker({ origin, token, model, body }) {
+  return `// GEMLORA_URL=${origin} GEMLORA_API_TOKEN=${shell(token)} npm start
+export interface Env {
+  AI: Ai;
+}
+export default {
+  async fetch(request, env): Promise<Response> {
+    const response = await env.AI.run(${JSON.stringify(model)}, ${indented(JSON.stringify(body, null, 2), "    ")});
+    return Response.json(response);
+  },
+} satisfies ExportedHandler<Env>;`;
+}
+
+function wrangler({ origin, account, token, model }) {
+  return [
+    `export CLOUDFLARE_API_BASE_URL=${shell(`${origin}/client/v4`)}`,
+    `export CLOUDFLARE_ACCOUNT_ID=${shell(account)}`,
+    `export CLOUDFLARE_API_TOKEN=${shell(token)}`,
+    `npx wrangler ai finetune create ${shell(model)} my-adapter ./my-adapter`,
+  ].join("\n");
+}
+
+function without(body, name) {
+  return Object.fromEntries(Object.entries(body).filter(([key]) => key !== name));
+}
+
+/** For a POSIX shell. */
+function shell(text) {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+function named(values) {
+  return Object.entries(values).map(([name, value]) => `    ${name}=${python(value, 1)},`).join("\n");
+}
+
+/** A value of JSON as Python writes it. JSON's strings are Python's, apart from lone halves of surrogate pairs. */
+function python(value, depth = 0) {
+  if (value === true) return "True";
+  if (value === false) return "False";
+  if (value === null) return "None";
+  if (typeof value !== "object") return JSON.stringify(value);
+  const inner = "    ".repeat(depth + 1);
+  const entries = Array.isArray(value)
+    ? value.map((item) => `${inner}${python(item, depth + 1)},`)
+    : Object.entries(value).map(([key, item]) => `${inner}${JSON.stringify(key)}: ${python(item, depth + 1)},`);
+  const [open, close] = Array.isArray(value) ? "[]" : "{}";
+  return [open, ...entries, "    ".repeat(depth) + close].join("\n");
+}
+
+function indented(text, by) {
+  return text.replaceAll("\n", `\n${by}`);
+}

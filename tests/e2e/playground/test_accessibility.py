@@ -1,0 +1,167 @@
+"""For keyboards and screen readers: axe finds nothing serious, and no pointer is needed for anything."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Locator
+from tests.e2e.documents import REPOSITORY
+from tests.e2e.playground.browser import Playground, opened
+from tests.e2e.running_server import API_TOKEN, RunningServer
+
+AXE = REPOSITORY / "tests/node/node_modules/axe-core/axe.min.js"
+MARKDOWN = """# Title
+
+Text with `code` and [a link](https://example.com).
+
+- one
+- two
+
+```python
+print(1)
+```
+
+| a | b |
+|---|---|
+| 1 | 2 |
+"""
+MOST_TABS = 60
+
+
+def serious(playground: Playground) -> list[str]:
+    """What axe finds serious or critical in the page as it is."""
+    playground.page.evaluate(AXE.read_text())
+    found: dict[str, Any] = playground.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    return [
+        f"{violation['id']}: {node['html']} {node['failureSummary']}"
+        for violation in found["violations"]
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1440])
+def test_axe_finds_nothing_serious_anywhere(
+    browser: Browser, playground_server: RunningServer, adapters: tuple[str, ...], scheme: Any, width: int
+) -> None:
+    size = {"width": width, "height": 900}
+    with opened(browser, playground_server, color_scheme=scheme, viewport=size) as playground:
+        playground.open()
+        assert serious(playground) == []
+        playground.sign_in()
+        assert serious(playground) == []
+        playground.answers_with(MARKDOWN)
+        playground.ask("Show me everything")
+        toggle = playground.page.get_by_role("button", name="Settings")
+        if toggle.is_visible():
+            toggle.click()
+        assert serious(playground) == []
+        playground.page.get_by_role("button", name="View code").click()
+        assert serious(playground) == []
+        playground.page.keyboard.press("Escape")
+        compare(playground)
+        assert serious(playground) == []
+        playground.show("Adapters")
+        assert serious(playground) == []
+        playground.page.get_by_role("button", name="Rename").first.click()
+        assert serious(playground) == []
+        playground.page.keyboard.press("Escape")
+        playground.show("Server")
+        assert serious(playground) == []
+
+
+def compare(playground: Playground) -> None:
+    playground.show("Compare")
+    playground.page.locator("#first-adapter").select_option("pirate")
+    playground.page.get_by_role("textbox", name="Prompt").fill("x")
+    playground.page.get_by_role("button", name="Compare", exact=True).click()
+    playground.page.locator("#verdicts fieldset").wait_for()
+
+
+def tab_to(playground: Playground, target: Locator, key: str = "Tab") -> None:
+    """Press Tab until the target has the focus."""
+    for _ in range(MOST_TABS):
+        if target.evaluate("node => node === document.activeElement"):
+            assert target.evaluate("node => node.matches(':focus-visible')")
+            return
+        playground.page.keyboard.press(key)
+    raise AssertionError(f"Tab never reaches {target}")
+
+
+def test_everything_can_be_done_by_keyboard(
+    playground: Playground, adapters: tuple[str, ...], folders: dict[str, Path]
+) -> None:
+    page, keyboard = playground.page, playground.page.keyboard
+    playground.open()
+    tab_to(playground, page.locator("#token"))
+    keyboard.type(API_TOKEN)
+    keyboard.press("Enter")
+    page.locator("#question").wait_for()
+    playground.answers_with("An answer")
+
+    tab_to(playground, page.locator("#adapter"))
+    keyboard.press("ArrowDown")
+    assert page.locator("#adapter").input_value() == "pirate"
+    tab_to(playground, page.locator("[name=form]:checked"))
+    keyboard.press("ArrowRight")
+    assert page.locator("[name=form][value=prompt]").is_checked()
+    keyboard.press("ArrowLeft")
+    tab_to(playground, page.locator("#parameter-max_tokens"))
+    keyboard.type("8")
+
+    tab_to(playground, page.locator("#question"), "Shift+Tab")
+    keyboard.type("Hello")
+    keyboard.press("Enter")
+    playground.complete(page.locator("#turns .assistant"))
+    tab_to(playground, page.locator("#turns .user").get_by_role("button", name="Edit"), "Shift+Tab")
+    keyboard.press("Enter")
+    keyboard.type(" again")
+    tab_to(playground, page.get_by_role("button", name="Send again"))
+    keyboard.press("Enter")
+    playground.complete(page.locator("#turns .assistant"))
+    tab_to(playground, page.get_by_role("button", name="Regenerate"))
+    keyboard.press("Enter")
+    playground.complete(page.locator("#turns .assistant"))
+
+    tab_to(playground, page.locator("#view-code"), "Shift+Tab")
+    keyboard.press("Enter")
+    tab_to(playground, page.get_by_role("tab", selected=True))
+    keyboard.press("ArrowRight")
+    tab_to(playground, page.locator("#code-copy"))
+    keyboard.press("Escape")
+
+    tab_to(playground, page.get_by_role("link", name="Compare"), "Shift+Tab")
+    keyboard.press("Enter")
+    tab_to(playground, page.locator("#first-adapter"))
+    keyboard.press("ArrowDown")
+    tab_to(playground, page.locator("#compare-prompt"))
+    keyboard.type("Hello")
+    keyboard.press("Enter")
+    verdict = page.locator("#verdicts input").first
+    verdict.wait_for()
+    tab_to(playground, verdict)
+    keyboard.press("Space")
+    page.get_by_text("1 of 1 pairs judged").wait_for()
+    tab_to(playground, page.locator("#export-csv"))
+
+    tab_to(playground, page.get_by_role("link", name="Adapters"), "Shift+Tab")
+    keyboard.press("Enter")
+    tab_to(playground, page.locator("#pick-files"))
+    with page.expect_file_chooser() as chooser:
+        keyboard.press("Enter")
+    chooser.value.set_files(sorted(folders["poet"].iterdir()))
+    tab_to(playground, page.locator("#upload-name"))
+    keyboard.type("by-keyboard")
+    keyboard.press("Enter")
+    page.locator("#verdict.accepted").wait_for()
+    card = page.get_by_role("article", name="by-keyboard")
+    tab_to(playground, card.get_by_role("button", name="Delete"))
+    keyboard.press("Enter")
+    tab_to(playground, page.get_by_role("dialog").get_by_role("button", name="Delete"))
+    keyboard.press("Enter")
+    card.wait_for(state="detached")
+
+    tab_to(playground, page.locator("#sign-out"), "Shift+Tab")
+    keyboard.press("Enter")
+    assert page.locator("#token").evaluate("node => node === document.activeElement")
