@@ -50,7 +50,7 @@ def with_page(parts: Parts) -> Parts:
     """The whole router, the page included."""
     page = Playground(Catalogue(parts.services.catalogue.list()))
     parts.api.add_api_route("/", page.page, methods=["GET", "HEAD"])
-    parts.api.add_api_route("/playground/style.css", page.style, methods=["GET", "HEAD"])
+    parts.api.add_api_route("/playground/{name}", page.file, methods=["GET", "HEAD"])
     return parts
 
 

@@ -10,6 +10,7 @@ from gemlora.api.openapi.operation import SCHEME, Operation, path
 from gemlora.api.openapi.shapes import Schema
 from gemlora.registry.models import Catalogue
 
+SIGN_IN = "/client/v4/sign-in"
 ACCOUNT = "/client/v4/accounts/{account_id}"
 ACCOUNT_ID = path(
     "account_id",
@@ -32,11 +33,12 @@ def document(catalogue: Catalogue, page: Schema) -> Schema:
     run |= _below(f"{ACCOUNT}/ai/v1", _granted(Scope.RUN, openai.operations(names)))
     authorised = run | _below(f"{ACCOUNT}/ai/finetunes", registry.finetunes(model))
     authorised |= _below("/client/v4", registry.accounts())
+    open_to_all = public.operations() | {SIGN_IN: {"post": registry.sign_in()}}
     inputs = generation.run_inputs(page)
     return {
         "openapi": "3.1.0",
         "info": {"title": "gemlora", "version": version("gemlora"), "description": DESCRIPTION},
-        "paths": _paths(authorised, authorised=True) | _paths(public.operations(), authorised=False),
+        "paths": _paths(authorised, authorised=True) | _paths(open_to_all, authorised=False),
         "components": {
             "schemas": {
                 "RunInputs": inputs,

@@ -3,7 +3,7 @@
 from gemlora.accounts.records import Scope
 from gemlora.api import accounts as account_routes
 from gemlora.api import finetunes as finetune_routes
-from gemlora.api.openapi.failures import READING, WITH_BODY, Errors
+from gemlora.api.openapi.failures import EVERYWHERE, READING, WITH_BODY, Errors
 from gemlora.api.openapi.operation import Operation, answer, header, path, query, whole_number
 from gemlora.api.openapi.shapes import (
     BOOLEAN,
@@ -166,6 +166,11 @@ def finetunes(model: Schema) -> dict[str, dict[str, Operation]]:
                 "One finetune, of the account or public", answer(enveloped(ref("FinetuneDetails"))), found,
                 parameters=(FINETUNE,), scope=read,
             ),
+            "patch": Operation(
+                "Rename an own finetune", answer(enveloped(ref("Finetune"))),
+                WITH_BODY | CHANGING | found | {AdapterExists},
+                body=json_content(members({"name": OWN_NAME})), parameters=(FINETUNE,), scope=write,
+            ),
             "delete": Operation(
                 "Delete a finetune", answer(enveloped(_ID)), found | CHANGING, parameters=(FINETUNE,), scope=write
             ),
@@ -193,6 +198,19 @@ def _token_body() -> Schema:
     refused = dict.fromkeys(account_routes.UNSUPPORTED, empty)
     scopes = sequence(one_of(*Scope), minItems=1)
     return members({"name": NAME, "scopes": scopes}, {"expires_on": or_null(moment), **refused})
+
+
+def sign_in() -> Operation:
+    """A token for the code of the printed link, which is the proof."""
+    lent = members({**_TOKEN, **_EXPIRY, "account_id": HEX, "token": TEXT})
+    wrong = {
+        "description": "10000: a code that is wrong, used or too old",
+        "content": json_content(ref("GatewayError")),
+    }
+    return Operation(
+        "A token for a one-time code", answer(enveloped(lent)) | {"401": wrong}, EVERYWHERE | WITH_BODY | CHANGING,
+        body=json_content(members({"code": TEXT})),
+    )  # fmt: skip
 
 
 def accounts() -> dict[str, dict[str, Operation]]:
