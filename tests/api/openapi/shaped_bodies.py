@@ -34,6 +34,13 @@ class ShapedBodies(Bodies):
                 "parallel_tool_calls": self._parallel}  # fmt: skip
         return body | {name: make() for name, make in made.items() if self._random.random() < 0.4}
 
+    def _parts(self) -> list[Any]:
+        """Some of them what the assistant refused with."""
+        parts = super()._parts()
+        if self._random.random() < 0.5:
+            parts[0] = {"type": "refusal", self._random.choice(("refusal", "refusal", "text")): "No."}
+        return parts
+
     def _format(self) -> Any:
         if self._random.random() < 0.5:
             return self._random.choice(FORMATS)
