@@ -45,6 +45,7 @@ bench: $(VENV)/developer
 	$(BIN)/python -m benchmarks.offline --rounds 3 --result build/bench/offline.json
 	$(BIN)/python -m benchmarks.adapter_mix --rounds 3 --adapters 5 16 128 --result build/bench/adapter_mix.json
 	$(BIN)/python -m benchmarks.online --rounds 1 --result build/bench/online.json
+	$(BIN)/python -m benchmarks.constraining --rounds 1 --result build/bench/constraining.json
 
 bench-peers: $(PEERS)/version $(VENV)/developer
 	$(BIN)/python -m benchmarks.offline --peers

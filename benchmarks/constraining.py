@@ -1,6 +1,6 @@
 """What holding answers to a schema costs per token: the starter model, constrained beside unconstrained.
 
-python -m benchmarks.constrained [--rounds COUNT] [--tokens COUNT] [--result FILE]
+python -m benchmarks.constraining [--rounds COUNT] [--tokens COUNT] [--result FILE]
 
 Both take turns on the same engine, at batch 1 and 8, without guesses and with them. The schema cannot end before the
 measured tokens are there. A figure is the median time between two tokens while all answers are being written; with
@@ -27,7 +27,7 @@ from gemlora.engines.contract import Constraint, GenerateRequest, Sampling
 from gemlora.engines.cpu.client import CpuEngine
 from gemlora.engines.cpu.options import CpuOptions
 
-RESULT = results.FOLDER / "constrained.json"
+RESULT = results.FOLDER / "constraining.json"
 PROMPT = 64
 BATCHES = (1, 8)
 GUESSES = (0, 8)
