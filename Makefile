@@ -97,7 +97,7 @@ quality: $(VENV)/quality
 # The pictures of docs/playground.
 screenshots: $(VENV)/developer
 	tests/install
-	GEMLORA_SCREENSHOTS=1 $(BIN)/pytest tests/e2e/playground/test_layout.py
+	SCREENSHOTS=1 $(BIN)/pytest tests/e2e/playground/test_layout.py
 
 soak-kills: $(VENV)/developer
 	tests/install

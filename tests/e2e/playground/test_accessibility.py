@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import Browser, Locator
 from tests.e2e.documents import REPOSITORY
 from tests.e2e.playground.browser import Playground, opened
+from tests.e2e.playground.test_shape import WEATHER, answers_with_calls, by_schema, with_tools
 from tests.e2e.running_server import API_TOKEN, RunningServer
 
 AXE = REPOSITORY / "tests/node/node_modules/axe-core/axe.min.js"
@@ -57,6 +58,15 @@ def test_axe_finds_nothing_serious_anywhere(
         if toggle.is_visible():
             toggle.click()
         assert serious(playground) == []
+        by_schema(playground, "{")
+        with_tools(playground, "{", "auto")
+        assert serious(playground) == []
+        by_schema(playground)
+        with_tools(playground)
+        answers_with_calls(playground, {"name": "weather", "arguments": {"city": "Rome" * 50}}, WEATHER)
+        playground.ask("Show me calls")
+        assert serious(playground) == []
+        playground.answers_with(MARKDOWN)
         playground.page.get_by_role("button", name="View code").click()
         assert serious(playground) == []
         playground.page.keyboard.press("Escape")
@@ -107,6 +117,18 @@ def test_everything_can_be_done_by_keyboard(
     keyboard.press("ArrowRight")
     assert page.locator("[name=form][value=prompt]").is_checked()
     keyboard.press("ArrowLeft")
+    tab_to(playground, page.locator("[name=answer]:checked"))
+    keyboard.press("ArrowRight")
+    keyboard.press("ArrowRight")
+    tab_to(playground, page.locator("#schema-example"))
+    keyboard.press("Enter")
+    tab_to(playground, page.locator("#schema"))
+    tab_to(playground, page.locator("#tools-example"))
+    keyboard.press("Enter")
+    tab_to(playground, page.locator("#tools"))
+    tab_to(playground, page.locator("[name=tool-choice]:checked"))
+    keyboard.press("ArrowRight")
+    assert page.locator("[name=tool-choice][value=required]").is_checked()
     tab_to(playground, page.locator("#parameter-max_tokens"))
     keyboard.type("8")
 

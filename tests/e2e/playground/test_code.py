@@ -1,5 +1,6 @@
 """The programs that the page shows, taken from it and run as they stand."""
 
+import ast
 import json
 import os
 import shutil
@@ -7,11 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 import requests
 from tests.e2e.documents import REPOSITORY
 from tests.e2e.playground.browser import Playground
+from tests.e2e.playground.test_shape import SCHEMA, WEATHER, answers_with_calls, by_schema, with_tools
 from tests.e2e.running_server import ACCOUNT_ID, API_TOKEN, GEMLORA, RunningServer
 from tests.e2e.test_workers import running_worker
 
@@ -45,9 +49,14 @@ def code(playground: Playground, language: str) -> str:
     return copied
 
 
+def asked(*turns: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The body of the request, with turns before the question."""
+    messages = [{"role": "system", "content": SYSTEM}, *turns, {"role": "user", "content": QUESTION}]
+    return {"messages": messages, "lora": "pirate", **PARAMETERS, **more}
+
+
 def expected(server: RunningServer) -> str:
-    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": QUESTION}]
-    return server.text({"messages": messages, "lora": "pirate", **PARAMETERS})
+    return server.text(asked())
 
 
 def printed(*command: str | Path, **options: object) -> str:
@@ -81,8 +90,92 @@ def test_prompts_too(chat: Playground, playground_server: RunningServer, languag
     assert (json.loads(output)["result"]["response"] if language == "curl" else output.removesuffix("\n")) == answer
 
 
+def output_of(playground: Playground, language: str) -> str:
+    program = code(playground, language)
+    return printed(*(["bash", "-c"] if language == "curl" else [sys.executable, "-c"]), program)
+
+
+@pytest.mark.parametrize("language", ["curl", "Python requests", "Python cloudflare", "Python openai"])
+def test_programs_that_ask_by_a_schema(chat: Playground, playground_server: RunningServer, language: str) -> None:
+    by_schema(chat)
+    chat.set(max_tokens=60)
+    answer = json.loads(output_of(chat, language))
+
+    more = {"response_format": {"type": "json_schema", "json_schema": SCHEMA}, "max_tokens": 60}
+    whole = playground_server.run(asked(**more)).json()["result"]["response"]
+    jsonschema.validate(whole, SCHEMA)
+    assert (answer["result"]["response"] if language == "curl" else answer) == whole
+
+
+@pytest.mark.parametrize("language", ["curl", "Python requests", "Python cloudflare", "Python openai"])
+def test_programs_with_tools_and_calls_in_the_conversation(
+    chat: Playground, playground_server: RunningServer, language: str
+) -> None:
+    call = {"name": "weather", "arguments": {"city": "Rome"}}
+    with_tools(chat)
+    chat.set(max_tokens=60)
+    answers_with_calls(chat, call)
+    chat.ask("Rome?")
+    chat.page.get_by_label("Your message").fill(QUESTION)
+    output = output_of(chat, language)
+
+    turns = [{"role": "user", "content": "Rome?"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    more = {"tools": [WEATHER], "tool_choice": "required", "max_tokens": 60}
+    calls = playground_server.run(asked(*turns, **more)).json()["result"]["tool_calls"]
+    shown = json.loads(output)["result"]["tool_calls"] if language == "curl" else ast.literal_eval(output)
+    if language == "Python openai":
+        shown = [{**call, "arguments": json.loads(call["arguments"])} for call in shown]
+    assert shown == calls
+
+
+@pytest.mark.parametrize("language", ["curl", "Python requests", "Python cloudflare", "Python openai"])
+def test_programs_with_tools_that_need_not_be_called(
+    chat: Playground, playground_server: RunningServer, language: str
+) -> None:
+    with_tools(chat, choice="none")
+    output = output_of(chat, language)
+
+    answer = expected(playground_server)
+    assert (json.loads(output)["result"]["response"] if language == "curl" else output.removesuffix("\n")) == answer
+
+
+def test_openai_s_completions_are_asked_without_tools_and_the_program_says_so(
+    chat: Playground, playground_server: RunningServer
+) -> None:
+    with_tools(chat)
+    chat.page.get_by_role("radio", name="Prompt").check()
+    chat.page.get_by_role("checkbox", name="raw").check()
+    program = code(chat, "Python openai")
+
+    assert "completions take no tools" in program
+    text = playground_server.text({"prompt": QUESTION, "raw": True, "lora": "pirate", **PARAMETERS})
+    assert printed(sys.executable, "-c", program) == text + "\n"
+
+
+def test_openai_s_completions_too_are_held_to_json(chat: Playground, playground_server: RunningServer) -> None:
+    by_schema(chat)
+    chat.set(max_tokens=60)
+    chat.page.get_by_role("radio", name="Prompt").check()
+    chat.page.get_by_role("checkbox", name="raw").check()
+
+    jsonschema.validate(json.loads(output_of(chat, "Python openai")), SCHEMA)
+
+
+def test_the_worker_gets_json_as_an_object(chat: Playground, tmp_path: Path) -> None:
+    by_schema(chat)
+    chat.set(max_tokens=60)
+    answer = worker_answer(code(chat, "Worker"), tmp_path)
+
+    jsonschema.validate(answer["response"], SCHEMA)
+
+
 def test_the_worker(chat: Playground, playground_server: RunningServer, tmp_path: Path) -> None:
-    program = code(chat, "Worker")
+    answer = worker_answer(code(chat, "Worker"), tmp_path)
+
+    assert answer["response"] == expected(playground_server)
+
+
+def worker_answer(program: str, tmp_path: Path) -> Any:
     folder = tmp_path / "my-worker"
     subprocess.run([GEMLORA, "worker", "init", folder], check=True, timeout=60)
     (folder / "node_modules").symlink_to(NODE_MODULES)
@@ -91,9 +184,7 @@ def test_the_worker(chat: Playground, playground_server: RunningServer, tmp_path
     environment = dict(variable.split("=", 1) for variable in variables.split())
 
     with running_worker(folder, ["npm", command], **environment) as address:
-        answer = requests.get(address, timeout=120).json()
-
-    assert answer["response"] == expected(playground_server)
+        return requests.get(address, timeout=120).json()
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """At every size and in both schemes nothing scrolls sideways or is cut off, and the first sight is light.
 
-With GEMLORA_SCREENSHOTS=1 (`make screenshots`) the pictures in docs/playground are taken anew.
+With SCREENSHOTS=1 (`make screenshots`) the pictures in docs/playground are taken anew.
 """
 
 import io
+import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from playwright.sync_api import Browser
 from tests.e2e.documents import REPOSITORY
 from tests.e2e.playground.browser import Playground, opened
+from tests.e2e.playground.test_shape import WEATHER, answers_with_calls, by_schema, with_tools
 from tests.e2e.running_server import RunningServer
 
 PICTURES = REPOSITORY / "docs/playground"
@@ -29,6 +32,11 @@ print("clip")
 ```
 """
 PLAIN = ("The sea is calm today and the gulls are quiet.", "Arr, the sea be rough today and the gulls be loud!")
+
+CALLS: tuple[dict[str, Any], ...] = (
+    {"name": "weather", "arguments": {"city": "Rome"}},
+    {"name": "weather", "arguments": {"city": "Llanfairpwllgwyngyllgogerychwyrndrobwllllantysiliogogogoch"}},
+)
 
 CUT = """() => {
   const shown = (node) => node.checkVisibility({ opacityProperty: true, visibilityProperty: true });
@@ -61,7 +69,7 @@ def keep(playground: Playground, state: str, width: int, scheme: str) -> None:
     """Check what is shown, and take its picture if they are wanted."""
     assert playground.fits(), state
     assert playground.page.evaluate(CUT) == [], state
-    if os.environ.get("GEMLORA_SCREENSHOTS"):
+    if os.environ.get("SCREENSHOTS"):
         PICTURES.mkdir(exist_ok=True)
         picture = Image.open(io.BytesIO(playground.page.screenshot(animations="disabled", caret="hide")))
         small = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
@@ -113,6 +121,29 @@ def test_every_state_fits_the_window(
         playground.show("Server")
         page.wait_for_function("() => document.querySelector('#charts .line').getAttribute('d')", timeout=60_000)
         state("server")
+        shaped(playground, state)
+
+
+def shaped(playground: Playground, state: Callable[[str], None]) -> None:
+    """Settings of the answer's shape, where they cover the page with a fault, and calls."""
+    page = playground.page
+    playground.show("Chat")
+    page.get_by_role("button", name="Clear").click()
+    toggle = page.get_by_role("button", name="Settings")
+    narrow = toggle.is_visible()
+    if narrow:
+        toggle.click()
+    with_tools(playground, json.dumps([WEATHER], indent=2))
+    by_schema(playground, '{"type": "object", properties')
+    if narrow:
+        page.locator("#answer-field").evaluate("node => node.scrollIntoView()")
+        state("shape")
+    by_schema(playground)
+    if narrow:
+        toggle.click()
+    answers_with_calls(playground, *CALLS)
+    playground.ask("How is the weather?")
+    state("calls")
 
 
 def test_the_first_sight_takes_little_and_comes_from_here(browser: Browser, playground_server: RunningServer) -> None:

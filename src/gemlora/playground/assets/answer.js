@@ -51,9 +51,9 @@ export async function ask(client, model, body, signal, changed) {
         answer.adapter = adapterName(event.get("gemlora-adapter"));
         continue;
       }
-      if (event.response) answer.firstSeconds ??= elapsed();
+      if (event.response || event.tool_calls?.length) answer.firstSeconds ??= elapsed();
       if (typeof event.response === "string") answer.text += event.response;
-      if (event.tool_calls?.length) answer.toolCalls = event.tool_calls;
+      answer.toolCalls.push(...(event.tool_calls ?? []));
       if (event.usage) Object.assign(answer, { usage: event.usage, finish: event.finish_reason, seconds: elapsed() });
       changed(answer);
     }

@@ -96,6 +96,21 @@ export async function metricsText() {
   return response.text();
 }
 
+/** The names that a body of the run route can have, as the server describes itself; none if it does not. */
+export async function describedInputs() {
+  const response = await reached(fetch("/openapi.json", OPTIONS));
+  const document = response.ok ? parsed(await response.text()) : null;
+  const body = Object.entries(document?.paths ?? {}).find(([path]) => path.endsWith("/ai/run/{model}"))?.[1].post?.requestBody;
+  return new Set(propertyNames(document, body?.content?.["application/json"]?.schema));
+}
+
+/** The properties of a schema and of those that it is one of or all of. */
+function propertyNames(document, schema) {
+  const { $ref, properties = {}, oneOf = [], allOf = [] } = schema ?? {};
+  const referred = $ref ? [document.components.schemas[$ref.split("/").at(-1)]] : [];
+  return [...Object.keys(properties), ...[...referred, ...oneOf, ...allOf].flatMap((part) => propertyNames(document, part))];
+}
+
 async function reached(request) {
   try {
     return await request;

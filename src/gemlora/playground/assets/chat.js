@@ -1,13 +1,14 @@
 /** A conversation: ask, follow the answer, stop it, ask again, mend a question. */
 
 import { ask } from "./answer.js";
+import { callCards, callsText } from "./calls.js";
 import { announce, button, byId, copy, element } from "./dom.js";
 import { markdown } from "./markdown.js";
 
 export class Chat {
   #session;
   #settings;
-  #turns = []; // { role, content, node }
+  #turns = []; // { role, content, calls, node }
   #running = null; // AbortController of the answer that is being written
 
   constructor(session, settings) {
@@ -78,7 +79,7 @@ export class Chat {
     }
     this.#running = new AbortController();
     this.#show();
-    const live = new Live(node.querySelector(".text"));
+    const live = new Live(node.querySelector(".text"), body.response_format ? jsonText : markdown);
     const answer = await ask(this.#session.client, this.#session.model.name, body, this.#running.signal, (answer) =>
       live.show(answer.text));
     live.end(answer.text);
@@ -89,15 +90,15 @@ export class Chat {
 
   #finish(node, answer) {
     node.removeAttribute("aria-busy");
-    if (answer.text) this.#turns.push({ role: "assistant", content: answer.text, node });
-    if (answer.toolCalls.length) {
-      node.querySelector(".text").append(element("pre", {}, JSON.stringify(answer.toolCalls, null, 2)));
-    }
+    const calls = answer.toolCalls;
+    if (answer.text || calls.length) this.#turns.push({ role: "assistant", content: answer.text, calls, node });
+    if (calls.length) node.querySelector(".text").append(callCards(calls));
     if (answer.failure) node.querySelector(".text").append(element("p", { class: "error", role: "alert" }, answer.failure.line));
-    else if (!answer.text && !answer.toolCalls.length) node.querySelector(".text").append(element("p", { class: "about" }, "An empty answer."));
+    else if (!answer.text && !calls.length) node.querySelector(".text").append(element("p", { class: "about" }, "An empty answer."));
     node.querySelector(".facts").textContent = answer.facts.join(" · ");
     const tools = node.querySelector(".actions");
-    const copies = answer.text ? button("Copy", (event) => copy(answer.text, event.target)) : null;
+    const written = answer.text || callsText(calls);
+    const copies = written ? button("Copy", (event) => copy(written, event.target)) : null;
     tools.replaceChildren(...[copies, button("Regenerate", () => this.#again(node), { class: "quiet again" })].filter(Boolean));
     announce(answer.failure ? answer.failure.line : `Answer complete. ${answer.facts.join(", ")}`);
     this.#show();
@@ -166,14 +167,17 @@ export class Chat {
   }
 }
 
-/** Shows a growing text as markdown, once a frame at most, and keeps its end in view for readers who are there. */
+/** Shows a growing text, once a frame at most, and keeps its end in view for readers who are there. */
 class Live {
   #node;
+  #shown;
   #text = "";
   #frame = 0;
 
-  constructor(node) {
+  /** `shown` makes a node of the text so far. */
+  constructor(node, shown) {
     this.#node = node;
+    this.#shown = shown;
   }
 
   show(text) {
@@ -191,7 +195,17 @@ class Live {
     this.#frame = 0;
     const page = document.scrollingElement;
     const following = page.scrollHeight - page.scrollTop - page.clientHeight < 160;
-    this.#node.replaceChildren(markdown(this.#text));
+    this.#node.replaceChildren(this.#shown(this.#text));
     if (following) page.scrollTop = page.scrollHeight;
+  }
+}
+
+/** JSON on lines of its own; as it is while it grows, and if it was cut off. */
+function jsonText(text) {
+  if (!text) return "";
+  try {
+    return element("pre", { class: "json" }, element("code", {}, JSON.stringify(JSON.parse(text), null, 2)));
+  } catch {
+    return element("pre", { class: "json" }, element("code", {}, text));
   }
 }

@@ -1,6 +1,7 @@
 /** The same prompt for the base model and one or two adapters, at the same time, with a verdict on each pair. */
 
 import { ask } from "./answer.js";
+import { callCards, callsText } from "./calls.js";
 import { announce, byId, element, save } from "./dom.js";
 import { compared } from "./diff.js";
 import { fill } from "./settings.js";
@@ -119,7 +120,7 @@ export class Compare {
       time: new Date().toISOString(), model: this.#session.model.name, weights: this.#session.property("weights"),
       form: messages ? "messages" : "prompt", system, prompt, seed, parameters,
       answers: sides.map(({ name, answer }) => ({
-        adapter: answer.adapter, name, response: answer.text, usage: answer.usage, finish_reason: answer.finish,
+        adapter: answer.adapter, name, response: answer.text, ...(answer.toolCalls.length ? { tool_calls: answer.toolCalls } : {}), usage: answer.usage, finish_reason: answer.finish,
         first_token_seconds: answer.firstSeconds, tokens_per_second: answer.rate,
       })),
       pairs: pairs(sides).map(([left, right]) => ({ left: left.name, right: right.name, verdict: null })),
@@ -172,6 +173,7 @@ class Side {
     this.grow(answer.text);
     this.node.removeAttribute("aria-busy");
     this.facts.textContent = answer.facts.join(" · ");
+    if (answer.toolCalls.length) this.note.before(callCards(answer.toolCalls));
     if (answer.failure) this.text.append(element("p", { class: "error", role: "alert" }, answer.failure.line));
   }
 }
@@ -182,8 +184,15 @@ function mark([base, ...others]) {
     const [left, right] = compared(base.answer.text, side.answer.text);
     if (i === 0) base.text.replaceChildren(...parts(left, "del"));
     side.text.replaceChildren(...parts(right, "ins"));
-    side.note.textContent = base.answer.text === side.answer.text ? "The same text as the base model's." : "";
+    side.note.textContent = likeness(base.answer, side.answer);
   });
+}
+
+function likeness(base, answer) {
+  const [before, after] = [callsText(base.toolCalls), callsText(answer.toolCalls)];
+  if (base.text !== answer.text) return "";
+  if (before !== after) return "Other calls than the base model's.";
+  return before ? "The same calls as the base model's." : "The same text as the base model's.";
 }
 
 function parts(list, tag) {

@@ -16,12 +16,17 @@ export function comparisonsCsv(comparisons) {
 }
 
 function row(comparison, pair) {
-  const response = (side) => comparison.answers.find(({ name }) => name === side).response;
+  const response = (side) => written(comparison.answers.find(({ name }) => name === side));
   const values = {
     ...comparison, ...pair, parameters: JSON.stringify(comparison.parameters),
     left_response: response(pair.left), right_response: response(pair.right),
   };
   return COLUMNS.map((column) => values[column]);
+}
+
+/** The text, or the calls if there is none. */
+function written({ response, tool_calls: calls }) {
+  return response || !calls ? response : JSON.stringify(calls);
 }
 
 /** Quoted; what a spreadsheet would take for a formula gets an apostrophe in front. */

@@ -2,7 +2,8 @@
 
 import { element } from "./dom.js";
 
-const ELSEWHERE = new Set(["prompt", "messages", "stream", "lora", "image", "functions", "tools", "response_format"]);
+/** What other fields ask for, or nothing here. */
+const ELSEWHERE = new Set(["prompt", "messages", "stream", "lora", "image", "functions", "tools", "tool_choice", "response_format"]);
 /** What the schema leaves open. */
 const WIDEST_SLIDER = 1000;
 const LEAST = { max_tokens: 1 };

@@ -1,6 +1,6 @@
 /** Who is signed in, what is served, and which adapters there are. Nothing of it outlives the page. */
 
-import { Client } from "./api.js";
+import { Client, describedInputs } from "./api.js";
 
 /** Of longer lists the facts are read one by one, when the reader asks for them. */
 const FACTS_AT_ONCE = 100;
@@ -14,6 +14,7 @@ export class Session extends EventTarget {
     this.expires = token.expires_on ?? null;
     this.model = null;
     this.schema = null;
+    this.inputs = new Set(); // names that the run route takes
     this.adapters = [];
     this.shelf = [];
     this.uses = new Map();
@@ -27,7 +28,10 @@ export class Session extends EventTarget {
     client.account = token.account_id;
     const session = new Session(client, token);
     [session.model] = await client.call("GET", "/ai/models/search?per_page=1");
-    session.schema = await client.call("GET", `/ai/models/schema?model=${encodeURIComponent(session.model.name)}`);
+    [session.schema, session.inputs] = await Promise.all([
+      client.call("GET", `/ai/models/schema?model=${encodeURIComponent(session.model.name)}`),
+      describedInputs(),
+    ]);
     await session.refresh();
     return session;
   }

@@ -1,18 +1,21 @@
-/** How to ask: form, system message, adapter and parameters. Chat and comparison share it. */
+/** How to ask: form, system message, adapter, the answer's shape and parameters. Chat and comparison share it. */
 
 import { byId, element } from "./dom.js";
 import { Parameters } from "./parameters.js";
+import { Shape } from "./shape.js";
 
 const NO_ADAPTER = "";
 
 export class Settings {
   #session;
   #parameters;
+  #shape;
 
   constructor(session) {
     this.#session = session;
     byId("parameters").replaceChildren();
     this.#parameters = new Parameters(session.schema, byId("parameters"));
+    this.#shape = new Shape(session.inputs);
     byId("reset-parameters").onclick = () => this.#parameters.reset();
     for (const radio of document.querySelectorAll("[name=form]")) radio.onchange = () => this.#showForm();
     byId("settings-toggle").onclick = () => this.#toggle();
@@ -43,12 +46,12 @@ export class Settings {
   body(turns, adapter = this.adapter, more = {}) {
     const question = this.isPrompt ? { prompt: turns.at(-1).content } : { messages: this.#messages(turns) };
     const lora = adapter ? { lora: adapter } : {};
-    return { ...question, ...this.#parameters.values(this.isPrompt ? [] : ["raw"]), ...lora, ...more };
+    return { ...question, ...this.#parameters.values(this.isPrompt ? [] : ["raw"]), ...this.#shape.members, ...lora, ...more };
   }
 
   #messages(turns) {
     const system = this.system ? [{ role: "system", content: this.system }] : [];
-    return [...system, ...turns.map(({ role, content }) => ({ role, content }))];
+    return [...system, ...turns.map(message)];
   }
 
   #showForm() {
@@ -64,6 +67,11 @@ export class Settings {
   #listAdapters() {
     fill(byId("adapter"), this.#session, "Base model, no adapter");
   }
+}
+
+/** A turn as a message; calls stay with the answer that made them. */
+function message({ role, content, calls = [] }) {
+  return { role, content, ...(calls.length ? { tool_calls: calls } : {}) };
 }
 
 /** Offer the session's adapters in a select; what was chosen stays chosen while it exists. */

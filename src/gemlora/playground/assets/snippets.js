@@ -1,6 +1,8 @@
 /** A request as programs that run when they are pasted. Each takes `{ origin, account, token, model, body }`. */
 
 const OPENAI_OWN = new Set(["messages", "prompt", "max_tokens", "temperature", "top_p", "seed", "frequency_penalty", "presence_penalty"]);
+/** What OpenAI's chats have besides, and its completions have not. */
+const CHAT_OWN = new Set([...OPENAI_OWN, "response_format", "tools", "tool_choice"]);
 
 /** In the order of the dialog: id, label, what to do with it, and the code. */
 export const SNIPPETS = [
@@ -21,7 +23,7 @@ function curl({ origin, account, token, model, body }) {
 }
 
 function requests({ origin, account, token, model, body }) {
-  return `import requests
+  return `${imports(body)}import requests
 
 response = requests.post(
     ${python(`${origin}/client/v4/accounts/${account}/ai/run/${model}`)},
@@ -29,14 +31,14 @@ response = requests.post(
     json=${python(body, 1)},
 )
 answer = response.json()
-print(answer["result"]["response"] if answer["success"] else answer["errors"])`;
+print(${written('answer["result"]', body)} if answer["success"] else answer["errors"])`;
 }
 
 function cloudflare({ origin, account, token, model, body }) {
-  const { lora, raw, ...known } = body;
-  const extra = Object.fromEntries(Object.entries({ lora, raw }).filter(([, value]) => value !== undefined));
+  const { lora, raw, tool_choice, ...known } = body;
+  const extra = Object.fromEntries(Object.entries({ lora, raw, tool_choice }).filter(([, value]) => value !== undefined));
   const more = Object.keys(extra).length ? `\n    extra_body=${python(extra, 1)},` : "";
-  return `from cloudflare import Cloudflare
+  return `${imports(body)}from cloudflare import Cloudflare
 
 client = Cloudflare(base_url=${python(`${origin}/client/v4`)}, api_token=${python(token)})
 answer = client.ai.run(
@@ -44,17 +46,16 @@ answer = client.ai.run(
     account_id=${python(account)},
 ${named(known)}${more}
 )
-print(answer["response"])`;
+print(${written("answer", body)})`;
 }
 
 function openai({ origin, account, token, model, body }) {
-  const { raw, ...rest } = body;
-  const asked = rest.prompt !== undefined && !raw ? { messages: [{ role: "user", content: rest.prompt }], ...without(rest, "prompt") } : rest;
-  const own = Object.fromEntries(Object.entries(asked).filter(([name]) => OPENAI_OWN.has(name)));
-  const extra = Object.fromEntries(Object.entries(asked).filter(([name]) => !OPENAI_OWN.has(name)));
+  const asked = body.raw ? completion(body) : chat(body);
+  const names = body.raw ? OPENAI_OWN : CHAT_OWN;
+  const own = Object.fromEntries(Object.entries(asked).filter(([name]) => names.has(name)));
+  const extra = Object.fromEntries(Object.entries(asked).filter(([name]) => !names.has(name)));
   const more = Object.keys(extra).length ? `\n    extra_body=${python(extra, 1)},` : "";
-  const call = raw ? "client.completions.create" : "client.chat.completions.create";
-  const text = raw ? "answer.choices[0].text" : "answer.choices[0].message.content";
+  const call = body.raw ? "client.completions.create" : "client.chat.completions.create";
   return `from openai import OpenAI
 
 client = OpenAI(base_url=${python(`${origin}/client/v4/accounts/${account}/ai/v1`)}, api_key=${python(token)})
@@ -62,7 +63,48 @@ answer = ${call}(
     model=${python(model)},
 ${named(own)}${more}
 )
-print(${text})`;
+${openaiWritten(asked, body)}`;
+}
+
+/** For `completions`: no chat, so no tools. */
+function completion(body) {
+  return without(body, "raw", "tools", "tool_choice");
+}
+
+/** For `chat.completions`, with calls and tools as OpenAI has them. */
+function chat(body) {
+  const { prompt, messages = [{ role: "user", content: prompt }], tools, response_format, ...rest } = without(body, "raw");
+  return {
+    messages: messages.map(openaiMessage), ...rest,
+    ...(response_format ? { response_format: openaiFormat(response_format) } : {}),
+    ...(tools ? { tools: tools.map((tool) => (tool?.function ? tool : { type: "function", function: without(tool ?? {}, "type") })) } : {}),
+  };
+}
+
+function openaiFormat({ type, json_schema }) {
+  if (!json_schema) return { type };
+  return { type, json_schema: "schema" in json_schema ? json_schema : { name: "answer", schema: json_schema } };
+}
+
+function openaiMessage({ tool_calls, ...message }) {
+  if (!tool_calls) return message;
+  const calls = tool_calls.map(({ name, arguments: given }, i) => ({
+    id: `call_${i}`, type: "function", function: { name, arguments: spaced(given) },
+  }));
+  return { ...message, tool_calls: calls };
+}
+
+/** JSON on one line with a blank behind commas and colons: what the server makes of arguments, so that the prompt is the same. */
+function spaced(value) {
+  return JSON.stringify(value, null, 1).replace(/,\n */g, ", ").replace(/\n */g, "");
+}
+
+function openaiWritten(asked, body) {
+  if (body.raw && body.tools) return "print(answer.choices[0].text)  # completions take no tools: they are left out here";
+  if (body.raw) return "print(answer.choices[0].text)";
+  if (!asked.tools) return "print(answer.choices[0].message.content)";
+  return `message = answer.choices[0].message
+print([call.function.to_dict() for call in message.tool_calls or []] or message.content)`;
 }
 
 function worker({ origin, token, model, body }) {
@@ -87,8 +129,19 @@ function wrangler({ origin, account, token, model }) {
   ].join("\n");
 }
 
-function without(body, name) {
-  return Object.fromEntries(Object.entries(body).filter(([key]) => key !== name));
+function without(body, ...names) {
+  return Object.fromEntries(Object.entries(body).filter(([key]) => !names.includes(key)));
+}
+
+/** What a Python program needs to print the answer. */
+function imports(body) {
+  return body.response_format ? "import json\n\n" : "";
+}
+
+/** The calls or the response in `result`, for Python's `print`; JSON comes as an object, and is printed as JSON. */
+function written(result, body) {
+  const value = body.tools ? `${result}.get("tool_calls") or ${result}["response"]` : `${result}["response"]`;
+  return body.response_format ? `json.dumps(${value}, ensure_ascii=False)` : value;
 }
 
 /** For a POSIX shell. */
