@@ -120,7 +120,8 @@ export class Compare {
       time: new Date().toISOString(), model: this.#session.model.name, weights: this.#session.property("weights"),
       form: messages ? "messages" : "prompt", system, prompt, seed, parameters,
       answers: sides.map(({ name, answer }) => ({
-        adapter: answer.adapter, name, response: answer.text, ...(answer.toolCalls.length ? { tool_calls: answer.toolCalls } : {}), usage: answer.usage, finish_reason: answer.finish,
+        adapter: answer.adapter, name, response: answer.text, usage: answer.usage, finish_reason: answer.finish,
+        ...(answer.toolCalls.length ? { tool_calls: answer.toolCalls } : {}),
         first_token_seconds: answer.firstSeconds, tokens_per_second: answer.rate,
       })),
       pairs: pairs(sides).map(([left, right]) => ({ left: left.name, right: right.name, verdict: null })),
