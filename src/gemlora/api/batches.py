@@ -16,7 +16,7 @@ from gemlora.api.validation import Json, type_mismatch
 from gemlora.batches.records import Answer, Answered, BatchRequest, Status
 from gemlora.errors import GemloraError, InvalidRequest, OutOfCapacity, RequestAborted, StorageFailed
 from gemlora.serving.batches import Batches
-from gemlora.serving.service import RunRequest, TextGeneration, fold
+from gemlora.serving.service import TextGeneration, fold
 
 QUEUE = "queueRequest"
 LONGEST_REFERENCE = 1024
@@ -113,19 +113,7 @@ class BatchAnswers:
 
     async def _result(self, request_id: str, account_id: str, model: str, inputs: dict[str, Any]) -> dict[str, Json]:
         wanted = self._inputs.read(inputs, model)
-        generation = await self._service.start(
-            RunRequest(
-                id=request_id,
-                account_id=account_id,
-                model=model,
-                prompt=wanted.prompt,
-                max_tokens=wanted.max_tokens,
-                sampling=wanted.sampling,
-                adapter=wanted.lora,
-                stop=wanted.stop,
-                shape=wanted.shape,
-            )
-        )
+        generation = await self._service.start(wanted.request(request_id, account_id, model))
         return whole(await fold(generation.pieces()), wanted)
 
 

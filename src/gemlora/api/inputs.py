@@ -10,7 +10,7 @@ from gemlora.api.shapes import ShapeReader
 from gemlora.api.validation import Json, Schema, Validator, type_mismatch
 from gemlora.errors import InvalidRequest
 from gemlora.serving.prompt import Message, Prompt, ToolCall
-from gemlora.serving.service import SamplingChoice
+from gemlora.serving.service import RunRequest, SamplingChoice
 from gemlora.serving.shapes import FREE, Shape
 
 MOST_STOPS = 16
@@ -35,6 +35,20 @@ class Inputs:
     lora: str | None
     stop: tuple[str, ...] = ()
     shape: Shape = FREE
+
+    def request(self, id: str, account_id: str, model: str) -> RunRequest:
+        """What they ask of the text service."""
+        return RunRequest(
+            id=id,
+            account_id=account_id,
+            model=model,
+            prompt=self.prompt,
+            max_tokens=self.max_tokens,
+            sampling=self.sampling,
+            adapter=self.lora,
+            stop=self.stop,
+            shape=self.shape,
+        )
 
 
 class InputReader:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -24,7 +25,7 @@ from gemlora.errors import EngineFailed
 from gemlora.registry.models import Catalogue
 from gemlora.registry.records import ReadyAdapter
 from gemlora.serving.prompt import ToolCall
-from gemlora.serving.service import Ending, Generation, Part, RunRequest, TextGeneration, fold
+from gemlora.serving.service import Ending, Generation, Part, TextGeneration, fold
 
 
 class Run:
@@ -72,16 +73,9 @@ class Run:
         wanted, options = await self._bodies.json(request, read)
         if isinstance(wanted, Submission | Poll):
             return result(await self._batching.do(wanted, caller_of(request).account_id, model), call, {})
-        run_request = RunRequest(
-            id=call.id,
-            account_id=caller_of(request).account_id,
-            model=model,
-            prompt=wanted.prompt,
-            max_tokens=wanted.max_tokens,
-            sampling=wanted.sampling,
+        run_request = replace(
+            wanted.request(call.id, caller_of(request).account_id, model),
             adapter=wanted.lora if wanted.lora is not None else adapter_beside(query, options),
-            stop=wanted.stop,
-            shape=wanted.shape,
             reject_if_busy=rejects_if_busy(options),
         )
         generation = await while_connected(request.receive, self._service.start(run_request))
