@@ -21,6 +21,12 @@ bool ranks_before(const Candidate& a, const Candidate& b) {
     return a.number > b.number || (a.number == b.number && a.index < b.index);
 }
 
+std::vector<float> numbers_of(const std::vector<Candidate>& candidates) {
+    std::vector<float> numbers(candidates.size());
+    std::ranges::transform(candidates, numbers.begin(), &Candidate::number);
+    return numbers;
+}
+
 // All numbers of at least `floor`, in the order of their indices.
 std::vector<Candidate> at_least(const KernelTable& table, const float* numbers, std::int64_t size, float floor) {
     std::vector<Candidate> found;
@@ -219,8 +225,7 @@ public:
             return draw(logits, size);
         }
         const std::vector<Candidate> candidates = mask.gather(logits, count);
-        std::vector<float> numbers;
-        std::ranges::transform(candidates, std::back_inserter(numbers), &Candidate::number);
+        std::vector<float> numbers = numbers_of(candidates);
         const std::int32_t chosen = draw(numbers.data(), count);
         return chosen < 0 ? chosen : static_cast<std::int32_t>(candidates[static_cast<std::size_t>(chosen)].index);
     }
@@ -250,8 +255,7 @@ private:
             return static_cast<std::int32_t>(choose(logits, size, most));
         }
         const std::vector<Candidate> candidates = largest_k(table_, logits, size, k);
-        std::vector<float> numbers;
-        std::ranges::transform(candidates, std::back_inserter(numbers), &Candidate::number);
+        std::vector<float> numbers = numbers_of(candidates);
         const std::int64_t chosen = choose(numbers.data(), k, most);
         return static_cast<std::int32_t>(candidates[static_cast<std::size_t>(chosen)].index);
     }
