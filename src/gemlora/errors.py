@@ -25,6 +25,8 @@ GemloraError
 ├── EngineFailed              the engine could not finish this one request
 ├── WeightsInvalid            a checkpoint that cannot be served
 ├── SettingsInvalid
+├── TrainingDataInvalid       examples that cannot be learnt
+├── TrainingRefused           a training that cannot start, or go on where it stopped
 ├── ServerRefused             the server that a command asked said no
 │   └── ServerUnreachable     … or did not answer
 └── StorageFailed             the database or object store did not do what was asked
@@ -155,6 +157,14 @@ class WeightsInvalid(GemloraError):
 
 class SettingsInvalid(GemloraError):
     """One or more settings are wrong; the text lists all of them."""
+
+
+class TrainingDataInvalid(GemloraError):
+    """Examples are wrong; the text lists the lines."""
+
+
+class TrainingRefused(GemloraError):
+    """A training cannot start, or cannot go on from what the folder holds."""
 
 
 class ServerRefused(GemloraError):

@@ -16,6 +16,7 @@ COMMANDS = {
     "accounts": "List, create and delete accounts.",
     "tokens": "List, create and revoke tokens.",
     "models": "Get checkpoints.",
+    "train": "Train an adapter from examples.",
     "worker": "Workers that run on your machine, with gemlora behind env.AI.",
 }
 

@@ -50,7 +50,7 @@ def huggingface_document(config: GemmaConfig, *, tied: bool, dtype: str) -> dict
         return document | {"hidden_act": "gelu_pytorch_tanh"}
     windows = [layer.window for layer in config.layers if layer.window is not None]
     document |= {
-        "query_pre_attn_scalar": round(config.attention_scale**-2, 6),
+        "query_pre_attn_scalar": round(config.attention_scale**-2),
         "layer_types": [_kind(layer) for layer in config.layers],
         "final_logit_softcapping": config.logit_softcap,
     }

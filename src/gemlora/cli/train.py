@@ -1,0 +1,122 @@
+"""`gemlora train`: from examples to an adapter that requests can name."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gemlora.cli.options import with_target
+from gemlora.cli.targets import Target
+from gemlora.errors import AdapterExists, AdapterNotFound, TrainingRefused
+from gemlora.registry.models import MODULES
+from gemlora.settings import Settings
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def _option(flag: str, help_: str, metavar: str) -> Any:
+    return typer.Option(flag, help=help_, metavar=metavar)
+
+
+@app.command()
+@with_target(
+    "cache_dir", "model", "weights", "revision", "hub_token", "quantize", "engine", "limits",
+    "max_adapter_rank", "max_adapter_bytes", "max_adapters",
+)  # fmt: skip
+def train(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            show_default=False,
+            help="JSONL: {messages}, {prompt, completion} or {text} in each line; see docs/training.md.",
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="What requests will write in lora.", show_default=False)],
+    target: Target,
+    settings: Settings,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the adapter. Default: NAME.", metavar="FOLDER", show_default=False)
+    ] = None,
+    held_out_data: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSONL of examples that are only watched, instead of a share of DATA.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget what FOLDER holds and begin anew.")] = False,
+    upload: Annotated[bool, typer.Option(help="Register the adapter when it is trained.")] = True,
+    description: Annotated[str, typer.Option(help="Free text for the registry.", show_default=False)] = "",
+    rank: Annotated[int, _option("--rank", "Rank of the update.", "R")] = 16,
+    alpha: Annotated[float, _option("--alpha", "The update is scaled by ALPHA / R.", "ALPHA")] = 32.0,
+    dropout: Annotated[float, _option("--dropout", "Share of the update's inputs that a step drops.", "SHARE")] = 0.0,
+    modules: Annotated[str, _option("--modules", "Linear modules that get an update.", "NAMES")] = ",".join(MODULES),
+    learning_rate: Annotated[float, _option("--learning-rate", "Highest learning rate.", "RATE")] = 5e-4,
+    warmup: Annotated[float, _option("--warmup", "Share of the steps in which it rises.", "SHARE")] = 0.05,
+    epochs: Annotated[int, _option("--epochs", "How often each example is learnt at most.", "N")] = 3,
+    batch_size: Annotated[int, _option("--batch-size", "Examples per step.", "N")] = 8,
+    max_tokens: Annotated[int, _option("--max-tokens", "Longer examples are left out.", "N")] = 1024,
+    held_out: Annotated[
+        float, _option("--held-out", "Share of the examples that are only watched; 0 watches none.", "SHARE")
+    ] = 0.1,
+    evaluations: Annotated[int, _option("--evaluations", "Looks at the held-out examples per epoch.", "N")] = 2,
+    patience: Annotated[int, _option("--patience", "Stop after so many looks without a better one.", "N")] = 4,
+    seed: Annotated[int, _option("--seed", "Draws the order, the start and what dropout drops.", "N")] = 0,
+) -> None:
+    """Fine-tune the served base with LoRA, and register the adapter.
+
+    A training that was killed goes on where it was with the same command. Needs the extra `train`: PyTorch,
+    transformers and PEFT.
+    """
+    from gemlora.cli.progress import ProgressBar
+    from gemlora.training.plan import Plan
+
+    plan = Plan(
+        rank, alpha, dropout, tuple(modules.split(",")), learning_rate, warmup, epochs,
+        batch_size, max_tokens, held_out, evaluations, patience, seed,
+    )  # fmt: skip
+    if upload:
+        _require_unused(target, name)
+    folder = output or Path(name)
+    _require_libraries()
+
+    from gemlora.cli.training_view import TrainingView
+    from gemlora.engines.cpu.weights.cache import ModelCache
+    from gemlora.engines.cpu.weights.source import locate
+    from gemlora.training.job import Job
+
+    secret = settings.hub_token.get_secret_value() if settings.hub_token else None
+    with ProgressBar() as progress:
+        source = locate(settings.weights, settings.revision, secret, progress)
+        digest = source.digest(ModelCache(Path(settings.cache_dir).expanduser()), progress)
+    job = Job(name, data, source, digest, plan, folder, held_out_data, restart)
+    with TrainingView() as view:
+        history = job.run(view, view.tell)
+    view.summary(history)
+    print(f"The adapter is in {folder}, with its model card (README.md) and curves.png")
+    if upload:
+        with ProgressBar() as progress:
+            target.add_adapter(name, folder, description, False, progress)
+        print(f'Requests can name it now: "lora": "{name}"')
+
+
+def _require_unused(target: Target, name: str) -> None:
+    """Better now than after the training. Raises `AdapterExists`."""
+    try:
+        target.show_adapter(name)
+    except AdapterNotFound:
+        return
+    raise AdapterExists(f"There is an adapter {name} already")
+
+
+def _require_libraries() -> None:
+    try:
+        import peft  # noqa: F401
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise TrainingRefused(
+            f"Training needs PyTorch, transformers and PEFT ({error}). Install them with: pip install 'gemlora[train]'"
+        ) from error
