@@ -108,7 +108,7 @@ def _require_unused(target: Target, name: str) -> None:
         target.show_adapter(name)
     except AdapterNotFound:
         return
-    raise AdapterExists(f"There is an adapter {name} already")
+    raise AdapterExists(f"An adapter named {name!r} exists already")
 
 
 def _require_libraries() -> None:
