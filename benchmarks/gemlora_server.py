@@ -48,8 +48,9 @@ def server(settings: Settings) -> Iterator[tuple[psutil.Popen, str, float]]:
 
 
 def command(settings: Settings, port: int) -> list[str]:
-    """Starts a server; `environment` has what else it needs."""
-    flags = ["--port", str(port), "--data-dir", str(settings.data_dir), "--cache-dir", str(settings.cache_dir)]
+    """Starts a server whose base answers what names no adapter; `environment` has what else it needs."""
+    flags = ["--default-adapter", ""]
+    flags += ["--port", str(port), "--data-dir", str(settings.data_dir), "--cache-dir", str(settings.cache_dir)]
     for key in sorted(settings.model_fields_set & CHANGED):
         flags += [f"--{key.replace('_', '-')}", str(getattr(settings, key))]
     return [str(GEMLORA), "serve", *flags, "--log-level", "error"]

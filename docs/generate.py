@@ -149,6 +149,31 @@ def adapters_page() -> str:
 
         When the server later serves other weights, each adapter is checked against them at its next use.
 
+        ## What comes with gemlora
+
+        The package brings adapters for the starter weights (`src/gemlora/starter/adapters/`, each with a model card). A
+        server with `weights = starter` puts them on the shelf as `cf-public-chat`, `cf-public-intents` and
+        `cf-public-events`: at its first start, checked and tried out like any other. They belong to the first account,
+        which may rename and delete them. Other weights get none.
+
+        `cf-public-chat` then answers what names no adapter and is not `raw`, unless the setting `default_adapter` says
+        otherwise; an empty one switches that off. `cf-public-base` in `lora` is the base without an adapter, and no
+        adapter can have that name. The answer's header `gemlora-adapter` says what served.
+
+        - Each content is put on the shelf once, known by its hash. What a release put there, another content of a newer
+          release replaces: under the same name, as an adapter with an id of its own. An older release that starts later
+          changes nothing.
+        - An adapter of these that you delete or rename stays away, newer releases included, and one that you put in its
+          place stays. Without `cf-public-chat` the base answers what names no adapter; a start finds what you published
+          as `cf-public-chat` and takes that. To have the shipped one again:
+
+        ```bash
+        PACKAGE=$(python -c 'from gemlora.starter.shipped import ADAPTERS; print(ADAPTERS)')
+        gemlora adapters add cf-public-chat "$PACKAGE/chat" --public
+        ```
+
+        - What cannot be put there (a limit forbids it, the disk is full) is logged, and tried again at the next start.
+
         ## What is refused
 
         By `peft_type`, with PEFT 0.21 at hand:

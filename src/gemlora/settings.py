@@ -241,10 +241,11 @@ class Settings(BaseSettings):
         description="Adapters kept in the kernels' layout in the cache folder, least recently used leave first.",
         examples=[16 * GIB],
     )
-    default_adapter: str = Field(
-        "",
-        description="Adapter used when a request names none and is not raw. Empty: none.",
+    default_adapter: str | None = Field(
+        None,
+        description="Adapter used when a request names none and is not raw. Empty, or `cf-public-base`: none.",
         examples=["my-adapter"],
+        json_schema_extra={"default": "cf-public-chat with the starter weights, else none"},
     )
 
     max_body_bytes: int = Field(16 * MIB, ge=1024, description="Largest request body.", examples=[16 * MIB])

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from gemlora.api.application import Limits, Services, create_api
 from gemlora.api.health import Lifecycle, Phase
 from gemlora.engines.fake import FakeEngine
 from gemlora.errors import AdapterIncomplete, AdapterNotFound, GemloraError, Unauthenticated
-from gemlora.registry.models import AdapterLimits, Base, Catalogue, Model, served_model
+from gemlora.registry.models import AdapterLimits, Base, Catalogue, DefaultAdapter, Model, served_model
 from gemlora.registry.records import ReadyAdapter
 from gemlora.serving.byte_vocabulary import byte_vocabulary
 from gemlora.serving.codec import GemmaCodec
@@ -79,7 +80,7 @@ class Parts:
         self,
         engine: FakeEngine,
         limits: Limits | None = None,
-        default_adapter: str = "",
+        default_adapter: DefaultAdapter | None = None,
         *,
         accounts: Any = None,
         adapters: Any = None,
@@ -96,9 +97,8 @@ class Parts:
         self.lifecycle.phase = Phase.READY
         self.log_stream = io.StringIO()
         log = create_logger("debug", "json", self.log_stream)
-        model = served_model(
-            MODEL, "starter", Base.of(engine.facts), adapter_limits or AdapterLimits(), default_adapter
-        )
+        model = served_model(MODEL, "starter", Base.of(engine.facts), adapter_limits or AdapterLimits())
+        model = replace(model, default_adapter=default_adapter)
         catalogue = Catalogue([model])
         codec = GemmaCodec(Tokenizer(byte_vocabulary()))
         generation = TextGeneration(catalogue, self.adapters, engine, codec, self.metrics, log)

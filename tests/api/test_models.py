@@ -6,7 +6,10 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.api.parts import ALICE, MODEL
+from tests.api.parts import ALICE, MODEL, TOKEN, Parts
+
+from gemlora.engines.fake import FakeEngine
+from gemlora.registry.models import DefaultAdapter
 
 SEARCH = f"/client/v4/accounts/{ALICE}/ai/models/search"
 SCHEMA = f"/client/v4/accounts/{ALICE}/ai/models/schema"
@@ -31,6 +34,17 @@ async def test_the_model_is_described_with_what_really_serves_it(client: httpx.A
         "weights": "fake",
         "quantization": "none",
     }
+
+
+async def test_a_default_adapter_is_named() -> None:
+    parts = Parts(FakeEngine(), default_adapter=DefaultAdapter("poet"))
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    transport = httpx.ASGITransport(parts.api)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gemlora", headers=headers) as client:
+        (item,) = (await client.get(SEARCH)).json()["result"]
+
+    assert {"property_id": "default_adapter", "value": "poet"} in item["properties"]
+    assert "Requests that name no adapter and are not raw get poet" in item["description"]
 
 
 @pytest.mark.parametrize(

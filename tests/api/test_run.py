@@ -9,6 +9,7 @@ from tests.api.parts import ADAPTER_ID, ALICE, BOB, BOBS_TOKEN, MODEL, RUN, Part
 
 from gemlora.engines.fake import FakeEngine
 from gemlora.errors import AdapterInvalid, EngineFailed, OutOfCapacity
+from gemlora.registry.models import DefaultAdapter
 
 PROMPT = {"prompt": "Hello"}
 MESSAGES = {"messages": [{"role": "user", "content": "Hello"}]}
@@ -163,13 +164,19 @@ class TestAdapter:
         assert await self.ran_with(client, {**PROMPT, "options": None}) == "none"
 
     async def test_a_default_applies_only_to_templated_requests_that_name_none(self) -> None:
-        parts = Parts(FakeEngine(), default_adapter="pirate")
+        parts = Parts(FakeEngine(), default_adapter=DefaultAdapter("pirate"))
         headers = {"authorization": "Bearer alice-token"}
         transport = httpx.ASGITransport(parts.api)
         async with httpx.AsyncClient(transport=transport, base_url="http://gemlora", headers=headers) as client:
             assert await self.ran_with(client, PROMPT) == self.PIRATE
             assert await self.ran_with(client, {**PROMPT, "lora": ""}) == "none"
+            assert await self.ran_with(client, {**PROMPT, "lora": "cf-public-base"}) == "none"
+            assert await self.ran_with(client, PROMPT, "?lora=cf-public-base") == "none"
             assert await self.ran_with(client, {**PROMPT, "raw": True}) == "none"
+            assert await self.ran_with(client, {**PROMPT, "raw": True, "lora": "pirate"}) == self.PIRATE
+
+    async def test_the_bare_base_has_a_name_also_where_there_is_no_default(self, client: httpx.AsyncClient) -> None:
+        assert await self.ran_with(client, {**PROMPT, "lora": "cf-public-base"}) == "none"
 
     async def test_a_name_outside_ascii_is_percent_encoded_in_the_header(self, client: httpx.AsyncClient) -> None:
         assert await self.ran_with(client, {**PROMPT, "lora": "odd"}) == f"K%C3%A4pt%E2%80%99n%0A@{'cd' * 32}"

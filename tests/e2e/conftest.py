@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.running_server import RunningServer, running_server
+from tests.e2e.running_server import BARE, RunningServer, running_server
 
 if TYPE_CHECKING:
     from tests.e2e.tiny_model import PeftAdapter, TinyModel
@@ -19,7 +19,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterator[RunningServer]:
-    with running_server(tmp_path_factory.mktemp("e2e") / "data", cache_dir) as server:
+    with running_server(tmp_path_factory.mktemp("e2e") / "data", cache_dir, *BARE) as server:
         yield server
 
 

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,8 @@ MODEL = "@cf/google/gemma-7b-it-lora"
 ACCOUNT_ID = "0123456789abcdef0123456789abcdef"
 API_TOKEN = "test-token"
 GEMLORA = Path(sys.executable).with_name("gemlora")
+BARE = ("--default-adapter", "")
+"""Flags of a server with the starter weights whose base answers what names no adapter."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,17 @@ class RunningServer:
 
 
 @contextmanager
-def running_server(data_dir: Path, cache_dir: Path, *flags: str, preset_access: bool = True) -> Iterator[RunningServer]:
+def running_server(
+    data_dir: Path,
+    cache_dir: Path,
+    *flags: str,
+    preset_access: bool = True,
+    program: Sequence[str | Path] = (GEMLORA,),
+) -> Iterator[RunningServer]:
     """Start a server and stop it at the end; fails with its log if it does not get ready.
 
     Without `preset_access` the server takes its account and token from the data directory, or makes them up.
+    `program` is what stands for the command `gemlora`.
     """
     port = free_port()
     log = data_dir.with_suffix(".log")
@@ -81,7 +90,7 @@ def running_server(data_dir: Path, cache_dir: Path, *flags: str, preset_access: 
         environment |= {"GEMLORA_ACCOUNT_ID": ACCOUNT_ID, "GEMLORA_API_TOKEN": API_TOKEN}
     with log.open("a") as output:
         process = psutil.Popen(
-            [GEMLORA, "serve", "--port", str(port), "--data-dir", data_dir, *flags],
+            [*program, "serve", "--port", str(port), "--data-dir", data_dir, *flags],
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -40,7 +40,8 @@ def test_an_adapter_changes_the_answer_and_the_header_says_so(server: RunningSer
 
 
 def test_an_adapter_answers_to_its_id_as_to_its_name(server: RunningServer, poet: str) -> None:
-    (adapter,) = json.loads(server.command_line("adapters", "list", "--json").stdout)
+    adapters = json.loads(server.command_line("adapters", "list", "--json").stdout)
+    (adapter,) = (adapter for adapter in adapters if adapter["name"] == poet)
 
     by_name, by_id = server.run(GREEDY | {"lora": poet}), server.run(GREEDY | {"lora": adapter["id"]})
 

@@ -9,7 +9,7 @@ from tests.registry.peft_folder import BASE, LIMITS
 
 from gemlora.engines.contract import ModelFacts
 from gemlora.errors import ModelNotFound
-from gemlora.registry.models import HOSTED_ID, Base, Catalogue, served_model
+from gemlora.registry.models import HOSTED_ID, Base, Catalogue, DefaultAdapter, served_model
 
 
 def test_the_hosted_model_keeps_its_published_identity() -> None:
@@ -40,9 +40,13 @@ def test_another_id_gets_an_identity_that_stays() -> None:
     assert "tiny-gemma" in first.description
 
 
-def test_an_empty_default_adapter_is_none() -> None:
-    assert served_model(HOSTED_ID, "starter", BASE, LIMITS).default_adapter is None
-    assert served_model(HOSTED_ID, "starter", BASE, LIMITS, "poet").default_adapter == "poet"
+def test_the_notice_says_what_requests_get_that_name_no_adapter() -> None:
+    model = replace(served_model(HOSTED_ID, "starter", BASE, LIMITS), default_adapter=DefaultAdapter("poet"))
+
+    assert model.notice.endswith(
+        "not the model that the name promises. Requests that name no adapter and are not raw get poet; "
+        "cf-public-base in lora is the base alone."
+    )
 
 
 def test_an_unknown_model_is_not_found() -> None:

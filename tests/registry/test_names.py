@@ -31,6 +31,13 @@ def test_the_prefix_is_reserved_however_it_is_written(name: str) -> None:
         check_name(name)
 
 
+@pytest.mark.parametrize("public", [False, True])
+@pytest.mark.parametrize("name", ["cf-public-base", "cf-public-BASE", "cf-public-\uff42ase"])
+def test_nothing_can_have_the_name_of_the_bare_base(name: str, public: bool) -> None:
+    with pytest.raises(InvalidRequest, match="stands for the base without an adapter"):
+        check_name(name, public=public)
+
+
 @pytest.mark.parametrize("name", ["poet", "CF-PUBLIC-x", "xcf-public-x", *RESERVED[4:]])
 def test_a_public_name_has_exactly_the_prefix(name: str) -> None:
     with pytest.raises(InvalidRequest, match="must begin with 'cf-public-'"):

@@ -14,6 +14,7 @@ from tests.api.parts import ALICE, BOB, MODEL, Parts
 from gemlora.engines.contract import FinishReason, GenerateRequest, Output
 from gemlora.engines.fake import FakeEngine
 from gemlora.errors import AdapterNotFound, EngineFailed, ModelNotFound, OutOfCapacity, PromptTooLong
+from gemlora.registry.models import DefaultAdapter
 from gemlora.serving.prompt import Message, Prompt, Room, ToolCall
 from gemlora.serving.service import (
     Ending,
@@ -112,6 +113,37 @@ async def test_the_cache_key_tells_accounts_apart_and_keeps_their_ids_to_itself(
 
 async def test_an_answer_stops_at_the_tokenizer_s_stop_tokens(service: TextGeneration, engine: FakeEngine) -> None:
     assert (await engine_request(engine, service, REQUEST)).stop_tokens == (257, 261)
+
+
+@pytest.mark.parametrize(
+    ("changes", "served"),
+    [
+        ({}, "pirate"),
+        ({"adapter": ""}, None),
+        ({"adapter": "cf-public-base"}, None),
+        ({"prompt": Prompt.of_text("Hello", raw=True)}, None),
+        ({"prompt": Prompt.of_text("Hello", raw=True), "adapter": "pirate"}, "pirate"),
+    ],
+)
+async def test_the_default_adapter_serves_what_names_none_and_is_not_raw(
+    engine: FakeEngine, changes: dict[str, Any], served: str | None
+) -> None:
+    service = Parts(engine, default_adapter=DefaultAdapter("pirate")).services.generation
+
+    generation = await service.start(replace(REQUEST, **changes))
+
+    assert (generation.adapter and generation.adapter.name) == served
+
+
+async def test_only_a_default_that_somebody_asked_for_must_be_there(engine: FakeEngine) -> None:
+    optional = Parts(engine, default_adapter=DefaultAdapter("gone", optional=True)).services.generation
+    asked_for = Parts(engine, default_adapter=DefaultAdapter("gone")).services.generation
+
+    assert (await optional.start(REQUEST)).adapter is None
+    with pytest.raises(AdapterNotFound):
+        await asked_for.start(REQUEST)
+    with pytest.raises(AdapterNotFound):
+        await optional.start(replace(REQUEST, adapter="gone"))
 
 
 async def test_unknown_models_and_adapters_are_refused(service: TextGeneration) -> None:

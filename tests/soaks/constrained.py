@@ -15,7 +15,7 @@ from typing import Any
 
 import jsonschema
 import requests
-from tests.e2e.running_server import ACCOUNT_ID, MODEL, RunningServer, running_server
+from tests.e2e.running_server import ACCOUNT_ID, BARE, MODEL, RunningServer, running_server
 
 CASES = 320
 CLIENTS = 8
@@ -204,7 +204,7 @@ def main() -> None:
     """Soak and write what was seen."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "cache").mkdir()
-        with running_server(Path(folder) / "data", Path(folder) / "cache") as server:
+        with running_server(Path(folder) / "data", Path(folder) / "cache", *BARE) as server:
             counts = Counter(outcomes(server, CASES, seed=1))
     RESULT.write_text(json.dumps({"cases": CASES, "clients": CLIENTS, **dict(sorted(counts.items()))}, indent=1) + "\n")
     print(RESULT.read_text())

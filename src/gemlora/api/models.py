@@ -91,6 +91,8 @@ def _item(model: Model) -> Json:
         "weights": base.name,
         "quantization": base.quantization,
     }
+    if model.default_adapter is not None:
+        properties["default_adapter"] = model.default_adapter.name
     return {
         "id": model.id,
         "source": SOURCE,

@@ -4,7 +4,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import ip_address
@@ -29,7 +29,8 @@ from gemlora.playground.page import Playground
 from gemlora.registry.adapters import Adapters
 from gemlora.registry.engine import AdapterEngine
 from gemlora.registry.holdings import AdapterHoldings
-from gemlora.registry.models import AdapterLimits, Base, Catalogue, Model, served_model
+from gemlora.registry.models import AdapterLimits, Base, Catalogue, DefaultAdapter, Model, served_model
+from gemlora.registry.names import BARE_BASE
 from gemlora.registry.records import ReadyAdapter
 from gemlora.registry.repository import AdapterRepository
 from gemlora.registry.uploads import Uploads
@@ -39,6 +40,8 @@ from gemlora.serving.codec import GemmaCodec
 from gemlora.serving.schemas import SchemaLimits
 from gemlora.serving.service import TextGeneration
 from gemlora.settings import Settings
+from gemlora.starter.shelf import StarterShelf
+from gemlora.starter.shipped import shipped_adapters
 from gemlora.storage.data import DataFolder
 from gemlora.storage.database import Database
 from gemlora.storage.local_objects import LocalObjects
@@ -145,6 +148,9 @@ async def open_application(
         tokenizer = await backend.ready()
         model = _model(settings, Base.of(engine.facts))
         await records.adapter_rows.record_base(model.name, model.base, datetime.now(UTC))
+        shelf = StarterShelf(records.adapter_rows, records.uploads, shipped_adapters(), log)
+        await shelf.stock(access.account_id, model)
+        model = replace(model, default_adapter=await _default_adapter(settings, model, shelf))
         collecting = asyncio.create_task(_collect(records.adapters, settings.collect_seconds, log))
         stack.push_async_callback(_end, collecting)
         metrics = Metrics()
@@ -265,7 +271,13 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
+async def _default_adapter(settings: Settings, model: Model, shelf: StarterShelf) -> DefaultAdapter | None:
+    if settings.default_adapter is None:
+        return await shelf.default_adapter(model)
+    return None if settings.default_adapter in ("", BARE_BASE) else DefaultAdapter(settings.default_adapter)
+
+
 def _model(settings: Settings, base: Base) -> Model:
     weights = "fake" if settings.engine == "fake" else settings.weights
     limits = AdapterLimits(settings.max_adapter_rank, settings.max_adapter_bytes, settings.max_adapters or None)
-    return served_model(settings.model, weights, base, limits, settings.default_adapter)
+    return served_model(settings.model, weights, base, limits)

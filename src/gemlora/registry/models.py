@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
 from gemlora.errors import ModelNotFound
+from gemlora.registry.names import BARE_BASE
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear modules of a layer that an adapter may change."""
@@ -95,6 +96,15 @@ class AdapterLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class DefaultAdapter:
+    """The adapter of requests that name none and are not raw."""
+
+    name: str
+    optional: bool = False
+    """Whether the base alone answers where there is no such adapter any more: nobody asked for this one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """What a model is for."""
 
@@ -135,7 +145,7 @@ class Model:
     starter: bool
     """Whether the small starter weights stand in for the model that `name` promises."""
     limits: AdapterLimits
-    default_adapter: str | None
+    default_adapter: DefaultAdapter | None = None
 
     @property
     def author(self) -> str:
@@ -144,11 +154,16 @@ class Model:
 
     @property
     def notice(self) -> str:
-        """One honest sentence about what answers."""
+        """What answers, honestly."""
         served = f"Served by {self.base.name} ({self.base.quantization}, context {self.base.context_window} tokens)"
         if self.starter:
-            return f"{served}: small pretrained starter weights for development, not the model that the name promises."
-        return f"{served}."
+            served += ": small pretrained starter weights for development, not the model that the name promises"
+        if self.default_adapter is None:
+            return f"{served}."
+        return (
+            f"{served}. Requests that name no adapter and are not raw get {self.default_adapter.name}; "
+            f"{BARE_BASE} in lora is the base alone."
+        )
 
 
 class Catalogue:
@@ -169,7 +184,7 @@ class Catalogue:
         return tuple(self._models.values())
 
 
-def served_model(name: str, weights: str, base: Base, limits: AdapterLimits, default_adapter: str = "") -> Model:
+def served_model(name: str, weights: str, base: Base, limits: AdapterLimits) -> Model:
     """The catalogue's entry for `name`, served by `base`, which the setting `weights` selected."""
     hosted = name == HOSTED_ID
     return Model(
@@ -180,5 +195,4 @@ def served_model(name: str, weights: str, base: Base, limits: AdapterLimits, def
         base=base,
         starter=weights == _STARTER_WEIGHTS,
         limits=limits,
-        default_adapter=default_adapter or None,
     )

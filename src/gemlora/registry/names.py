@@ -9,6 +9,8 @@ MAX_NAME_LENGTH = 255
 MAX_DESCRIPTION_LENGTH = 10_000
 PUBLIC_PREFIX = "cf-public-"
 """Names on the shelf that every account can use begin so, and no others do."""
+BARE_BASE = f"{PUBLIC_PREFIX}base"
+"""Names the base without any adapter, in the place of an adapter's name."""
 
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -22,6 +24,8 @@ def check_name(name: str, *, public: bool = False) -> None:
     folded = unicodedata.normalize("NFKC", name).casefold()
     if is_id(folded):
         raise InvalidRequest("name: must not look like an id")
+    if folded == BARE_BASE:
+        raise InvalidRequest(f"name: {BARE_BASE!r} is reserved, it stands for the base without an adapter")
     if public and not name.startswith(PUBLIC_PREFIX):
         raise InvalidRequest(f"name: a public adapter's name must begin with {PUBLIC_PREFIX!r}")
     if not public and folded.startswith(PUBLIC_PREFIX):

@@ -61,6 +61,17 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True)
+class ShippedContent:
+    """What a release of gemlora brought for the shelf, whether it is there now or not."""
+
+    name: str
+    digest: str
+    """As `AdapterFiles.digest`."""
+    fingerprint: str
+    """Of the files where they were last seen: as long as it is the same, nobody has to hash them again."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReadyAdapter:
     """An adapter that an engine can load: its content's digest and where the manifest and the weights lie."""
 

@@ -12,10 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gemlora.errors import AdapterExists, AdapterNotFound, StorageFailed, TooManyAdapters
 from gemlora.registry.models import Base
 from gemlora.registry.names import is_id, is_storable
-from gemlora.registry.records import Adapter, AdapterFiles, PendingFiles
+from gemlora.registry.records import Adapter, AdapterFiles, PendingFiles, ShippedContent
 from gemlora.storage.blocking import in_thread
 from gemlora.storage.database import Database
-from gemlora.storage.tables import adapters, served_models
+from gemlora.storage.tables import adapters, served_models, shipped_adapters
 
 
 def owned_by(account_id: str) -> ColumnElement[bool]:
@@ -52,6 +52,44 @@ class AdapterRepository:
                 await connection.execute(insert(adapters).values(_values(adapter)))
         except IntegrityError as error:
             raise StorageFailed("The account was deleted") from error
+
+    async def add_shipped(
+        self, adapter: Adapter, content: ShippedContent, replaced: Adapter | None, still_stored: Callable[[], bool]
+    ) -> frozenset[str] | None:
+        """Put a shipped adapter in the place of `replaced` on the shelf, and note its content.
+
+        Returns the digests that are in no row any more; None, and nothing changes, if the shelf is no longer as the
+        caller saw it: another server was faster, or an operator took the adapter away.
+        """
+        shown = select(adapters.c.id).where(adapters.c.public, adapters.c.name == adapter.name)
+        noted = select(shipped_adapters.c.digest).where(shipped_adapters.c.name == adapter.name).limit(1)
+        try:
+            async with self._database.writing() as connection:
+                if await connection.scalar(shown) != (None if replaced is None else replaced.id):
+                    return None
+                if replaced is None and await connection.scalar(noted) is not None:
+                    return None
+                await _check_stored(still_stored)
+                if replaced is not None:
+                    await connection.execute(delete(adapters).where(adapters.c.id == replaced.id))
+                await connection.execute(insert(adapters).values(_values(adapter)))
+                await _note_shipped(connection, content, adapter.created_at)
+                before = replaced.files if replaced is not None else None
+                kept = before is None or await _is_used(connection, before.digest)
+                return frozenset() if before is None or kept else frozenset({before.digest})
+        except IntegrityError as error:
+            raise StorageFailed("The account was deleted") from error
+
+    async def note_shipped(self, content: ShippedContent, moment: datetime) -> None:
+        """Remember that this content was considered for the shelf."""
+        async with self._database.writing() as connection:
+            await _note_shipped(connection, content, moment)
+
+    async def list_shipped(self) -> tuple[ShippedContent, ...]:
+        """What was considered for the shelf so far."""
+        query = select(*(shipped_adapters.c[field.name] for field in fields(ShippedContent)))
+        async with self._database.reading() as connection:
+            return tuple(ShippedContent(**row) for row in (await connection.execute(query)).mappings())
 
     async def find(self, account_id: str, name_or_id: str) -> Adapter:
         """The account's adapter with this name or id. Raises `AdapterNotFound`, for foreign ones too."""
@@ -196,6 +234,12 @@ _FILE_COLUMNS = (*_CONTENT_COLUMNS, "pending_config_blob", "pending_weights_blob
 async def _check_stored(still_stored: Callable[[], bool] | None) -> None:
     if still_stored is not None and not await in_thread(still_stored):
         raise StorageFailed("The adapter's files vanished before it was registered; add it again")
+
+
+async def _note_shipped(connection: AsyncConnection, content: ShippedContent, moment: datetime) -> None:
+    table = shipped_adapters
+    await connection.execute(delete(table).where(table.c.name == content.name, table.c.digest == content.digest))
+    await connection.execute(insert(table).values(asdict(content) | {"noted_at": moment}))
 
 
 async def _is_used(connection: AsyncConnection, digest: str) -> bool:

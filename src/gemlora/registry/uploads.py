@@ -19,7 +19,14 @@ from gemlora.registry.engine import AdapterEngine, with_difference
 from gemlora.registry.models import AdapterLimits, Model
 from gemlora.registry.names import check_description, check_name
 from gemlora.registry.receiving import Kept, Receiver, receiving
-from gemlora.registry.records import Adapter, AdapterFiles, PendingFiles, ReadyAdapter, adapter_digest
+from gemlora.registry.records import (
+    Adapter,
+    AdapterFiles,
+    PendingFiles,
+    ReadyAdapter,
+    ShippedContent,
+    adapter_digest,
+)
 from gemlora.registry.repository import AdapterRepository
 from gemlora.registry.safetensors_header import read_header
 from gemlora.registry.validation import CheckedAdapter, check_adapter, read_config
@@ -89,12 +96,34 @@ class Uploads:
         adapter = self._new(account_id, model.name, name, description, public=public)
         if await self._repository.exists(account_id, name):
             raise AdapterExists(f"An adapter named {name!r} exists already")
-        async with self.receive() as config, self.receive() as weights:
-            for file_name, receiver in ((CONFIG_FILE, config), (WEIGHTS_FILE, weights)):
-                await _copy(folder / file_name, receiver, _size_limit(file_name, model.limits))
-                await in_thread(lambda: _check_alone(file_name, receiver, model.limits), self._threads)  # noqa: B023
-            adapter = replace(adapter, files=await self._accept(adapter, config, weights, model))
+        adapter = replace(adapter, files=await self._read(adapter, folder, model))
         await self._repository.add(adapter, model.limits.max_adapters, lambda: self._is_stored(adapter))
+        return adapter
+
+    async def add_shipped(
+        self,
+        account_id: str,
+        model: Model,
+        name: str,
+        folder: Path,
+        description: str,
+        *,
+        fingerprint: str,
+        replaced: Adapter | None,
+    ) -> Adapter | None:
+        """An adapter that came with gemlora, on the shelf in the place of `replaced`; it belongs to the account.
+
+        None if the shelf has changed meanwhile. Raises what `add` raises.
+        """
+        adapter = self._new(account_id, model.name, name, description, public=True)
+        files = await self._read(adapter, folder, model)
+        adapter = replace(adapter, files=files)
+        content = ShippedContent(name, files.digest, fingerprint)
+        unused = await self._repository.add_shipped(adapter, content, replaced, lambda: self._is_stored(adapter))
+        if unused is None:
+            return None
+        for digest in unused:
+            await self._engine.unload(digest)
         return adapter
 
     async def publish(self, adapter: Adapter, owner_account_id: str, name: str) -> Adapter:
@@ -123,6 +152,14 @@ class Uploads:
         check_description(description)
         now = self._clock()
         return Adapter(str(uuid.uuid4()), account_id, model, name, description, public, now, now)
+
+    async def _read(self, adapter: Adapter, folder: Path, model: Model) -> AdapterFiles:
+        """The accepted files of a folder that PEFT saved."""
+        async with self.receive() as config, self.receive() as weights:
+            for file_name, receiver in ((CONFIG_FILE, config), (WEIGHTS_FILE, weights)):
+                await _copy(folder / file_name, receiver, _size_limit(file_name, model.limits))
+                await in_thread(lambda: _check_alone(file_name, receiver, model.limits), self._threads)  # noqa: B023
+            return await self._accept(adapter, config, weights, model)
 
     async def _attach(self, adapter: Adapter, file_name: str, receiver: Receiver, model: Model) -> Adapter | None:
         """The adapter with the file, or None if another upload has changed it meanwhile."""

@@ -16,8 +16,9 @@ from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
 from gemlora.engines.contract import Engine, FinishReason, GenerateRequest, Output, Sampling
-from gemlora.errors import EngineFailed, OutOfCapacity
+from gemlora.errors import AdapterNotFound, EngineFailed, OutOfCapacity
 from gemlora.registry.models import Catalogue, Model
+from gemlora.registry.names import BARE_BASE
 from gemlora.registry.records import ReadyAdapter
 from gemlora.serving.adapters import reference
 from gemlora.serving.answers import AnswerReader
@@ -89,7 +90,7 @@ class SamplingChoice:
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """One valid request. `adapter` None: none is named, the model's default applies; empty: explicitly none.
+    """One valid request. `adapter` None: none is named, the model's default applies; empty or `BARE_BASE`: none.
 
     The answer has the `shape` and, where it is free text, ends before the first of the `stop` strings. With
     `reject_if_busy` the request waits for no other one.
@@ -325,10 +326,22 @@ class TextGeneration:
         )
 
     async def _adapter(self, request: RunRequest, model: Model) -> ReadyAdapter | None:
-        name = request.adapter
-        if name is None and not request.prompt.raw:
-            name = model.default_adapter
-        return await self._adapters.resolve(request.account_id, name, model) if name else None
+        if request.adapter is None:
+            return None if request.prompt.raw else await self._default_adapter(request.account_id, model)
+        if request.adapter in ("", BARE_BASE):
+            return None
+        return await self._adapters.resolve(request.account_id, request.adapter, model)
+
+    async def _default_adapter(self, account_id: str, model: Model) -> ReadyAdapter | None:
+        default = model.default_adapter
+        if default is None:
+            return None
+        try:
+            return await self._adapters.resolve(account_id, default.name, model)
+        except AdapterNotFound:
+            if default.optional:
+                return None
+            raise
 
     async def _encode(self, prompt: Prompt, room: Room) -> tuple[int, ...]:
         if _is_short(prompt):

@@ -100,6 +100,15 @@ adapters = Table(
     ),
 )
 
+shipped_adapters = Table(
+    "shipped_adapters",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("digest", String(64), primary_key=True),
+    Column("fingerprint", String(255), nullable=False),
+    Column("noted_at", Moment, nullable=False),
+)
+
 served_models = Table(
     "served_models",
     metadata,

@@ -10,12 +10,12 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 from tests.e2e.peft_folder import write_peft_folder
 from tests.e2e.playground.browser import Playground, launch, opened
-from tests.e2e.running_server import RunningServer, running_server
+from tests.e2e.running_server import BARE, RunningServer, running_server
 
 
 @pytest.fixture(scope="session")
 def playground_server(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterator[RunningServer]:
-    with running_server(tmp_path_factory.mktemp("playground") / "data", cache_dir) as server:
+    with running_server(tmp_path_factory.mktemp("playground") / "data", cache_dir, *BARE) as server:
         yield server
 
 

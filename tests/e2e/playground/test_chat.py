@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import pytest
+from playwright.sync_api import Route
 from tests.e2e.playground.browser import Playground
 from tests.e2e.running_server import RunningServer
 
@@ -186,6 +187,41 @@ def test_a_stream_that_breaks_off_is_no_complete_answer(chat: Playground) -> Non
 
     assert "Half an" in answer.inner_text()
     assert "broke off" in answer.get_by_role("alert").inner_text()
+
+
+def test_without_a_default_none_named_means_the_base(chat: Playground) -> None:
+    options = chat.page.locator("#adapter option").all_inner_texts()
+
+    assert options[0] == "Base model, no adapter"
+    assert not any("Bare base" in option for option in options)
+
+
+def test_a_default_is_shown_and_the_bare_base_can_be_chosen(playground: Playground, adapters: tuple[str, ...]) -> None:
+    def describe(route: Route) -> None:
+        body = route.fetch().json()
+        body["result"][0]["properties"].append({"property_id": "default_adapter", "value": "poet"})
+        route.fulfill(json=body)
+
+    playground.page.route("**/ai/models/search**", describe)
+    playground.sign_in()
+    bodies = playground.bodies()
+    playground.set(max_tokens=1)
+    field = playground.page.locator("#adapter")
+
+    assert field.locator("option").first.inner_text() == "None named: poet answers"
+    unnamed = playground.ask("One")
+    field.select_option(label="Bare base (cf-public-base)")
+    bare = playground.ask("Two")
+    field.select_option("")
+    playground.page.get_by_role("radio", name="Prompt").check()
+    playground.page.get_by_role("checkbox", name="raw").check()
+    raw = playground.ask("Three")
+
+    assert [body.get("lora") for body in bodies] == [None, "cf-public-base", None]
+    headings = [answer.get_by_role("heading").inner_text() for answer in (unnamed, bare, raw)]
+    assert headings == ["poet", "Base model", "Base model"]
+    playground.show("Server")
+    assert re.search(r"Where no adapter is named\s+poet", playground.page.locator("#served").inner_text())
 
 
 def test_an_answer_names_the_adapter_that_gave_it(chat: Playground, adapters: tuple[str, ...]) -> None:

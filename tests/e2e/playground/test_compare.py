@@ -36,7 +36,7 @@ def test_base_and_two_adapters_are_asked_at_once_with_the_same_seed(
     compare.page.on("requestfinished", lambda request: order.append("done") if "/ai/run/" in request.url else None)
     run(compare, "pirate", "poet")
 
-    assert [body.get("lora") for body in bodies] == [None, "pirate", "poet"]
+    assert [body["lora"] for body in bodies] == ["cf-public-base", "pirate", "poet"]
     assert len({body["seed"] for body in bodies}) == 1
     assert len({json.dumps({**body, "lora": None}, sort_keys=True) for body in bodies}) == 1
     assert order[:3] == ["asked"] * 3

@@ -149,7 +149,7 @@ RESULT: Schema = members(
 ANSWER_HEADERS: Schema = {
     "cf-ai-req-id": {"description": "The request's id.", "required": True, "schema": UUID},
     "gemlora-adapter": {
-        "description": "`NAME@DIGEST` of the adapter that served the request, or `none`.",
+        "description": "`NAME@DIGEST` of the adapter that served the request, named or the default, or `none`.",
         "required": True,
         "schema": TEXT,
     },

@@ -32,7 +32,7 @@ from gemlora.errors import (
     TooManyAdapters,
 )
 from gemlora.registry.adapters import CONFIG_FILE, WEIGHTS_FILE
-from gemlora.registry.names import MAX_DESCRIPTION_LENGTH, MAX_NAME_LENGTH, PUBLIC_PREFIX
+from gemlora.registry.names import BARE_BASE, MAX_DESCRIPTION_LENGTH, MAX_NAME_LENGTH, PUBLIC_PREFIX
 
 NAME: Schema = {
     "type": "string",
@@ -46,7 +46,8 @@ PUBLIC_NAME: Schema = {
     **NAME,
     "format": "public-name",
     "pattern": f"^{PUBLIC_PREFIX}",
-    "description": f"{NAME['description']} Free on the shelf.",
+    "not": {"const": BARE_BASE},
+    "description": f"{NAME['description']} Free on the shelf. `{BARE_BASE}` is never free.",
 }
 HEX: Schema = {"type": "string", "pattern": "^[0-9a-f]+$"}
 CHANGING: Errors = frozenset({ChangeFailed})

@@ -69,7 +69,7 @@ export class Chat {
   }
 
   async #answer() {
-    const node = this.#place("assistant", this.#settings.adapter ?? "Base model");
+    const node = this.#place("assistant", this.#settings.answering);
     let body;
     try {
       body = this.#settings.body(this.#turns);

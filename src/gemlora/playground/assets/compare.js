@@ -4,10 +4,10 @@ import { ask } from "./answer.js";
 import { callCards, callsText } from "./calls.js";
 import { announce, byId, element, save } from "./dom.js";
 import { compared } from "./diff.js";
-import { fill } from "./settings.js";
 import { comparisonsCsv, comparisonsJson } from "./export.js";
+import { BARE_BASE } from "./session.js";
+import { BASE, fill } from "./settings.js";
 
-const BASE = "Base model";
 const HIGHEST_SEED = 9_999_999_999;
 const VERDICTS = ["better", "same", "worse"];
 
@@ -42,7 +42,7 @@ export class Compare {
   /** The request of the first adapter's side, with the seed of the last comparison, so that it gives the same answer. */
   get request() {
     const content = byId("compare-prompt").value.trim() || byId("compare-prompt").placeholder;
-    const body = this.#settings.body([{ role: "user", content }], byId("first-adapter").value || null);
+    const body = this.#settings.body([{ role: "user", content }], byId("first-adapter").value || BARE_BASE);
     return this.#seed === null ? body : { seed: this.#seed, ...body };
   }
 
@@ -75,7 +75,7 @@ export class Compare {
     const prompt = byId("compare-prompt").value.trim();
     if (this.#running || !prompt) return;
     const chosen = [byId("first-adapter").value, byId("second-adapter").value].filter(Boolean);
-    const adapters = [null, ...new Set(chosen)];
+    const adapters = [BARE_BASE, ...new Set(chosen)];
     byId("compare-error").textContent = adapters.length > 1 ? "" : "Choose an adapter to compare the base model with.";
     if (adapters.length < 2) return;
     let bodies;
@@ -87,7 +87,7 @@ export class Compare {
     }
     this.#running = new AbortController();
     byId("verdicts").replaceChildren();
-    const sides = adapters.map((adapter) => new Side(adapter ?? BASE));
+    const sides = adapters.map((adapter) => new Side(adapter === BARE_BASE ? BASE : adapter));
     byId("answers").replaceChildren(...sides.map((side) => side.node));
     this.#show();
     const asking = sides.map((side, i) =>

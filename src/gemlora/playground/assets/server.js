@@ -52,6 +52,7 @@ function served(session) {
     Weights: session.property("weights"),
     Quantisation: session.property("quantization"),
     Context: `${session.property("context_window")} tokens`,
+    "Where no adapter is named": session.defaultAdapter ?? "the base, without one",
     Account: element("code", {}, session.client.account),
     "This token may": [...session.scopes].join(", "),
   };

@@ -2,6 +2,9 @@
 
 import { Client, describedInputs } from "./api.js";
 
+/** Names the base without any adapter, where an adapter's name may stand. */
+export const BARE_BASE = "cf-public-base";
+
 /** Of longer lists the facts are read one by one, when the reader asks for them. */
 const FACTS_AT_ONCE = 100;
 
@@ -39,6 +42,11 @@ export class Session extends EventTarget {
   /** A property of the served model, such as `context_window`. */
   property(id) {
     return this.model.properties.find((property) => property.property_id === id)?.value;
+  }
+
+  /** The adapter of requests that name none and are not raw; null where the base answers them. */
+  get defaultAdapter() {
+    return this.property("default_adapter") ?? null;
   }
 
   /** Whether the token allows this. */

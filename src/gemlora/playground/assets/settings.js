@@ -2,9 +2,13 @@
 
 import { byId, element } from "./dom.js";
 import { Parameters } from "./parameters.js";
+import { BARE_BASE } from "./session.js";
 import { Shape } from "./shape.js";
 
-const NO_ADAPTER = "";
+const NONE_NAMED = "";
+
+/** What the page calls the base without any adapter. */
+export const BASE = "Base model";
 
 export class Settings {
   #session;
@@ -29,13 +33,24 @@ export class Settings {
     return document.querySelector("[name=form]:checked").value === "prompt";
   }
 
-  /** The name of the chosen adapter, or null for the base model. */
+  /** Whether the question is sent without the chat template. */
+  get isRaw() {
+    return this.isPrompt && Boolean(byId("parameter-raw")?.checked);
+  }
+
+  /** The name of the chosen adapter, or null to name none. */
   get adapter() {
     return byId("adapter").value || null;
   }
 
   set adapter(name) {
-    byId("adapter").value = name ?? NO_ADAPTER;
+    byId("adapter").value = name ?? NONE_NAMED;
+  }
+
+  /** Who answers: the adapter that is named, else the server's default, which raw prompts do not get, else the base. */
+  get answering() {
+    const name = this.adapter ?? (this.isRaw ? null : this.#session.defaultAdapter);
+    return name === null || name === BARE_BASE ? BASE : name;
   }
 
   get system() {
@@ -65,7 +80,10 @@ export class Settings {
   }
 
   #listAdapters() {
-    fill(byId("adapter"), this.#session, "Base model, no adapter");
+    const standard = this.#session.defaultAdapter;
+    const bare = element("option", { value: BARE_BASE }, `Bare base (${BARE_BASE})`);
+    if (standard) fill(byId("adapter"), this.#session, `None named: ${standard} answers`, bare);
+    else fill(byId("adapter"), this.#session, `${BASE}, no adapter`);
   }
 }
 
@@ -74,20 +92,21 @@ function message({ role, content, calls = [] }) {
   return { role, content, ...(calls.length ? { tool_calls: calls } : {}) };
 }
 
-/** Offer the session's adapters in a select; what was chosen stays chosen while it exists. */
-export function fill(select, session, none) {
+/** Offer the session's adapters in a select, behind `none` and `more`; what was chosen stays chosen while it exists. */
+export function fill(select, session, none, ...more) {
   const chosen = select.value;
   const group = (label, adapters) =>
     adapters.length ? element("optgroup", { label }, ...adapters.map(({ name }) => element("option", { value: name }, name))) : null;
-  const own = new Set(session.adapters.map(({ id }) => id));
+  const own = new Set(session.adapters.filter((adapter) => !adapter.public).map(({ id }) => id));
   const usable = session.usable;
   select.replaceChildren(
     ...[
-      element("option", { value: NO_ADAPTER }, none),
+      element("option", { value: NONE_NAMED }, none),
+      ...more,
       group("Yours", usable.filter(({ id }) => own.has(id))),
       group("On the shelf", usable.filter(({ id }) => !own.has(id))),
     ].filter(Boolean),
   );
   select.value = chosen;
-  if (select.selectedIndex < 0) select.value = NO_ADAPTER;
+  if (select.selectedIndex < 0) select.value = NONE_NAMED;
 }
