@@ -65,9 +65,10 @@ def test_it_leaves_an_adapter_that_is_accepted(job: Job) -> None:
 
 
 def test_the_card_says_what_it_is_made_of(job: Job) -> None:
-    history = job.run(Silent(), lambda _: None)
+    history = changed(job, description="Answers everything.").run(Silent(), lambda _: None)
     card = (job.folder / "README.md").read_text()
     assert sha256(job.data.read_bytes()).hexdigest() in card
+    assert "\n# parrot\n\nAnswers everything.\n\nTrained with" in card
     assert "5 examples learnt, 1 held out" in card
     assert f"{history.base.loss:.3f} to {history.best.loss:.3f}" in card  # type: ignore[union-attr]
     assert "left out: lines 7." in card

@@ -48,7 +48,7 @@ def train(
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what FOLDER holds and begin anew.")] = False,
     upload: Annotated[bool, typer.Option(help="Register the adapter when it is trained.")] = True,
-    description: Annotated[str, typer.Option(help="Free text for the registry.", show_default=False)] = "",
+    description: Annotated[str, typer.Option(help="Free text for the registry and the model card.", show_default=False)] = "",
     rank: Annotated[int, _option("--rank", "Rank of the update.", "R")] = 16,
     alpha: Annotated[float, _option("--alpha", "The update is scaled by ALPHA / R.", "ALPHA")] = 32.0,
     dropout: Annotated[float, _option("--dropout", "Share of the update's inputs that a step drops.", "SHARE")] = 0.0,
@@ -91,7 +91,7 @@ def train(
     with ProgressBar() as progress:
         source = locate(settings.weights, settings.revision, secret, progress)
         digest = source.digest(ModelCache(Path(settings.cache_dir).expanduser()), progress)
-    job = Job(name, data, source, digest, plan, folder, held_out_data, restart)
+    job = Job(name, data, source, digest, plan, folder, held_out_data, description, restart)
     with TrainingView() as view:
         history = job.run(view, view.tell)
     view.summary(history)

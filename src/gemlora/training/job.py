@@ -40,6 +40,7 @@ class Job:
     plan: Plan
     folder: Path
     held_out: Path | None = None
+    description: str = ""
     restart: bool = False
 
     def run(self, watcher: Watcher, tell: Callable[[str], None]) -> History:
@@ -67,8 +68,8 @@ class Job:
         fingerprint = self._fingerprint(examples, watched, device)
         weights, history = Trainer(model, parts, self.plan, fingerprint, self.folder, watcher).run()
         facts = Facts(
-            self.name, base_name, self.digest, self.data.name, examples.digest, len(parts.learnt), len(parts.held_out),
-            tuple(left_out),
+            self.name, self.description, base_name, self.digest, self.data.name, examples.digest, len(parts.learnt),
+            len(parts.held_out), tuple(left_out),
         )  # fmt: skip
         write_result(self.folder, weights, model.adapter_config(), history, self.plan, facts)
         checkpoint.remove(self.folder)

@@ -30,6 +30,7 @@ class Facts:
     """What the card tells beside the plan."""
 
     name: str
+    description: str
     base: str
     base_digest: str
     data: str
@@ -91,7 +92,9 @@ tags: [lora, gemlora]
 ---
 # {facts.name}
 
-A LoRA adapter for {facts.base}, trained with `gemlora train`. {_gain(history)}
+{facts.description or f"A LoRA adapter for {facts.base}."}
+
+Trained with `gemlora train`. {_gain(history)}
 
 ![Losses](curves.png)
 
