@@ -8,14 +8,19 @@ import typer
 from gemlora.cli.options import with_target
 from gemlora.cli.targets import Target
 from gemlora.errors import AdapterExists, AdapterNotFound, TrainingRefused
-from gemlora.registry.models import MODULES
-from gemlora.settings import Settings
+from gemlora.settings import Settings, flag
+from gemlora.training.plan import Plan
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+DEFAULTS = Plan()
 
-def _option(flag: str, help_: str, metavar: str) -> Any:
-    return typer.Option(flag, help=help_, metavar=metavar)
+
+def _option(name: str, text: str, metavar: str) -> Any:
+    """An option that is a field of the plan."""
+    value = DEFAULTS.to_json()[name]
+    shown = ",".join(value) if isinstance(value, list) else value
+    return typer.Option(flag(name), help=f"{text} Default: {shown}.", metavar=metavar, show_default=False)
 
 
 @app.command()
@@ -48,22 +53,34 @@ def train(
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what FOLDER holds and begin anew.")] = False,
     upload: Annotated[bool, typer.Option(help="Register the adapter when it is trained.")] = True,
-    description: Annotated[str, typer.Option(help="Free text for the registry and the model card.", show_default=False)] = "",
-    rank: Annotated[int, _option("--rank", "Rank of the update.", "R")] = 16,
-    alpha: Annotated[float, _option("--alpha", "The update is scaled by ALPHA / R.", "ALPHA")] = 32.0,
-    dropout: Annotated[float, _option("--dropout", "Share of the update's inputs that a step drops.", "SHARE")] = 0.0,
-    modules: Annotated[str, _option("--modules", "Linear modules that get an update.", "NAMES")] = ",".join(MODULES),
-    learning_rate: Annotated[float, _option("--learning-rate", "Highest learning rate.", "RATE")] = 5e-4,
-    warmup: Annotated[float, _option("--warmup", "Share of the steps in which it rises.", "SHARE")] = 0.05,
-    epochs: Annotated[int, _option("--epochs", "How often each example is learnt at most.", "N")] = 3,
-    batch_size: Annotated[int, _option("--batch-size", "Examples per step.", "N")] = 8,
-    max_tokens: Annotated[int, _option("--max-tokens", "Longer examples are left out.", "N")] = 1024,
+    description: Annotated[
+        str, typer.Option(help="Free text for the registry and the model card.", show_default=False)
+    ] = "",
+    rank: Annotated[int, _option("rank", "Rank of the update.", "R")] = DEFAULTS.rank,
+    alpha: Annotated[float, _option("alpha", "The update is scaled by ALPHA / R.", "ALPHA")] = DEFAULTS.alpha,
+    dropout: Annotated[
+        float, _option("dropout", "Share of the update's inputs that a step drops.", "SHARE")
+    ] = DEFAULTS.dropout,
+    modules: Annotated[str, _option("modules", "Linear modules that get an update.", "NAMES")] = ",".join(
+        DEFAULTS.modules
+    ),
+    learning_rate: Annotated[
+        float, _option("learning_rate", "Highest learning rate.", "RATE")
+    ] = DEFAULTS.learning_rate,
+    warmup: Annotated[float, _option("warmup", "Share of the steps in which it rises.", "SHARE")] = DEFAULTS.warmup,
+    epochs: Annotated[int, _option("epochs", "How often each example is learnt at most.", "N")] = DEFAULTS.epochs,
+    batch_size: Annotated[int, _option("batch_size", "Examples per step.", "N")] = DEFAULTS.batch_size,
+    max_tokens: Annotated[int, _option("max_tokens", "Longer examples are left out.", "N")] = DEFAULTS.max_tokens,
     held_out: Annotated[
-        float, _option("--held-out", "Share of the examples that are only watched; 0 watches none.", "SHARE")
-    ] = 0.1,
-    evaluations: Annotated[int, _option("--evaluations", "Looks at the held-out examples per epoch.", "N")] = 2,
-    patience: Annotated[int, _option("--patience", "Stop after so many looks without a better one.", "N")] = 4,
-    seed: Annotated[int, _option("--seed", "Draws the order, the start and what dropout drops.", "N")] = 0,
+        float, _option("held_out", "Share of the examples that are only watched; 0 watches none.", "SHARE")
+    ] = DEFAULTS.held_out,
+    evaluations: Annotated[
+        int, _option("evaluations", "Looks at the held-out examples per epoch.", "N")
+    ] = DEFAULTS.evaluations,
+    patience: Annotated[
+        int, _option("patience", "Stop after so many looks without a better one.", "N")
+    ] = DEFAULTS.patience,
+    seed: Annotated[int, _option("seed", "Draws the order, the start and what dropout drops.", "N")] = DEFAULTS.seed,
 ) -> None:
     """Fine-tune the served base with LoRA, and register the adapter.
 
@@ -71,7 +88,6 @@ def train(
     transformers and PEFT.
     """
     from gemlora.cli.progress import ProgressBar
-    from gemlora.training.plan import Plan
 
     plan = Plan(
         rank, alpha, dropout, tuple(modules.split(",")), learning_rate, warmup, epochs,
