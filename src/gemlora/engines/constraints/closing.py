@@ -20,8 +20,8 @@ MOST_MASKS = 32
 MOST_ALTERNATIVES = 8
 """Tokens of a mask that are tried at one place, the shortest ones, blanks last: they mostly lead nowhere."""
 
-CLOSERS = tuple(bytes([byte]) for byte in b'}]"0,1:')
-"""What ends a value, best first, where not any text may come."""
+CLOSERS = tuple(bytes([byte]) for byte in b'}]"0,1:{[tn-')
+"""What ends a value, or begins one that must still come, best first, where not any text may come."""
 
 EXITS = tuple(bytes([byte]) for byte in b"\"'`<>}]|)\n.!?;:,#$%&*+-/=@[\\^_{~( ")
 """What may end a run of any text, the usual ones first."""
