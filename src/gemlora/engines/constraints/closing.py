@@ -1,9 +1,9 @@
 """The shortest way that is found to end a text as its grammar demands.
 
 A search of a few bytes at a time, depth first: what is forced, then what closes strings, objects and lists, then what
-ends other values. Only where none of these leads on is the mask asked. Where an ending that fitted a little earlier still
-leads to the end, or what is left of it, the search is over: a list that needs many items is spelled out once. The same
-text always gets the same ending.
+ends other values. Only where none of these leads on is the mask asked. Where the ending of a little earlier, or a part
+of it, leads to the end, the search is over: a list that needs many items is spelled out once. The same text always gets
+the same ending.
 """
 
 from collections.abc import Iterator, Sequence

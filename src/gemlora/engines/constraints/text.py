@@ -21,7 +21,7 @@ ASSURED_ROOM = 128
 """With fewer tokens left, none is taken behind which no ending is known; before, a search may find none for a while."""
 
 RESERVE = 256
-"""Tokens left besides an ending from which on every token is looked at; before, and where none is found, one in so many:"""
+"""Tokens left besides an ending from which on every token is looked at; before, or if none is found, one in so many:"""
 INTERVAL = 16
 
 
@@ -150,8 +150,10 @@ class ConstrainedText:
         return INTERVAL if self._room - len(self._closing) > RESERVE + INTERVAL else 0
 
     def _closing_behind(self, token: int) -> tuple[int, ...] | None:
-        """The rest of the known ending if the token is its first, the known one if it still fits, or a new one that
-        ends like the last one. If that is too long, one that owes nothing to the last; if there is none, too long a one."""
+        """The rest of the known ending if the token is its first, the known one if it still fits, or a new one.
+
+        A new one ends like the last one, unless it is too long that way; if no other is found, it stays too long.
+        """
         known = self._closing
         if known and token == known[0]:
             return known[1:]
