@@ -254,8 +254,8 @@ def test_a_long_ending_is_searched_once_and_then_gone_on_with(
 
 
 def test_a_text_goes_on_while_any_ending_fits_though_the_last_one_was_longer(vocabulary: GrammarVocabulary) -> None:
-    """Both ways start alike; the one that is found for the beginning is the longer one."""
-    grammar = LLMatcher.grammar_from_lark('start: "{" ("]abcdefgh" | /[a-z]{1,30}/ ("<" | "]abcdefgh"))')
+    """The rest of the longer one would fit the grammar behind the bracket, but no longer the bound."""
+    grammar = LLMatcher.grammar_from_lark('start: "{" ("]abcdefgh" | /[a-z]{1,30}/ "]" ("}" | "abcdefgh"))')
     text = start(vocabulary, grammar, 10)
     assert spelled(vocabulary, list(text.closing)) == "{]abcdefgh"
     taken = [*text.take(ord("{")).tokens, *text.take(ord("x")).tokens]
