@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from llguidance import LLMatcher
 
-from gemlora.engines.constraints import ConstrainedText, GrammarVocabulary, Taken, compile_grammar
+from gemlora.engines.constraints import ConstrainedText, GrammarVocabulary, Taken, closing, compile_grammar
 from gemlora.engines.contract import FinishReason
 from gemlora.errors import ConstraintInvalid, ConstraintUnmet
 
@@ -215,3 +215,48 @@ def test_a_text_is_closed_in_fewer_and_longer_tokens_where_there_are(vocabulary:
         text.take(token)
     assert spelled(vocabulary, list(text.closing)) == '"}]'
     assert len(text.closing) == 2
+
+
+ITEM = {
+    "type": "object",
+    "properties": {"a": {"type": "string"}, "name": {"type": "integer"}},
+    "required": ["a", "name"],
+    "additionalProperties": False,
+}
+
+
+def test_an_ending_of_many_items_is_found(vocabulary: GrammarVocabulary) -> None:
+    schema = {"type": "array", "items": ITEM, "minItems": 60}
+    ending = start(vocabulary, LLMatcher.grammar_from_json_schema(schema), 2000).closing
+    assert json.loads(spelled(vocabulary, list(ending))) == [{"a": "", "name": 0}] * 60
+
+
+@pytest.mark.parametrize("spare", [20, 250, 600])
+def test_a_long_ending_is_searched_once_and_then_gone_on_with(
+    vocabulary: GrammarVocabulary, spare: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = {"type": "array", "items": ITEM, "minItems": 30}
+    grammar = LLMatcher.grammar_from_json_schema(schema)
+    room = len(start(vocabulary, grammar, 2000).closing) + spare
+    text = start(vocabulary, grammar, room)
+    monkeypatch.setattr(closing, "MOST_TRIES", 16)
+    items = b",".join(b'{"a":"some words","name":%d}' % number for number in range(60))
+    tokens: list[int] = []
+    for token in vocabulary.encode(b"[" + items):
+        taken = text.take(token)
+        tokens += taken.tokens
+        if taken.finish_reason is not None:
+            break
+    answer = spelled(vocabulary, tokens)
+    assert len(tokens) <= room
+    assert answer.startswith('[{"a":"some words","name":0},{"a":"')
+    jsonschema.validate(json.loads(answer), schema)
+
+
+def test_a_text_goes_on_while_any_ending_fits_though_the_last_one_was_longer(vocabulary: GrammarVocabulary) -> None:
+    """The rest of the longer one would fit the grammar behind the bracket, but no longer the bound."""
+    grammar = LLMatcher.grammar_from_lark('start: "{" ("]abcdefgh" | /[a-z]{1,30}/ "]" ("}" | "abcdefgh"))')
+    text = start(vocabulary, grammar, 10)
+    assert spelled(vocabulary, list(text.closing)) == "{]abcdefgh"
+    taken = [*text.take(ord("{")).tokens, *text.take(ord("x")).tokens]
+    assert spelled(vocabulary, taken) == "{x"

@@ -9,6 +9,7 @@ from tests.stepping import NOT_FINITE, TOKENS, Bench, LateExecutor, Prophet, req
 
 from gemlora.engines.contract import FinishReason
 from gemlora.engines.cpu.frames import Started
+from gemlora.engines.cpu.speculation import Speculation
 
 SCHEMA = {
     "type": "object",
@@ -96,6 +97,15 @@ def test_guesses_change_no_token() -> None:
         assert guessed.tokens(one.id) == plain.tokens(one.id)
         assert guessed.finish_reason(one.id) is plain.finish_reason(one.id)
     assert guessed.stats().accepted_tokens > 100
+
+
+def test_what_a_grammar_forces_is_computed_in_few_steps() -> None:
+    one = request("a", max_tokens=40, grammar=LLMatcher.grammar_from_json_schema({"const": "yxwvutsrqponmlkjihgf"}))
+    plain, guessed = run(one), run(one, speculation=Speculation(8))
+    assert guessed.tokens("a") == plain.tokens("a")
+    assert text(guessed, "a") == '"yxwvutsrqponmlkjihgf"'
+    assert len(plain.runner.rows) == 22
+    assert len(guessed.runner.rows) == 4  # the prompt's, and up to nine tokens in each that follows
 
 
 def test_a_constrained_stream_continues_with_the_same_tokens() -> None:

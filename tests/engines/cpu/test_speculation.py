@@ -31,6 +31,31 @@ def test_a_text_that_repeats_itself_gets_a_draft_and_another_gets_none() -> None
     assert drafts(Speculation(6), REPETITIVE, NOVEL) == [[*range(20, 26)], []]
 
 
+class Forcing:
+    """A constrained text that must go on in one way."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self._tokens = tokens
+
+    def forced(self) -> list[int]:
+        return self._tokens
+
+
+@pytest.mark.parametrize("text", [NOVEL, REPETITIVE])
+def test_what_a_grammar_forces_is_guessed_before_what_the_text_repeats(text: list[int]) -> None:
+    one = sequence(text)
+    one.text = Forcing([7, 8, 9])
+    assert Speculation(6).drafts({one: 100}) == {one: [7, 8, 9]}
+    assert Speculation(6).drafts({one: 2}) == {one: [7, 8]}
+    assert Speculation(0).drafts({one: 100}) == {}
+
+
+def test_where_a_grammar_forces_nothing_the_text_is_asked() -> None:
+    one = sequence(REPETITIVE)
+    one.text = Forcing([])
+    assert Speculation(3).drafts({one: 100}) == {one: [20, 21, 22]}
+
+
 def test_no_draft_is_longer_than_it_may_be() -> None:
     assert drafts(Speculation(3), REPETITIVE) == [[20, 21, 22]]
     assert drafts(Speculation(6), REPETITIVE, room=2) == [[20, 21]]

@@ -1,10 +1,12 @@
 """The shortest way that is found to end a text as its grammar demands.
 
 A search of a few bytes at a time, depth first: what is forced, then what closes strings, objects and lists, then what
-ends other values. Only where none of these leads on is the mask asked. The same text always gets the same ending.
+ends other values. Only where none of these leads on is the mask asked. Where the ending of a little earlier, or a part
+of it, leads to the end, the search is over: a list that needs many items is spelled out once. The same text always gets
+the same ending.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from llguidance import LLMatcher
@@ -14,14 +16,20 @@ from gemlora.engines.constraints.vocabulary import GrammarVocabulary
 MOST_TRIES = 2048
 """Places that a search visits; one takes a few microseconds."""
 
+MOST_JOINS = 32
+"""Places of a search at which it looks whether the earlier ending leads on, and tokens of that it may leave out."""
+
+PROBE = 4
+"""Tokens of the earlier ending that are tried first, and spelled anew together with what is found before them."""
+
 MOST_MASKS = 32
 """Places at which it asks the mask, which takes about 0.1 ms."""
 
 MOST_ALTERNATIVES = 8
 """Tokens of a mask that are tried at one place, the shortest ones, blanks last: they mostly lead nowhere."""
 
-CLOSERS = tuple(bytes([byte]) for byte in b'}]"0,1:')
-"""What ends a value, best first, where not any text may come."""
+CLOSERS = tuple(bytes([byte]) for byte in b'}]"0,1:{[tn-')
+"""What ends a value, or begins one that must still come, best first, where not any text may come."""
 
 EXITS = tuple(bytes([byte]) for byte in b"\"'`<>}]|)\n.!?;:,#$%&*+-/=@[\\^_{~( ")
 """What may end a run of any text, the usual ones first."""
@@ -34,13 +42,18 @@ class SearchExhausted(Exception):
     """No ending was found within the bounds; there may be one all the same."""
 
 
-def shortest_closing(matcher: LLMatcher, vocabulary: GrammarVocabulary) -> tuple[int, ...]:
-    """Tokens that complete the text, none if it is complete. `matcher` stays as it is. Raises `SearchExhausted`."""
+def shortest_closing(matcher: LLMatcher, vocabulary: GrammarVocabulary, earlier: Sequence[int] = ()) -> tuple[int, ...]:
+    """Tokens that complete the text, none if it is complete. `matcher` stays as it is. Raises `SearchExhausted`.
+
+    `earlier` completed the same text some tokens ago.
+    """
     if matcher.is_accepting():
         return ()
-    found = _Search(matcher.deep_copy(), vocabulary).run()
-    merged = vocabulary.encode(b"".join(vocabulary.spelling(token) for token in found))
-    return tuple(merged if len(merged) < len(found) and closes(matcher, merged) else found)
+    found, rest = _Search(matcher.deep_copy(), vocabulary, earlier).run()
+    ending, seam = [*found, *rest], len(found) + PROBE
+    head = vocabulary.encode(b"".join(vocabulary.spelling(token) for token in ending[:seam]))
+    merged = [*head, *ending[seam:]]
+    return tuple(merged if len(merged) < len(ending) and closes(matcher, merged) else ending)
 
 
 def closes(matcher: LLMatcher, tokens: list[int]) -> bool:
@@ -52,21 +65,26 @@ def closes(matcher: LLMatcher, tokens: list[int]) -> bool:
 
 
 class _Search:
-    def __init__(self, matcher: LLMatcher, vocabulary: GrammarVocabulary) -> None:
+    def __init__(self, matcher: LLMatcher, vocabulary: GrammarVocabulary, earlier: Sequence[int]) -> None:
         self._matcher = matcher
         self._vocabulary = vocabulary
+        self._earlier = [*earlier]
         self._masks = MOST_MASKS
 
-    def run(self) -> list[int]:
+    def run(self) -> tuple[list[int], list[int]]:
+        """Tokens that were found, and what then is left of the earlier ending."""
+        if (rest := self._joined()) is not None:
+            return [], rest
         path: list[list[int]] = []
         branches = [self._steps()]
-        for _ in range(MOST_TRIES):
+        for place in range(MOST_TRIES):
             step = next(branches[-1], None)
             if step is not None:
                 self._matcher.consume_tokens(step)
                 path.append(step)
-                if self._matcher.is_accepting():
-                    return [token for step in path for token in step]
+                rest = [] if self._matcher.is_accepting() else self._joined() if place < MOST_JOINS else None
+                if rest is not None:
+                    return [token for step in path for token in step], rest
                 branches.append(self._steps())
             elif path:
                 branches.pop()
@@ -76,6 +94,16 @@ class _Search:
             if self._matcher.is_error():
                 break
         raise SearchExhausted
+
+    def _joined(self) -> list[int] | None:
+        """As much of the earlier ending as completes the text from here, if any does."""
+        for start in range(min(MOST_JOINS, len(self._earlier))):
+            probe = self._earlier[start : start + PROBE]
+            if self._matcher.validate_tokens(probe) == len(probe):
+                rest = self._earlier[start:]
+                if closes(self._matcher, rest):
+                    return rest
+        return None
 
     def _steps(self) -> Iterator[list[int]]:
         """What may come next, most promising first; to be asked while the matcher is at this place."""

@@ -21,7 +21,7 @@ ASSURED_ROOM = 128
 """With fewer tokens left, none is taken behind which no ending is known; before, a search may find none for a while."""
 
 RESERVE = 256
-"""Tokens left besides an ending from which on every token is looked at; before, one in so many:"""
+"""Tokens left besides an ending from which on every token is looked at; before, or if none is found, one in so many:"""
 INTERVAL = 16
 
 
@@ -46,13 +46,13 @@ class ConstrainedText:
         self._stops = vocabulary.mask_of(stop_tokens)
         self._ordinary = vocabulary.ordinary & ~self._stops
         self._end = vocabulary.mask_of([vocabulary.end])
-        self._unseen = 0  # tokens since an ending was last looked for
         self._closing = self._find_closing()
-        self._spare = room - len(self._closing or ())
+        self._earlier = self._closing or ()  # the ending that was known last
         if self._closing is not None and len(self._closing) > room:
             raise ConstraintUnmet(f"The shortest answer that was found takes {len(self._closing)} tokens, not {room}.")
         if self._closing is None and room < ASSURED_ROOM:
             raise ConstraintUnmet(f"No answer of at most {room} tokens was found.")
+        self._unseen = self._interval()  # tokens that are taken before an ending is looked for
 
     @property
     def closing(self) -> tuple[int, ...]:
@@ -85,14 +85,14 @@ class ConstrainedText:
         if self._matcher.is_stopped():
             self._check()
             return Taken((token,), FinishReason.STOP)
-        if self._spare > RESERVE + INTERVAL and self._unseen < INTERVAL:
-            self._unseen += 1
+        if self._unseen:
+            self._unseen -= 1
             self._room, self._closing = room, None
             return Taken((token,))
         closing = self._closing_behind(token)
         if room >= (ASSURED_ROOM if closing is None else len(closing)):
-            self._room, self._closing, self._unseen = room, closing, 0
-            self._spare = room - len(closing or ())
+            self._room, self._closing, self._earlier = room, closing, closing or self._earlier
+            self._unseen = self._interval()
             return Taken((token,), None if room else FinishReason.LENGTH)
         if self._closing is None:
             raise ConstraintUnmet("No way was found to complete the answer within max_tokens.")
@@ -143,17 +143,32 @@ class ConstrainedText:
             if not mask.any():
                 mask |= self._end
 
-    def _closing_behind(self, token: int) -> tuple[int, ...] | None:
-        """The rest of the known ending if the token is its first, the known one if it still fits, or a new one."""
-        if self._closing and token == self._closing[0]:
-            return self._closing[1:]
-        if self._closing and closes(self._matcher, [*self._closing]) and not self._matcher.is_accepting():
-            return self._closing
-        return self._find_closing()
+    def _interval(self) -> int:
+        """How many tokens may come before an ending must be known."""
+        if self._closing is None:
+            return min(INTERVAL, self._room - ASSURED_ROOM)
+        return INTERVAL if self._room - len(self._closing) > RESERVE + INTERVAL else 0
 
-    def _find_closing(self) -> tuple[int, ...] | None:
+    def _closing_behind(self, token: int) -> tuple[int, ...] | None:
+        """The rest of the known ending if the token is its first, the known one if it still fits, or a new one.
+
+        A new one ends like the last one, unless it is too long that way; if no other is found, it stays too long.
+        """
+        known = self._closing
+        if known and token == known[0]:
+            return known[1:]
+        if known and (self._matcher.is_accepting() or not closes(self._matcher, [*known])):
+            known = None
+        if known and len(known) < self._room:
+            return known
+        closing = self._find_closing(self._earlier)
+        if closing is not None and len(closing) >= self._room:
+            return self._find_closing() or closing
+        return known if closing is None else closing
+
+    def _find_closing(self, earlier: Sequence[int] = ()) -> tuple[int, ...] | None:
         try:
-            return shortest_closing(self._matcher, self._vocabulary)
+            return shortest_closing(self._matcher, self._vocabulary, earlier[max(0, 1 + len(earlier) - self._room) :])
         except SearchExhausted:
             return None
 

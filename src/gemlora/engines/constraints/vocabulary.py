@@ -9,6 +9,10 @@ from numpy.typing import NDArray
 WORD = 32
 """Tokens in a word of a mask."""
 
+SLICES = tuple(r'[^"\\\x00-\x1F\x7F]' + repeated for repeated in ("{1,10}", "{1,30}", "+"))
+"""Tokens that the library allows together where a string may go on with them. By default it has a slice of blanks
+besides, which makes no mask faster and takes a sixth of the time."""
+
 BLANK = 1 << 15
 
 SPECIAL = b"<end>"
@@ -35,7 +39,8 @@ class GrammarVocabulary:
         self.ranks = np.array([_rank(text) for text in self._spellings], np.uint16)  # [V]
         self.words = -(-len(tokens) // WORD)
         self.ordinary = self.mask_of(self._ids.values())
-        self.library = LLTokenizer(TokenizerWrapper(_Spelling(self, self._spellings)), n_vocab=len(tokens))
+        spelling = TokenizerWrapper(_Spelling(self, self._spellings))
+        self.library = LLTokenizer(spelling, n_vocab=len(tokens), slices=[*SLICES])
 
     def token(self, text: bytes) -> int | None:
         """The token with exactly these bytes."""
