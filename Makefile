@@ -8,7 +8,7 @@ LLAMA_CPP := 11434.0.0
 VLLM := 0.32.0
 NATIVE := CMakeLists.txt $(shell find native -type f)
 
-.PHONY: setup serve test check format bench bench-peers bench-large peers peers-vllm quality registry adapters starter-adapters screenshots soak-kills soak-constrained soak-power-losses clean
+.PHONY: setup serve test check format bench bench-peers bench-large peers peers-vllm quality registry adapters starter-adapters screenshots soak-kills soak-constrained soak-training soak-power-losses clean
 
 setup: $(VENV)/installed
 
@@ -105,6 +105,9 @@ soak-kills: $(VENV)/developer
 
 soak-constrained: $(VENV)/developer
 	$(BIN)/python -m tests.soaks.constrained
+
+soak-training: $(VENV)/developer
+	$(BIN)/python -m tests.soaks.training_kills
 
 # Trains the adapters that come with gemlora, from the examples in starter/: an hour on two cores.
 starter-adapters: $(VENV)/developer
