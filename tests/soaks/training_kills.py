@@ -1,6 +1,6 @@
 """The soak `make soak-training`: a training of the starter weights, killed at random, ends as one that never was.
 
-One training runs through. Another one, with the same data and settings, is killed 20 times, each time at a random moment
+One training runs through. Another one, with the same data and settings, is killed 20 times, each time a random moment
 after it began to work, and started again until it ends. Their losses and adapters must be equal to the bit.
 """
 
