@@ -112,6 +112,7 @@ soak-training: $(VENV)/developer
 # Trains the adapters that come with gemlora, from the examples in starter/: an hour on two cores.
 starter-adapters: $(VENV)/developer
 	starter/train
+	starter/report
 
 soak-power-losses: $(VENV)/developer
 	$(BIN)/python -m tests.soaks.power_losses
