@@ -27,8 +27,8 @@ class Encoded:
 def encode(example: Example, tokenizer: Tokenizer, room: Room) -> Encoded:
     """The sequence of an example. Raises `PromptTooLong` if it does not fit into the room."""
     if example.text is not None:
-        ids = render(Prompt.of_text(example.text, raw=True), tokenizer, room)
-        return Encoded((*ids, tokenizer.special.eos), (False, *(True for _ in ids)))
+        text = render(Prompt.of_text(example.text, raw=True), tokenizer, room)
+        return Encoded((*text, tokenizer.special.eos), (False, *(True for _ in text)))
     ids: tuple[int, ...] = ()
     learnt: list[bool] = []
     for index, message in enumerate(example.messages):

@@ -51,8 +51,8 @@ def read_examples(path: Path) -> Examples:
     except OSError as error:
         raise TrainingDataInvalid(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise TrainingDataInvalid(f"{path}, line {line}: is not UTF-8") from error
+        before = data[: error.start].count(b"\n")
+        raise TrainingDataInvalid(f"{path}, line {before + 1}: is not UTF-8") from error
     examples: list[Example] = []
     errors: list[str] = []
     for number, line in enumerate(lines, 1):

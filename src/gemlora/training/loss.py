@@ -11,7 +11,7 @@ ROWS_AT_ONCE = 256
 """The logits of so many rows are in memory at once: 268 MB of float32 with Gemma 3's vocabulary."""
 
 
-class FrozenHeadLoss(torch.autograd.Function):
+class FrozenHeadLoss(torch.autograd.Function):  # type: ignore[misc]
     """Sum of the rows' cross-entropies. The gradient is computed with the loss, since the head learns nothing."""
 
     @staticmethod
@@ -43,7 +43,7 @@ class FrozenHeadLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(context: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(context: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """The gradient of `hidden`."""
         (gradient,) = context.saved_tensors
         return gradient * scale, None, None, None
