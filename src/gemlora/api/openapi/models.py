@@ -7,9 +7,10 @@ from gemlora.api.binding import VERSION
 from gemlora.api.envelope import Form
 from gemlora.api.openapi.batches import QUEUED, with_batches
 from gemlora.api.openapi.failures import GENERATING, READING
-from gemlora.api.openapi.generation import OPTIONS, RUN_HEADERS, generated
+from gemlora.api.openapi.generation import OPTIONS, RUN_HEADERS
 from gemlora.api.openapi.operation import Operation, answer, header, path, query, whole_number
 from gemlora.api.openapi.shapes import COUNT, TEXT, UUID, Schema, enveloped, json_content, members, ref, sequence
+from gemlora.api.openapi.streams import generated
 from gemlora.errors import BatchNotFound, ClientTooOld, ModelNotFound
 
 _PAGE = (
@@ -27,7 +28,7 @@ _RUNNING = GENERATING | {BatchNotFound}
 SCHEMAS: dict[str, Schema] = {
     "RunResult": {"anyOf": [ref("Generated"), ref("BatchState"), ref("BatchAnswers")]},
     "Task": members({"id": UUID, "name": TEXT, "description": TEXT}),
-    "Model": members({
+    "CatalogueModel": members({
         "id": UUID, "source": {"const": model_routes.SOURCE}, "name": TEXT, "description": TEXT, "task": ref("Task"),
         "tags": sequence(TEXT), "properties": sequence(members({"property_id": TEXT, "value": TEXT})),
     }),
@@ -39,7 +40,7 @@ _UNKNOWN_ORIGINAL: dict[str, Schema] = {
 
 
 def _searched() -> dict[str, Schema]:
-    return answer(enveloped(sequence(ref("Model")), _INFO))
+    return answer(enveloped(sequence(ref("CatalogueModel")), _INFO))
 
 
 def of_account(names: list[str]) -> dict[str, dict[str, Operation]]:
@@ -50,8 +51,9 @@ def of_account(names: list[str]) -> dict[str, dict[str, Operation]]:
     return {
         "/run/{model}": {
             "post": Operation(
-                "Generate text, at once or in a batch", generated(enveloped(ref("RunResult")), RUN_HEADERS), _RUNNING,
-                Form.REST, json_content(with_batches(ref("RunInputs"), {"options": OPTIONS})),
+                "Generate text, at once or in a batch",
+                generated(enveloped(ref("RunResult")), "GeneratedChunk", RUN_HEADERS), _RUNNING, Form.REST,
+                json_content(with_batches(ref("RunInputs"), {"options": OPTIONS})),
                 (path("model", named, "Its slashes percent-encoded or not."), _LORA, QUEUED),
             )
         },
@@ -93,8 +95,8 @@ def _binding(names: list[str], parameters: tuple[Schema, ...]) -> Operation:
     model = header("cf-consn-model-id", {"type": "string", "pattern": pattern}, "The model.", required=True)
     body = members({"inputs": with_batches(ref("BindingInputs"))}, {"options": OPTIONS})
     return Operation(
-        "`env.AI.run`", generated(ref("RunResult"), RUN_HEADERS), _RUNNING | {ClientTooOld}, Form.BINDING,
-        json_content(body), (*parameters, model),
+        "`env.AI.run`", generated(ref("RunResult"), "GeneratedChunk", RUN_HEADERS), _RUNNING | {ClientTooOld},
+        Form.BINDING, json_content(body), (*parameters, model),
     )  # fmt: skip
 
 

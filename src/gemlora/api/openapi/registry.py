@@ -23,11 +23,12 @@ from gemlora.api.openapi.shapes import (
 from gemlora.errors import (
     AccountNotFound,
     AdapterExists,
-    AdapterIncomplete,
     AdapterInvalid,
     AdapterNotFound,
+    AdapterNotReady,
     ChangeFailed,
     ModelNotFound,
+    StillNeeded,
     TokenNotFound,
     TooManyAdapters,
 )
@@ -48,6 +49,7 @@ PUBLIC_NAME: Schema = {
     "pattern": f"^{PUBLIC_PREFIX}",
     "description": f"{NAME['description']} Free on the shelf.",
 }
+NEW_NAME: Schema = {"anyOf": [OWN_NAME, PUBLIC_NAME], "description": "As the finetune is, own or public."}
 HEX: Schema = {"type": "string", "pattern": "^[0-9a-f]+$"}
 CHANGING: Errors = frozenset({ChangeFailed})
 
@@ -144,7 +146,7 @@ def finetunes(model: Schema) -> dict[str, dict[str, Operation]]:
     download = Operation(
         "Download one file of an own finetune",
         {"200": {"description": "The file.", "content": files}, "304": {"description": "The client has it."}},
-        READING | found | {AdapterIncomplete, AdapterInvalid},
+        READING | found | {AdapterNotReady, AdapterInvalid},
         parameters=(FINETUNE, FILE_NAME, etag), scope=read,
     )  # fmt: skip
     return {
@@ -169,7 +171,7 @@ def finetunes(model: Schema) -> dict[str, dict[str, Operation]]:
             "patch": Operation(
                 "Rename an own finetune", answer(enveloped(ref("Finetune"))),
                 WITH_BODY | CHANGING | found | {AdapterExists},
-                body=json_content(members({"name": OWN_NAME})), parameters=(FINETUNE,), scope=write,
+                body=json_content(members({"name": NEW_NAME})), parameters=(FINETUNE,), scope=write,
             ),
             "delete": Operation(
                 "Delete a finetune", answer(enveloped(_ID)), found | CHANGING, parameters=(FINETUNE,), scope=write
@@ -185,7 +187,7 @@ def finetunes(model: Schema) -> dict[str, dict[str, Operation]]:
         "/{finetune}/publish": {
             "post": Operation(
                 "Put a copy on the shelf", answer(enveloped(ref("FinetuneDetails"))),
-                WITH_BODY | CHANGING | found | {AdapterIncomplete, AdapterInvalid, AdapterExists},
+                WITH_BODY | CHANGING | found | {AdapterNotReady, AdapterInvalid, AdapterExists},
                 body=json_content(members({"name": PUBLIC_NAME})), parameters=(FINETUNE,), scope=Scope.ADMIN,
             )
         },
@@ -232,7 +234,8 @@ def accounts() -> dict[str, dict[str, Operation]]:
         "/accounts/{account_id}": {
             "get": Operation("One account", answer(enveloped(ref("Account"))), found),
             "delete": Operation(
-                "Delete an account with its tokens and finetunes", answer(enveloped(_ID)), READING | found | CHANGING
+                "Delete an account with its tokens and finetunes", answer(enveloped(_ID)),
+                found | CHANGING | {StillNeeded},
             ),
         },
         "/accounts/{account_id}/tokens": {
@@ -247,7 +250,7 @@ def accounts() -> dict[str, dict[str, Operation]]:
         },
         "/accounts/{account_id}/tokens/{token_id}": {
             "delete": Operation(
-                "Revoke a token", answer(enveloped(_ID)), READING | found | CHANGING | {TokenNotFound},
+                "Revoke a token", answer(enveloped(_ID)), found | CHANGING | {TokenNotFound, StillNeeded},
                 parameters=(TOKEN_ID,),
             )
         },
