@@ -26,8 +26,9 @@ CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required"
 FINETUNES = "/client/v4/accounts/{account_id}/ai/finetunes"
 NAMING = {f"POST {FINETUNES}", f"PATCH {FINETUNES}/{{finetune}}", f"POST {FINETUNES}/{{finetune}}/publish"}
 """Operations that want a name which is free."""
+ANSWER = {"enum": [True, False]}
 ENOUGH_TOKENS = 200
-"""For an answer that is held to `CITY`."""
+"""For an answer that is held to these."""
 VISIBLE = strategies.characters(categories=("L", "N", "P", "S"))
 NAMES = strategies.text(VISIBLE, min_size=1, max_size=40)
 MOMENTS = strategies.timedeltas(timedelta(days=1), timedelta(days=10_000)).map(
@@ -65,9 +66,10 @@ class Mended:
             body["name"] = self._fresh(self._named(case, body["name"]))
         else:
             inputs = body.get("inputs", body)
-            if "requests" in inputs:
+            single = "requests" not in inputs or "prompt" in inputs or "messages" in inputs
+            if not single:
                 inputs["queueRequest"] = True
-            for request in (inputs, *inputs.get("requests", ())):
+            for request in (inputs,) if single else inputs["requests"]:
                 _mend_shape(request)
         case.body = body
 
@@ -93,7 +95,7 @@ def _mend_shape(body: dict[str, Any]) -> None:
     """Schemas that answers can be held to, tools of different names, a choice of one of them, and enough tokens."""
     wanted, tools, choice = (body.get(key) for key in ("response_format", "tools", "tool_choice"))
     if wanted and wanted["type"] == "json_schema":
-        wanted["json_schema"] = {"name": "city", "schema": CITY} if "schema" in wanted["json_schema"] else CITY
+        wanted["json_schema"] = {"name": "x", "schema": ANSWER} if "schema" in wanted["json_schema"] else ANSWER
     for number, tool in enumerate(tools or ()):
         function = tool.get("function", tool)
         function["name"] = f"{function['name'][:60]}-{number}"

@@ -88,7 +88,7 @@ def test_each_part_of_a_path_is_described(described: Any) -> None:
 
 
 def test_all_schemas_are_valid(described: Any) -> None:
-    assert described["openapi"] == "3.1.0"
+    assert described["openapi"] == "3.2.0"
     for schema in described["components"]["schemas"].values():
         jsonschema_rs.meta.validate(schema)
 

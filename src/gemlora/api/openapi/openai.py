@@ -134,7 +134,11 @@ def operations(names: list[str]) -> dict[str, dict[str, Operation]]:
         for path, (name, build) in completed.items()
     }  # fmt: skip
     with_adapter = {**TEXT, "pattern": f"^({_alternatives(names)}):.*$"}
-    one = path("model", {"anyOf": [one_of(*names), with_adapter]}, "Its name, perhaps with an adapter behind a colon.")
+    one = path(
+        "model",
+        {"anyOf": [one_of(*names), with_adapter], "examples": names},
+        "Its name, perhaps with an adapter behind a colon.",
+    )
     listed = members({"object": {"const": "list"}, "data": sequence(ref("OpenAIModel"))})
     return posts | {
         "/models": {"get": Operation("All models", answer(listed), form=Form.OPENAI)},
