@@ -7,22 +7,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import schemathesis
-from schemathesis.config import GenerationConfig, PhasesConfig, ProjectConfig, ProjectsConfig, StatefulPhaseConfig
+from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig, StatefulPhaseConfig
+from schemathesis.config import PhasesConfig as Phases
 from schemathesis.engine import Status, StopReason, events, from_schema
+from schemathesis.engine.recorder import CheckNode, ScenarioRecorder
 from tests.conformance.valid import supplied
 from tests.e2e.running_server import RunningServer, running_server
 
-ANSWER_SECONDS = 30
+PHASES = ("examples", "coverage", "fuzzing", "stateful")
+ANSWER_SECONDS = 60
+SHOWN = 2000
+"""Characters of an answer that are shown."""
 
 
 @dataclass
 class Outcome:
-    """What a run did and what it found."""
+    """What was tried and what was found."""
 
     cases: Counter[str] = field(default_factory=Counter)
     """By phase."""
     checks: Counter[str] = field(default_factory=Counter)
-    """How often each was made."""
     statuses: Counter[int] = field(default_factory=Counter)
     operations: set[str] = field(default_factory=set)
     failures: list[str] = field(default_factory=list)
@@ -36,52 +40,61 @@ def fake_server(folder: Path) -> Iterator[RunningServer]:
         yield server
 
 
-def conform(server: RunningServer, seed: int, examples: int, steps: int) -> Outcome:
-    """Test everything that the document describes, each operation with at least `examples` cases of a mode."""
+def conform(server: RunningServer, outcome: Outcome, *, seed: int, examples: int, steps: int, share: int = 1) -> None:
+    """Try all that the document describes and add to the outcome.
+
+    Fuzzing makes at most `examples` cases of an operation, and so many sequences of at most `steps` of them; of what
+    covers the schemas, one case of `share` is sent.
+    """
     generation = GenerationConfig(max_examples=examples, database="none")
     project = ProjectConfig(
         headers=server.authorization,
         request_timeout=ANSWER_SECONDS,
         continue_on_failure=True,
         generation=generation,
-        phases=PhasesConfig(stateful=StatefulPhaseConfig(max_steps=steps, generation=generation)),
+        phases=Phases(stateful=StatefulPhaseConfig(max_steps=steps, generation=generation)),
     )
     config = schemathesis.Config(seed=seed, projects=ProjectsConfig(default=project))
-    outcome = Outcome()
-    with supplied(server):
+    with supplied(server, share):
         schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json", config=config)
         for event in from_schema(schema).execute():
             _note(event, outcome)
-    return outcome
 
 
 def _note(event: events.EngineEvent, outcome: Outcome) -> None:
-    if isinstance(event, events.ScenarioFinished):
-        recorder = event.recorder
-        outcome.cases[event.phase.value] += len(recorder.interactions)
-        for case_id, interaction in recorder.interactions.items():
-            outcome.operations.add(recorder.cases[case_id].value.operation.label)
-            if interaction.response is not None:
-                outcome.statuses[interaction.response.status_code] += 1
-        for case_id, checks in recorder.checks.items():
-            for check in checks:
-                outcome.checks[check.name] += 1
-                if check.status == Status.FAILURE:
-                    outcome.failures.append(_told(event, case_id, check))
-    elif isinstance(event, events.NonFatalError):
-        outcome.failures.append(f"{event.label}: {event.value!r}")
-    elif isinstance(event, events.FatalError):
-        raise event.exception
-    elif isinstance(event, events.EngineFinished):
-        outcome.failures += [str(failure) for failure in event.failures]
-        if event.stop_reason is not StopReason.COMPLETED:
-            outcome.failures.append(f"stopped: {event.stop_reason}")
+    match event:
+        case events.ScenarioFinished():
+            _note_scenario(event, outcome)
+        case events.NonFatalError():
+            outcome.failures.append(f"{event.phase and event.phase.value} {event.label}: {event.value!r}")
+        case events.FatalError():
+            raise event.exception
+        case events.EngineFinished():
+            outcome.failures += [str(failure) for failure in event.failures]
+            if event.stop_reason is not StopReason.COMPLETED:
+                outcome.failures.append(f"ended early: {event.stop_reason}")
 
 
-def _told(event: events.ScenarioFinished, case_id: str, check: object) -> str:
+def _note_scenario(event: events.ScenarioFinished, outcome: Outcome) -> None:
     recorder = event.recorder
-    case, interaction = recorder.cases[case_id].value, recorder.interactions.get(case_id)
-    failure = check.failure_info.failure
+    outcome.cases[event.phase.value] += len(recorder.interactions)
+    for case_id, interaction in recorder.interactions.items():
+        outcome.operations.add(recorder.cases[case_id].value.operation.label)
+        if interaction.response is not None:
+            outcome.statuses[interaction.response.status_code] += 1
+    for case_id, checks in recorder.checks.items():
+        for check in checks:
+            outcome.checks[check.name] += 1
+            if check.status == Status.FAILURE:
+                outcome.failures.append(f"{event.phase.value} {_told(recorder, case_id, check)}")
+
+
+def _told(recorder: ScenarioRecorder, case_id: str, check: CheckNode) -> str:
+    """A failed check with what repeats its request, and the answer."""
+    label = recorder.cases[case_id].value.operation.label
+    found, interaction = check.failure_info, recorder.interactions.get(case_id)
     answer = interaction.response if interaction else None
-    got = "" if answer is None else f"{answer.status_code} {answer.text[:600]}"
-    return f"{event.phase.value} {case.operation.label}\n{failure.title}: {failure.message[:800]}\n{check.failure_info.code_sample[:1500]}\n{got}"
+    said = "no answer" if answer is None else f"{answer.status_code} {answer.text[:SHOWN]}"
+    if found is None:
+        return f"{label}\n{check.name}\n{said}"
+    return f"{label}\n{found.failure.title}: {found.failure.message}\n{found.code_sample}\n{said}"
