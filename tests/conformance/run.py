@@ -1,5 +1,6 @@
 """Schemathesis on the document that the server serves: every operation, phase, check and mode."""
 
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,10 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import schemathesis
-from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig, StatefulPhaseConfig
+from schemathesis.config import (
+    CoveragePhaseConfig,
+    GenerationConfig,
+    OperationConfig,
+    OperationsConfig,
+    ProjectConfig,
+    ProjectsConfig,
+    StatefulPhaseConfig,
+)
 from schemathesis.config import PhasesConfig as Phases
 from schemathesis.engine import Status, StopReason, events, from_schema
 from schemathesis.engine.recorder import CheckNode, ScenarioRecorder
+from schemathesis.filters import FilterSet
 from tests.conformance.valid import supplied
 from tests.e2e.running_server import RunningServer, running_server
 
@@ -43,8 +53,8 @@ def fake_server(folder: Path) -> Iterator[RunningServer]:
 def conform(server: RunningServer, outcome: Outcome, *, seed: int, examples: int, steps: int, share: int = 1) -> None:
     """Try all that the document describes and add to the outcome.
 
-    Fuzzing makes at most `examples` cases of an operation, and so many sequences of at most `steps` of them; of what
-    covers the schemas, one case of `share` is sent.
+    Fuzzing makes at most `examples` cases of an operation, and so many sequences of at most `steps` of them. What
+    covers the schemas is thousands of cases: it is made of one operation of `share`, as the seed has it.
     """
     generation = GenerationConfig(max_examples=examples, database="none")
     project = ProjectConfig(
@@ -53,12 +63,19 @@ def conform(server: RunningServer, outcome: Outcome, *, seed: int, examples: int
         continue_on_failure=True,
         generation=generation,
         phases=Phases(stateful=StatefulPhaseConfig(max_steps=steps, generation=generation)),
+        operations=OperationsConfig(operations=[] if share == 1 else [_uncovered(seed, share)]),
     )
     config = schemathesis.Config(seed=seed, projects=ProjectsConfig(default=project))
-    with supplied(server, share):
+    with supplied(server):
         schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json", config=config)
         for event in from_schema(schema).execute():
             _note(event, outcome)
+
+
+def _uncovered(seed: int, share: int) -> OperationConfig:
+    others = FilterSet()
+    others.include(lambda context: zlib.crc32(f"{seed} {context.operation.label}".encode()) % share != 0)
+    return OperationConfig(filter_set=others, phases=Phases(coverage=CoveragePhaseConfig(enabled=False)))
 
 
 def _note(event: events.EngineEvent, outcome: Outcome) -> None:

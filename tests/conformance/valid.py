@@ -13,7 +13,6 @@ import requests
 import schemathesis
 from hypothesis import strategies
 from schemathesis import Case, HookContext
-from schemathesis.generation.meta import CoveragePhaseData
 from schemathesis.hooks import unregister
 from schemathesis.specs.openapi.formats import unregister_string_format
 from tests.e2e.running_server import RunningServer
@@ -114,26 +113,20 @@ def _mend_shape(body: dict[str, Any]) -> None:
 
 
 @contextmanager
-def supplied(server: RunningServer, share: int) -> Iterator[None]:
-    """With strategies and hooks in place; of what covers the schemas one case of `share` is sent."""
-    names, mended, numbers = formats(), Mended(server), itertools.count()
+def supplied(server: RunningServer) -> Iterator[None]:
+    """With strategies and the hook in place."""
+    names, mended = formats(), Mended(server)
 
     def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> None:
         mended.mend(case)
 
-    def filter_case(context: HookContext, case: Case) -> bool:
-        covers = case.meta is not None and isinstance(case.meta.phase.data, CoveragePhaseData)
-        return not covers or next(numbers) % share == 0
-
     for name, strategy in names.items():
         schemathesis.openapi.format(name, strategy)
-    for hook in (before_call, filter_case):
-        schemathesis.hook(hook)
+    schemathesis.hook(before_call)
     try:
         yield
     finally:
-        for hook in (before_call, filter_case):
-            unregister(hook)
+        unregister(before_call)
         for name in names:
             unregister_string_format(name)
 

@@ -11,7 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.results import commit
-from tests.conformance.run import Outcome, conform, fake_server
+from schemathesis.checks import CHECKS
+from tests.conformance.run import PHASES, Outcome, conform, fake_server
 
 RESULT = Path(__file__).parents[2] / "benchmarks/results/conformance.json"
 EXAMPLES = 100
@@ -30,8 +31,8 @@ def main() -> None:
             conform(server, outcome, seed=options.seed + rounds, examples=EXAMPLES, steps=STEPS)
         rounds += 1
         print(f"round {rounds}: {outcome.cases.total():,} cases, {len(outcome.failures)} failures", flush=True)
-        if outcome.failures:
-            raise SystemExit("\n\n".join(outcome.failures))
+        if outcome.failures or set(outcome.cases) != {*PHASES} or set(outcome.checks) != {*CHECKS.get_all_names()}:
+            raise SystemExit("\n\n".join([*outcome.failures, f"{outcome.cases}", f"{outcome.checks}"]))
     report = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "commit": soaked,

@@ -3,6 +3,7 @@
 import re
 
 from gemlora.api import models as model_routes
+from gemlora.api.batches import QUEUE
 from gemlora.api.binding import VERSION
 from gemlora.api.envelope import Form
 from gemlora.api.openapi.batches import QUEUED, with_batches
@@ -100,10 +101,16 @@ def _binding(names: list[str], parameters: tuple[Schema, ...]) -> Operation:
     )  # fmt: skip
 
 
+_VALUE = "([A-Za-z0-9_.~@:/+-]|%[0-9A-F]{2})*"
+_ORIGINALS = {
+    "post": ("/(ai-gateway/)?run", f"(version={VERSION}|(lora|{QUEUE})={_VALUE})"),
+    "get": ("/ai-api/models/search", f"((page|per_page)=[1-9][0-9]{{0,2}}|(search|task|author|source)={_VALUE})"),
+}
+"""By method, which paths and parameters the original URL may have."""
+
+
 def _original(method: str) -> Schema:
-    paths = {
-        "post": "/(ai-gateway/)?run([?]version=3)?",
-        "get": "/ai-api/models/search",
-    }
-    pattern = f"^https?://[a-z0-9.-]+{paths[method]}$"
-    return header("x-forwarded", {"type": "string", "pattern": pattern}, "The original URL.", required=True)
+    place, parameter = _ORIGINALS[method]
+    pattern = f"^https?://[A-Za-z0-9.:-]+{place}([?]{parameter}(&{parameter})*)?$"
+    text = "The original URL. Its parameters mean what they mean there; others are ignored."
+    return header("x-forwarded", {"type": "string", "pattern": pattern}, text, required=True)
