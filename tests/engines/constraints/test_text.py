@@ -202,7 +202,6 @@ def test_what_is_no_grammar_is_refused_with_a_short_reason(vocabulary: GrammarVo
         ("(abc", "unclosed group, at character 1 of the pattern (abc"),
         ("a(?=b)", "look-around, including look-ahead and look-behind, is not supported, at character 2 of"),
         (r"^(a)\1$", r"backreferences are not supported, at character 5 of the pattern ^(a)\1$"),
-        (r"\bword", "lookarounds not supported"),
     ],
 )
 def test_of_a_pattern_that_is_refused_the_reason_and_the_place_are_told(
