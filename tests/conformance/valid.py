@@ -59,10 +59,15 @@ class Mended:
 
     def mend(self, case: Case) -> None:
         """Change the body of a case that shall be accepted."""
-        if case.meta is None or not case.meta.generation.mode.is_positive or not isinstance(case.body, dict):
+        if case.meta is None or not isinstance(case.body, dict):
+            return
+        names = case.operation.label in NAMING
+        if not case.meta.generation.mode.is_positive:
+            if names and isinstance(case.body.get("name"), str):
+                self._used.add(case.body["name"])
             return
         body = copy.deepcopy(case.body)
-        if case.operation.label in NAMING:
+        if names:
             body["name"] = self._fresh(self._named(case, body["name"]))
         else:
             inputs = body.get("inputs", body)
