@@ -8,7 +8,7 @@ LLAMA_CPP := 11434.0.0
 VLLM := 0.32.0
 NATIVE := CMakeLists.txt $(shell find native -type f)
 
-.PHONY: setup serve test check format bench bench-peers bench-large peers peers-vllm quality registry adapters starter-adapters screenshots soak-kills soak-constrained soak-training soak-power-losses clean
+.PHONY: setup serve test check format bench bench-peers bench-large peers peers-vllm quality registry adapters starter-adapters screenshots soak-kills soak-constrained soak-training soak-conformance soak-power-losses clean
 
 setup: $(VENV)/installed
 
@@ -116,6 +116,9 @@ starter-adapters: $(VENV)/developer
 
 soak-power-losses: $(VENV)/developer
 	$(BIN)/python -m tests.soaks.power_losses
+
+soak-conformance: $(VENV)/developer
+	$(BIN)/python -m tests.soaks.conformance
 
 adapters: $(VENV)/developer
 	$(BIN)/python -m benchmarks.adapters

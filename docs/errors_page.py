@@ -26,9 +26,11 @@ EXAMPLES: tuple[GemloraError, ...] = (
     errors.BatchNotFound("00000000-0000-0000-0000-000000000000"),
     errors.AdapterNotFound("my-adapter"),
     errors.AdapterIncomplete("my-adapter"),
+    errors.AdapterNotReady("my-adapter"),
     errors.AdapterInvalid("adapter_config.json: r is 512, at most 256 is accepted"),
     errors.AdapterExists("name: the account already has a finetune my-adapter"),
     errors.TooManyAdapters("the account has 100 finetunes, which is as many as it may have"),
+    errors.StillNeeded("the first account cannot be deleted"),
     errors.RequestTimedOut("Request timeout"),
     errors.RequestAborted("Request was aborted"),
     errors.OutOfCapacity("The engine's queue is full"),
@@ -44,11 +46,13 @@ GATEWAY_ONLY = frozenset(
         errors.AccountNotFound,
         errors.TokenNotFound,
         errors.AdapterExists,
+        errors.AdapterNotReady,
+        errors.StillNeeded,
         errors.TooManyAdapters,
         errors.ChangeFailed,
     }
 )
-MODEL_ONLY = frozenset({errors.PromptTooLong, errors.ConstraintUnmet, errors.OutOfCapacity})
+MODEL_ONLY = frozenset({errors.PromptTooLong, errors.ConstraintUnmet, errors.OutOfCapacity, errors.AdapterIncomplete})
 """The rest are met on every route."""
 
 NEVER = {

@@ -14,9 +14,11 @@ GemloraError
 ├── ModelNotFound
 ├── AdapterNotFound           unknown, foreign and deleted adapters look the same
 ├── AdapterIncomplete         registered, but files are missing
+│   └── AdapterNotReady       … that are to be downloaded or published
 ├── AdapterInvalid            would not take full effect on the served base
 ├── AdapterExists             the account already uses that name
 ├── TooManyAdapters           the account has as many as it may
+├── StillNeeded               must not be deleted or revoked as things are
 ├── BatchNotFound             unknown, foreign and expired batches look the same
 ├── OutOfCapacity             try again later
 ├── ConstraintUnmet           the answer could not be completed as its schema or grammar demands
@@ -112,6 +114,10 @@ class AdapterIncomplete(GemloraError):
     """The adapter is registered but its files are missing."""
 
 
+class AdapterNotReady(AdapterIncomplete):
+    """What is to be downloaded or published was not uploaded yet."""
+
+
 class AdapterInvalid(GemloraError):
     """The adapter would not take full effect; the text names the tensor or key and what was expected."""
 
@@ -122,6 +128,10 @@ class AdapterExists(GemloraError):
 
 class TooManyAdapters(GemloraError):
     """The account has as many adapters as it may."""
+
+
+class StillNeeded(GemloraError):
+    """An account or token that must not go as things are; the text says why."""
 
 
 class BatchNotFound(GemloraError):

@@ -11,7 +11,14 @@ from sqlalchemy import update
 from gemlora.accounts.records import Account, NewToken, Scope
 from gemlora.accounts.repository import AccountRepository
 from gemlora.accounts.service import Accounts, FirstAccess, token_digest
-from gemlora.errors import AccountNotFound, InvalidRequest, StorageFailed, TokenNotFound, Unauthenticated
+from gemlora.errors import (
+    AccountNotFound,
+    InvalidRequest,
+    StillNeeded,
+    StorageFailed,
+    TokenNotFound,
+    Unauthenticated,
+)
 from gemlora.storage.data import DataFolder
 from gemlora.storage.database import Database
 from gemlora.storage.tables import tokens
@@ -43,7 +50,7 @@ class FakeHoldings:
 
     async def check(self, account_id: str) -> None:
         if account_id in self.kept:
-            raise InvalidRequest("it has something that stays")
+            raise StillNeeded("it has something that stays")
 
     async def remove(self, account_id: str) -> None:
         if self.failure is not None:
@@ -317,7 +324,7 @@ async def test_a_preset_token_is_not_revoked_while_the_setting_names_it(accounts
     await accounts.prepare(ACCOUNT, "preset")
     [preset] = await accounts.list_tokens(ACCOUNT)
 
-    with pytest.raises(InvalidRequest, match="api_token"):
+    with pytest.raises(StillNeeded, match="api_token"):
         await accounts.revoke_token(ACCOUNT, preset.id)
     assert not await is_refused(accounts, "preset")
 
@@ -371,7 +378,7 @@ async def test_an_account_that_may_not_go_loses_nothing(accounts: Accounts, hold
     new = await new_token(accounts, account.id)
     holdings.kept = {account.id}
 
-    with pytest.raises(InvalidRequest, match="stays"):
+    with pytest.raises(StillNeeded, match="stays"):
         await accounts.delete(account.id)
 
     assert holdings.removed == []
@@ -384,7 +391,7 @@ async def test_neither_the_first_nor_the_preset_account_is_deleted(accounts: Acc
         await changes.make_first(Account(OTHER, "first", NOW))
 
     for account_id in (ACCOUNT, OTHER):
-        with pytest.raises(InvalidRequest, match="first account"):
+        with pytest.raises(StillNeeded, match="first account"):
             await accounts.delete(account_id)
 
     assert not await is_refused(accounts, "preset")

@@ -136,8 +136,11 @@ async def test_a_request_that_fails_leaves_the_others_alone(client: httpx.AsyncC
 
 
 @pytest.mark.usefixtures("answering")
-async def test_a_failure_of_the_engine_is_the_answer_of_that_request(client: httpx.AsyncClient, parts: Parts) -> None:
-    parts.engine.fail_next(EngineFailed("broken"))
+@pytest.mark.parametrize("failure", [EngineFailed("broken"), ZeroDivisionError("a defect")])
+async def test_a_failure_of_the_engine_is_the_answer_of_that_request(
+    client: httpx.AsyncClient, parts: Parts, failure: Any
+) -> None:
+    parts.engine.fail_next(failure)
 
     responses = (await finished(client, await submitted(client, [{"prompt": "x"}])))["responses"]
 

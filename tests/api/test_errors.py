@@ -172,10 +172,11 @@ GATEWAY_WAYS: dict[type[errors.GemloraError], Registry] = {
         f"/client/v4/accounts/{ALICE}/tokens/00000000-0000-0000-0000-000000000000"
     ),
     errors.AdapterNotFound: lambda alice, _: alice.get(f"{FINETUNES}/nobody"),
-    errors.AdapterIncomplete: missing_file,
+    errors.AdapterNotReady: missing_file,
     errors.AdapterInvalid: bad_weights,
     errors.AdapterExists: taken_name,
     errors.TooManyAdapters: one_too_many,
+    errors.StillNeeded: lambda _, operator: operator.delete("/client/v4/accounts/your-account-id"),
     errors.RequestTimedOut: lambda alice, _: alice.post(FINETUNES, content=silence()),
 }
 """How each error is met on the routes of finetunes, accounts and tokens."""

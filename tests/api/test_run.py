@@ -280,6 +280,10 @@ class TestRefusals:
             ({**MESSAGES, "lora": 5}, "Type mismatch of '/lora', 'string' not in 'number','integer'"),
             ({**MESSAGES, "lora": None}, "Type mismatch of '/lora', 'string' not in 'null'"),
             ({**PROMPT, "options": {"lora": []}}, "Type mismatch of '/options/lora', 'string' not in 'array','binary'"),
+            (
+                {**PROMPT, "lora": "pirate", "options": {"lora": 5}},
+                "Type mismatch of '/options/lora', 'string' not in 'number','integer'",
+            ),
             ({**PROMPT, "image": [1, 2]}, f"'/image' is not supported, {MODEL} is a text-only model"),
             ({**MESSAGES, "image": ""}, f"'/image' is not supported, {MODEL} is a text-only model"),
             (

@@ -388,6 +388,7 @@ class TestTools:
             ({"tools": [WEATHER], "tool_choice": {"name": "time"}}, "'/tool_choice' names none of the tools"),
             ({"tools": [], "tool_choice": "any"}, "'/tool_choice' demands a call, but there are no tools"),
             ({"tools": [WEATHER], "parallel_tool_calls": 1}, "Type mismatch of '/parallel_tool_calls', 'boolean'"),
+            ({"parallel_tool_calls": "no"}, "Type mismatch of '/parallel_tool_calls', 'boolean'"),
             ({"tools": [{"name": f"f{i}"} for i in range(129)]}, "'/tools' has more than 128 tools"),
             ({"tools": [{"name": "f", "description": "x" * 70_000}]}, "'/tools' has 70,"),
         ],

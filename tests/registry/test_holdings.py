@@ -6,7 +6,7 @@ import pytest
 from tests.registry.conftest import ALICE, BOB, Registry
 from tests.registry.peft_folder import MODEL, PeftFolder
 
-from gemlora.errors import InvalidRequest
+from gemlora.errors import StillNeeded
 from gemlora.registry.holdings import AdapterHoldings
 
 
@@ -27,5 +27,5 @@ async def test_an_account_s_own_adapters_are_removed(registry: Registry, tmp_pat
 async def test_public_adapters_keep_their_account(registry: Registry) -> None:
     await registry.uploads.create(ALICE, MODEL, "cf-public-poet", public=True)
 
-    with pytest.raises(InvalidRequest, match="cf-public-poet"):
+    with pytest.raises(StillNeeded, match="cf-public-poet"):
         await AdapterHoldings(registry.adapters).check(ALICE)

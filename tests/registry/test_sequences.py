@@ -100,7 +100,7 @@ class Sequence:
         adapter = await self.registry.adapters.find(account, name)
         publishing = self.registry.uploads.publish(adapter, ALICE, public_name)
         if not row.ready:
-            await refused(publishing, "AdapterIncomplete")
+            await refused(publishing, "AdapterNotReady")
         elif self.taken(ALICE, public_name, public=True):
             await refused(publishing, "AdapterExists")
         else:

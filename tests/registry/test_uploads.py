@@ -14,7 +14,7 @@ from tests.registry.conftest import ALICE, BOB, Registry, add_accounts, make_reg
 from tests.registry.peft_folder import MODEL, PeftFolder, config, raw, tensors
 
 from gemlora.errors import (
-    AdapterIncomplete,
+    AdapterNotReady,
     AdapterInvalid,
     AdapterNotFound,
     EngineFailed,
@@ -384,7 +384,7 @@ class TestTheShelf:
     async def test_what_is_not_ready_cannot_be_published(self, registry: Registry) -> None:
         half = await registry.uploads.create(ALICE, MODEL, "poet")
 
-        with pytest.raises(AdapterIncomplete):
+        with pytest.raises(AdapterNotReady):
             await registry.uploads.publish(half, ALICE, "cf-public-poet")
 
     async def test_publishing_what_was_removed_and_collected_meanwhile_fails(self, registry: Registry) -> None:
@@ -398,7 +398,7 @@ class TestTheShelf:
 
     async def test_a_public_adapter_can_be_made_file_by_file(self, registry: Registry) -> None:
         adapter = await registry.uploads.create(ALICE, MODEL, "cf-public-poet", public=True)
-        with pytest.raises(AdapterIncomplete):
+        with pytest.raises(AdapterNotReady):
             await registry.adapters.resolve(BOB, "cf-public-poet", MODEL)
         for name, content in FILES.items():
             adapter = await attach(registry, adapter, name, content)

@@ -1,6 +1,7 @@
 """Batches are answered beside other requests, taken up again after a death, and shared fairly among accounts."""
 
 import asyncio
+import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -10,9 +11,9 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from gemlora.batches.records import Answer, BatchRequest, Progress, Status
+from gemlora.batches.records import Answer, BatchRequest, Claim, Progress, Status
 from gemlora.batches.repository import BatchRepository
-from gemlora.errors import BatchNotFound, OutOfCapacity
+from gemlora.errors import BatchNotFound, EngineFailed, OutOfCapacity
 from gemlora.serving.batches import Batches, BatchRules
 from gemlora.storage.database import Database
 from gemlora.storage.tables import accounts
@@ -45,6 +46,9 @@ class Echo:
         finally:
             self._now -= 1
         return Answer({"response": inputs["prompt"]}, success=True)
+
+    def failed(self, error: Exception) -> Answer:
+        return Answer({"response": f"defect: {error}"}, success=False)
 
 
 @pytest.fixture
@@ -134,6 +138,68 @@ async def test_accounts_take_turns(database: Database) -> None:
         await done(batches, BOB, small)
 
     assert [prompt for _, prompt in echo.asked] == ["a1", "b1", "a2", "a3"]
+
+
+@pytest.mark.parametrize("defect", [ZeroDivisionError("x"), EngineFailed("x")])
+async def test_a_request_that_meets_a_defect_fails_and_the_next_ones_are_answered(
+    database: Database, defect: Exception
+) -> None:
+    batches, echo = server(database), Echo()
+    echo.open.set()
+    echo.failures = [defect]
+
+    async with running(batches, echo):
+        failing = await submitted(batches, ALICE, "one", "two")
+        later = await submitted(batches, BOB, "three")
+
+        assert await done(batches, ALICE, failing) == ["defect: x", "two"]
+        assert await done(batches, BOB, later) == ["three"]
+
+
+async def test_an_answer_that_cannot_be_saved_fails_its_request_alone(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = BatchRepository.save
+
+    async def failing(repository: BatchRepository, claim: Claim, answer: Answer, now: datetime) -> None:
+        if answer.content["response"] == "one":
+            raise ValueError("no text for a database")
+        await save(repository, claim, answer, now)
+
+    monkeypatch.setattr(BatchRepository, "save", failing)
+    batches, echo = server(database), Echo()
+    echo.open.set()
+
+    async with running(batches, echo):
+        batch = await submitted(batches, ALICE, "one", "two")
+
+        assert await done(batches, ALICE, batch) == ["defect: no text for a database", "two"]
+    assert [prompt for _, prompt in echo.asked] == ["one", "two"]
+
+
+@pytest.mark.parametrize("method", ["waiting_accounts", "has_finished"])
+async def test_a_defect_of_the_loop_itself_is_logged_and_the_loop_goes_on(
+    database: Database, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    works, failures = getattr(BatchRepository, method), [ZeroDivisionError()]
+
+    async def failing(*arguments: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await works(*arguments)
+
+    monkeypatch.setattr(BatchRepository, method, failing)
+    log = io.StringIO()
+    batches = Batches(BatchRepository(database), RULES, create_logger("error", "json", log), Clock())
+    echo = Echo()
+    echo.open.set()
+
+    async with running(batches, echo):
+        batch = await submitted(batches, ALICE, "one")
+
+        assert await done(batches, ALICE, batch) == ["one"]
+        await until(lambda: "ZeroDivisionError" in log.getvalue())
+    assert "after a defect" in log.getvalue()
 
 
 async def test_a_request_that_finds_no_room_is_tried_again(database: Database) -> None:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from gemlora.accounts.records import Account, Caller, NewToken, Scope, Token
 from gemlora.accounts.repository import AccountChanges, AccountRepository
-from gemlora.errors import AccountNotFound, InvalidRequest, TokenNotFound, Unauthenticated
+from gemlora.errors import AccountNotFound, InvalidRequest, StillNeeded, TokenNotFound, Unauthenticated
 from gemlora.storage.files import storage_errors, write_durably
 
 MAX_NAME_LENGTH = 255
@@ -33,7 +33,7 @@ class Holdings(Protocol):
     """What accounts hold in other rooms."""
 
     async def check(self, account_id: str) -> None:
-        """Raise `InvalidRequest` if something of the account must not go with it."""
+        """Raise `StillNeeded` if something of the account must not go with it."""
         ...
 
     async def remove(self, account_id: str) -> None:
@@ -107,7 +107,7 @@ class Accounts:
         """Delete an account with everything that it holds.
 
         Its tokens are revoked first, so that nothing new begins. If that is as far as it gets, deleting it again goes
-        on. Raises `AccountNotFound`, and `InvalidRequest` for the first account or what may not go.
+        on. Raises `AccountNotFound`, and `StillNeeded` for the first account or what may not go.
         """
         await self.find(account_id)
         await self._holdings.check(account_id)
@@ -145,7 +145,7 @@ class Accounts:
     async def revoke_token(self, account_id: str, token_id: str) -> None:
         """Let a token open nothing any more, from the next request on. Revoking it again changes nothing.
 
-        Raises `AccountNotFound`, `TokenNotFound`, and `InvalidRequest` for a token that the settings preset: it would
+        Raises `AccountNotFound`, `TokenNotFound`, and `StillNeeded` for a token that the settings preset: it would
         be valid again at the next start.
         """
         await self.find(account_id)
@@ -155,7 +155,7 @@ class Accounts:
                 raise TokenNotFound(token_id)
             preset = await changes.find_token(self._preset_token) if self._preset_token else None
             if preset is not None and preset.id == token_id:
-                raise InvalidRequest(
+                raise StillNeeded(
                     "the setting api_token presets this token: it is valid while the setting names it; remove it there"
                 )
             await changes.revoke_token(token_id, self._clock())
@@ -224,7 +224,7 @@ class Accounts:
             raise AccountNotFound(account_id)
         first = await changes.first_account()
         if account_id == self._preset_account or (first is not None and first.id == account_id):
-            raise InvalidRequest("the first account cannot be deleted")
+            raise StillNeeded("the first account cannot be deleted")
 
     def _read_first_token(self) -> str | None:
         with storage_errors(f"read {self._first_token}"):

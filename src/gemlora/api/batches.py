@@ -14,8 +14,8 @@ from gemlora.api.envelope import error_text
 from gemlora.api.inputs import InputReader, adapter_beside
 from gemlora.api.validation import Json, type_mismatch
 from gemlora.batches.records import Answer, Answered, BatchRequest, Status
-from gemlora.errors import GemloraError, InvalidRequest, OutOfCapacity, RequestAborted, StorageFailed
-from gemlora.serving.batches import Batches
+from gemlora.errors import GemloraError, InvalidRequest
+from gemlora.serving.batches import LATER, Batches
 from gemlora.serving.service import TextGeneration, fold
 
 QUEUE = "queueRequest"
@@ -104,12 +104,16 @@ class BatchAnswers:
         request_id = str(uuid4())
         try:
             return Answer(await self._result(request_id, account_id, model, inputs), success=True)
-        except (OutOfCapacity, StorageFailed, RequestAborted):
+        except LATER:
             raise
-        except Exception as error:
-            if not isinstance(error, GemloraError):
-                self._log.error("request of a batch failed unexpectedly", request_id=request_id, exc_info=error)
+        except GemloraError as error:
             return Answer(error_text(error, request_id), success=False)
+
+    def failed(self, error: Exception) -> Answer:
+        """See `Answering`."""
+        request_id = str(uuid4())
+        self._log.error("request of a batch failed unexpectedly", request_id=request_id, exc_info=error)
+        return Answer(error_text(error, request_id), success=False)
 
     async def _result(self, request_id: str, account_id: str, model: str, inputs: dict[str, Any]) -> dict[str, Json]:
         wanted = self._inputs.read(inputs, model)

@@ -78,11 +78,17 @@ ERROR_KINDS: dict[type[errors.GemloraError], ErrorKind] = {
         3037, 404, "no such adapter for this account", description="Finetune {name} not found"
     ),
     errors.AdapterIncomplete: ErrorKind(3039, 400, "the adapter's files are missing", description=MISSING_FILES),
+    errors.AdapterNotReady: ErrorKind(
+        3039, 409, "what is to be downloaded or published was not uploaded yet", description=MISSING_FILES
+    ),
     errors.AdapterInvalid: ErrorKind(
         5004, 400, "the adapter would not take full effect on the served model", "Invalid data"
     ),
     errors.AdapterExists: ErrorKind(5004, 400, "the adapter's name is taken", "Invalid data"),
     errors.TooManyAdapters: ErrorKind(5004, 400, "the account has `GEMLORA_MAX_ADAPTERS`", "Invalid data"),
+    errors.StillNeeded: ErrorKind(
+        3045, 409, "the first account, one with public adapters, or the token that a setting presets cannot go"
+    ),
     errors.RequestTimedOut: ErrorKind(
         3007, 408, "the headers or the body did not arrive in time", "Timeout", "Request timeout"
     ),

@@ -129,10 +129,12 @@ def adapter_name(members: Mapping[str, Any], path: tuple[str, ...]) -> str | Non
 
 
 def adapter_beside(query: Mapping[str, str], options: Json) -> str | None:
-    """The adapter that a request names beside its inputs: the query comes before the options."""
-    if "lora" in query:
-        return query["lora"]
-    return adapter_name(options, ("options", "lora")) if isinstance(options, dict) else None
+    """The adapter that a request names beside its inputs: the query comes before the options.
+
+    Raises `InvalidRequest` for options that name one by no string, whether they are asked or not.
+    """
+    named = adapter_name(options, ("options", "lora")) if isinstance(options, dict) else None
+    return query.get("lora", named)
 
 
 def conversation(messages: Json, *, raw: bool = False) -> Prompt:

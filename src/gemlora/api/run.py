@@ -73,9 +73,10 @@ class Run:
         wanted, options = await self._bodies.json(request, read)
         if isinstance(wanted, Submission | Poll):
             return result(await self._batching.do(wanted, caller_of(request).account_id, model), call, {})
+        beside = adapter_beside(query, options)
         run_request = replace(
             wanted.request(call.id, caller_of(request).account_id, model),
-            adapter=wanted.lora if wanted.lora is not None else adapter_beside(query, options),
+            adapter=beside if wanted.lora is None else wanted.lora,
             reject_if_busy=rejects_if_busy(options),
         )
         generation = await while_connected(request.receive, self._service.start(run_request))

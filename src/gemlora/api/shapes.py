@@ -69,6 +69,9 @@ class ShapeReader:
 
     def _tools(self, members: Mapping[str, Any]) -> Tools | None:
         given = members.get("tools")
+        parallel = members.get("parallel_tool_calls")
+        if parallel is not None and not isinstance(parallel, bool):
+            raise InvalidRequest(type_mismatch(("parallel_tool_calls",), "boolean", parallel))
         choice = _choice(members.get("tool_choice"))
         if given is None or given == []:
             if choice not in ("auto", "none"):
@@ -77,9 +80,6 @@ class ShapeReader:
         tools = self._list(given)
         if choice == "none":
             return None
-        parallel = members.get("parallel_tool_calls")
-        if parallel is not None and not isinstance(parallel, bool):
-            raise InvalidRequest(type_mismatch(("parallel_tool_calls",), "boolean", parallel))
         if isinstance(choice, _Named):
             named = tuple(tool for tool in tools if tool.name == choice.name)
             if not named:

@@ -24,7 +24,7 @@ from gemlora.api.shapes import ShapeLimits
 from gemlora.app.backend import StartingBackend, starting_backend
 from gemlora.batches.repository import BatchRepository
 from gemlora.engines.cpu.weights.progress import Progress
-from gemlora.errors import EngineFailed, GemloraError
+from gemlora.errors import EngineFailed
 from gemlora.playground.page import Playground
 from gemlora.registry.adapters import Adapters
 from gemlora.registry.engine import AdapterEngine
@@ -236,7 +236,7 @@ async def _collect(adapters: Adapters, seconds: float, log: FilteringBoundLogger
     while True:
         try:
             discarded = await adapters.discard_unused()
-        except GemloraError as error:
+        except Exception as error:
             log.error("unused blobs not deleted", cause=type(error.__cause__ or error).__name__, exc_info=error)
         else:
             if discarded:

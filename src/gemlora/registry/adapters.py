@@ -8,7 +8,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
-from gemlora.errors import AdapterIncomplete, AdapterInvalid, AdapterNotFound, InvalidRequest
+from gemlora.errors import AdapterIncomplete, AdapterInvalid, AdapterNotFound, AdapterNotReady, InvalidRequest
 from gemlora.registry.engine import AdapterEngine, with_difference
 from gemlora.registry.models import Model
 from gemlora.registry.receiving import stored_file
@@ -82,7 +82,7 @@ class Adapters:
     async def open_file(self, adapter: Adapter, file_name: str) -> Path:
         """A local copy of one of the adapter's files, also while the other one is missing.
 
-        Raises `InvalidRequest` for another name, `AdapterIncomplete` if it was not uploaded yet, and
+        Raises `InvalidRequest` for another name, `AdapterNotReady` if it was not uploaded yet, and
         `AdapterInvalid` if it was damaged in the store.
         """
         if file_name not in FILE_NAMES:
@@ -90,7 +90,7 @@ class Adapters:
         held = adapter.files or adapter.pending
         blob = held.config_blob if file_name == CONFIG_FILE else held.weights_blob
         if blob is None:
-            raise AdapterIncomplete(f"Adapter {adapter.name} is missing {file_name}")
+            raise AdapterNotReady(f"Adapter {adapter.name} is missing {file_name}")
         return await in_thread(lambda: stored_file(self._objects, blob))
 
     async def remove(self, account_id: str, name_or_id: str) -> None:

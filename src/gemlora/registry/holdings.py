@@ -1,6 +1,6 @@
 """What of the registry belongs to an account and goes with it."""
 
-from gemlora.errors import InvalidRequest
+from gemlora.errors import StillNeeded
 from gemlora.registry.adapters import Adapters
 
 
@@ -11,10 +11,10 @@ class AdapterHoldings:
         self._adapters = adapters
 
     async def check(self, account_id: str) -> None:
-        """Raise `InvalidRequest` if the account published adapters, which every account may be using."""
+        """Raise `StillNeeded` if the account published adapters, which every account may be using."""
         public = [adapter.name for adapter in await self._adapters.list(account_id) if adapter.public]
         if public:
-            raise InvalidRequest(f"the account has public adapters, delete them first: {', '.join(public)}")
+            raise StillNeeded(f"the account has public adapters, delete them first: {', '.join(public)}")
 
     async def remove(self, account_id: str) -> None:
         """Remove all adapters of the account."""

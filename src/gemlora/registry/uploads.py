@@ -13,7 +13,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gemlora.errors import AdapterExists, AdapterIncomplete, AdapterInvalid, InvalidRequest, StorageFailed
+from gemlora.errors import (
+    AdapterExists,
+    AdapterIncomplete,
+    AdapterInvalid,
+    AdapterNotReady,
+    InvalidRequest,
+    StorageFailed,
+)
 from gemlora.registry.adapters import CONFIG_FILE, FILE_NAMES, MAX_CONFIG_BYTES, WEIGHTS_FILE
 from gemlora.registry.engine import AdapterEngine, with_difference
 from gemlora.registry.models import AdapterLimits, Model
@@ -129,11 +136,11 @@ class Uploads:
     async def publish(self, adapter: Adapter, owner_account_id: str, name: str) -> Adapter:
         """Put a ready adapter's content on the shelf, as an adapter of its own that belongs to the owner.
 
-        Raises `InvalidRequest` for the name, `AdapterExists` or `AdapterIncomplete`.
+        Raises `InvalidRequest` for the name, `AdapterExists` or `AdapterNotReady`.
         """
         published = self._new(owner_account_id, adapter.model, name, adapter.description, public=True)
         if adapter.files is None:
-            raise AdapterIncomplete(f"Adapter {adapter.name} is missing {CONFIG_FILE} or {WEIGHTS_FILE}")
+            raise AdapterNotReady(f"Adapter {adapter.name} is missing {CONFIG_FILE} or {WEIGHTS_FILE}")
         published = replace(published, files=adapter.files)
         await self._repository.add(published, still_stored=lambda: self._is_stored(published))
         return published

@@ -16,14 +16,21 @@ from structlog.typing import FilteringBoundLogger
 
 from gemlora.batches.records import Answer, Batch, BatchRequest, Claim, Progress
 from gemlora.batches.repository import BatchRepository
-from gemlora.errors import GemloraError, OutOfCapacity, RequestAborted, StorageFailed
+from gemlora.errors import OutOfCapacity, RequestAborted, StorageFailed
+
+LATER = (OutOfCapacity, StorageFailed, RequestAborted)
+"""What may work when it is tried again."""
 
 
 class Answering(Protocol):
     """Answers one request of a batch."""
 
     async def answer(self, account_id: str, model: str, inputs: dict[str, Any]) -> Answer:
-        """The answer, or why there can be none. Raises `OutOfCapacity` or `StorageFailed` if it may work later."""
+        """The answer, or why there can be none. Raises one of `LATER` if it may work later."""
+        ...
+
+    def failed(self, error: Exception) -> Answer:
+        """Instead of an answer, what the client may know of an error that nobody expected, once it is logged."""
         ...
 
 
@@ -87,9 +94,12 @@ class Batches:
         while True:
             try:
                 await self._answer(answering, await self._claimed())
-            except (OutOfCapacity, StorageFailed, RequestAborted) as error:
+                continue
+            except LATER as error:
                 self._log.info("batch waits", cause=type(error).__name__)
-                await asyncio.sleep(self._rules.pause_seconds)
+            except Exception as error:
+                self._log.error("batch waits after a defect", exc_info=error)
+            await asyncio.sleep(self._rules.pause_seconds)
 
     async def _claimed(self) -> Claim:
         """The next request, once there is one. Other servers add batches too, or die, so it looks now and then."""
@@ -115,14 +125,23 @@ class Batches:
         """Answer and save; what cannot be answered now goes back to where it waits."""
         self._held.append(claim)
         try:
-            answer = await answering.answer(claim.batch.account_id, claim.batch.model, claim.inputs)
-            await self._repository.save(claim, answer, self._now())
-        except GemloraError:
+            await self._settle(answering, claim)
+        except Exception:
+            self._held.remove(claim)
             with suppress(StorageFailed):
                 await self._repository.renew([claim], None)
-            self._held.remove(claim)
             raise
         self._held.remove(claim)
+
+    async def _settle(self, answering: Answering, claim: Claim) -> None:
+        """Save an answer, or that nobody expected what became of it: tried again, it would fail again."""
+        try:
+            answer = await answering.answer(claim.batch.account_id, claim.batch.model, claim.inputs)
+            await self._repository.save(claim, answer, self._now())
+        except LATER:
+            raise
+        except Exception as error:
+            await self._repository.save(claim, answering.failed(error), self._now())
 
     async def _keep(self) -> None:
         """Renew the claims in time, and delete batches that were kept for long enough."""
@@ -136,6 +155,8 @@ class Batches:
                     self._log.info("batches deleted", batches=discarded)
             except StorageFailed as error:
                 self._log.warning("batches not kept", cause=type(error.__cause__ or error).__name__)
+            except Exception as error:
+                self._log.error("batches not kept after a defect", exc_info=error)
             await asyncio.sleep(self._rules.claim_seconds / 3)
 
     def _expiry(self) -> datetime:

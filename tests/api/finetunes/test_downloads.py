@@ -56,7 +56,7 @@ class TestDownloading:
         missing = await client.get(f"{FINETUNES}/poet/finetune-assets/{WEIGHTS_FILE}")
 
         assert there.content == files[CONFIG_FILE]
-        assert refusal(missing)[:2] == (400, 3039)
+        assert refusal(missing)[:2] == (409, 3039)
 
     @pytest.mark.parametrize("name", ["manifest.json", "..%2Fadapter_config.json", "%00", "adapter_config.json%00"])
     async def test_other_files_are_refused(self, client: httpx.AsyncClient, files: dict[str, bytes], name: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.api.parts import ALICE, BOB, MODEL
-from tests.api.real_parts import DOCUMENTED, FINETUNES, RUN, SHELF, RealParts, ready, refusal, upload
+from tests.api.real_parts import DOCUMENTED, FINETUNES, RUN, SHELF, RealParts, create, ready, refusal, upload
 
 from gemlora.registry.adapters import CONFIG_FILE, WEIGHTS_FILE
 
@@ -121,6 +121,11 @@ class TestTheShelf:
         ]
 
         assert [refusal(response)[:2] for response in responses] == [(404, 3037)] * 3
+
+    async def test_an_incomplete_finetune_is_not_published(self, operator: httpx.AsyncClient) -> None:
+        await create(operator, "half", SHELF)
+
+        assert refusal(await operator.post(f"{SHELF}/half/publish", json={"name": "cf-public-half"}))[:2] == (409, 3039)
 
     @pytest.mark.parametrize(
         ("body", "code"),

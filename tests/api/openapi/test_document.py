@@ -88,7 +88,7 @@ def test_each_part_of_a_path_is_described(described: Any) -> None:
 
 
 def test_all_schemas_are_valid(described: Any) -> None:
-    assert described["openapi"] == "3.1.0"
+    assert described["openapi"] == "3.2.0"
     for schema in described["components"]["schemas"].values():
         jsonschema_rs.meta.validate(schema)
 
@@ -229,6 +229,45 @@ async def test_answers_of_every_shape_are_as_described(described: Any, text: str
         inner = answer["result"] if path == RUN else answer["choices"][0]
         inner["finish_reason"] = "bored"
         assert not schema.is_valid(answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "body"), [("text", {}), (f"{CALL}\n{SECOND}", {"tools": [WEATHER, TIME], "tool_choice": "required"})]
+)
+async def test_each_event_of_a_stream_is_as_described(described: Any, text: str, body: Any) -> None:
+    for path, chunk in ((RUN, "GeneratedChunk"), (CHAT, "ChatCompletionChunk")):
+        schema = validator(described, {"$ref": f"#/components/schemas/{chunk}"})
+        chunks = await Client(text).chunks(path, **body)
+        for one in chunks:
+            schema.validate(one)
+            assert not schema.is_valid({**one, "response": 5, "choices": 5})
+        last = chunks[-1]
+        (last if path == RUN else last["choices"][0])["finish_reason"] = "bored"
+        assert not schema.is_valid(last)
+
+
+ORIGINALS = (
+    "https://workers-binding.ai/run", "https://workers-binding.ai/run?version=3", "http://x:80/ai-gateway/run?lora=",
+    "https://x/run?version=3&lora=pirate&queueRequest=false", "https://x/run?lora=%70irate", "https://x/run?version=2",
+    "https://x/run?version=3&version=4", "https://x/run?lora=&version=", "https://x/run/", "https://x/ai/run",
+    "https://x/ai-api/models/search", "run", "",
+)  # fmt: skip
+
+
+async def test_the_original_urls_that_are_described_are_those_that_are_answered(
+    client: httpx.AsyncClient, described: Any
+) -> None:
+    place = "/client/v4/accounts/{account_id}/ai/run/proxy"
+    parameters = described["paths"][place]["post"]["parameters"]
+    (schema,) = (validator(described, one["schema"]) for one in parameters if one["name"] == "x-forwarded")
+    path, body = place.format(account_id="your-account-id"), {"inputs": {"prompt": "x"}}
+
+    answered = []
+    for url in ORIGINALS:
+        response = await client.post(path, json=body, headers={"x-forwarded": url, "cf-consn-model-id": MODEL})
+        assert schema.is_valid(url) is (response.status_code == 200), url
+        answered += [url] if response.status_code == 200 else []
+    assert len(answered) == 5
 
 
 class Finished:

@@ -1,6 +1,7 @@
 """Every constrained text ends as its grammar demands, whatever is drawn and however few tokens it may have."""
 
 import json
+import re
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -193,6 +194,22 @@ def test_control_tokens_never_come_even_if_the_grammar_names_them(vocabulary: Gr
 def test_what_is_no_grammar_is_refused_with_a_short_reason(vocabulary: GrammarVocabulary, grammar: str) -> None:
     with pytest.raises(ConstraintInvalid, match=r"The grammar cannot be used: .{3,500}$"):
         start(vocabulary, grammar, 50)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        ("(abc", "unclosed group, at character 1 of the pattern (abc"),
+        ("a(?=b)", "look-around, including look-ahead and look-behind, is not supported, at character 2 of"),
+        (r"^(a)\1$", r"backreferences are not supported, at character 5 of the pattern ^(a)\1$"),
+    ],
+)
+def test_of_a_pattern_that_is_refused_the_reason_and_the_place_are_told(
+    vocabulary: GrammarVocabulary, pattern: str, told: str
+) -> None:
+    schema = json.dumps({"type": "object", "properties": {"a": {"type": "string", "pattern": pattern}}})
+    with pytest.raises(ConstraintInvalid, match=re.escape(f"The grammar cannot be used: {told}")):
+        start(vocabulary, f"start: %json {schema}", 50)
 
 
 def test_a_grammar_larger_than_allowed_is_refused(vocabulary: GrammarVocabulary) -> None:

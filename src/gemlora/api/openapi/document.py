@@ -5,7 +5,17 @@ from importlib.metadata import version
 
 from gemlora.accounts.records import Scope
 from gemlora.api.authentication import PLACEHOLDER_ACCOUNT
-from gemlora.api.openapi import batches, failures, generation, models, openai, public, registry, shape_inputs
+from gemlora.api.openapi import (
+    batches,
+    failures,
+    generation,
+    models,
+    openai,
+    public,
+    registry,
+    shape_inputs,
+    streams,
+)
 from gemlora.api.openapi.operation import SCHEME, Operation, path
 from gemlora.api.openapi.shapes import Schema
 from gemlora.registry.models import Catalogue
@@ -14,7 +24,7 @@ SIGN_IN = "/client/v4/sign-in"
 ACCOUNT = "/client/v4/accounts/{account_id}"
 ACCOUNT_ID = path(
     "account_id",
-    {"type": "string", "pattern": f"^([0-9a-f]{{32}}|{PLACEHOLDER_ACCOUNT})$"},
+    {"type": "string", "pattern": f"^([0-9a-f]{{32}}|{PLACEHOLDER_ACCOUNT})$", "examples": [PLACEHOLDER_ACCOUNT]},
     f"An account; `{PLACEHOLDER_ACCOUNT}` stands for the token's.",
 )
 DESCRIPTION = """A Gemma base model with LoRA adapters behind the wire protocol of Workers AI.
@@ -36,15 +46,15 @@ def document(catalogue: Catalogue, page: Schema) -> Schema:
     open_to_all = public.operations() | {SIGN_IN: {"post": registry.sign_in()}}
     inputs = generation.run_inputs(page)
     return {
-        "openapi": "3.1.0",
+        "openapi": "3.2.0",
         "info": {"title": "gemlora", "version": version("gemlora"), "description": DESCRIPTION},
         "paths": _paths(authorised, authorised=True) | _paths(open_to_all, authorised=False),
         "components": {
             "schemas": {
                 "RunInputs": inputs,
                 "BindingInputs": _without_options(inputs),
-                **shape_inputs.SCHEMAS, **generation.SCHEMAS, **batches.SCHEMAS, **models.SCHEMAS, **openai.SCHEMAS,
-                **registry.SCHEMAS, **failures.SCHEMAS,
+                **shape_inputs.SCHEMAS, **generation.SCHEMAS, **streams.SCHEMAS, **batches.SCHEMAS,
+                **models.SCHEMAS, **openai.SCHEMAS, **registry.SCHEMAS, **failures.SCHEMAS,
             },
             "securitySchemes": {SCHEME: {"type": "http", "scheme": "bearer"}},
         },

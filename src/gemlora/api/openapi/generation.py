@@ -164,15 +164,4 @@ RUN_HEADERS: Schema = {
 }
 
 
-def generated(schema: Schema, headers: Schema = ANSWER_HEADERS) -> dict[str, Schema]:
-    """The answer, whole or as a stream."""
-    stream = {
-        **TEXT,
-        "description": "Server-sent events, the last of which is `[DONE]`: text piece by piece, also that of JSON; "
-        "each call once it is complete.",
-    }
-    content = {"application/json": {"schema": schema}, "text/event-stream": {"schema": stream}}
-    return {"200": {"description": "The answer.", "headers": headers, "content": content}}
-
-
 SCHEMAS: dict[str, Schema] = {"Generated": RESULT}

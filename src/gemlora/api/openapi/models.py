@@ -3,13 +3,15 @@
 import re
 
 from gemlora.api import models as model_routes
+from gemlora.api.batches import QUEUE
 from gemlora.api.binding import VERSION
 from gemlora.api.envelope import Form
 from gemlora.api.openapi.batches import QUEUED, with_batches
 from gemlora.api.openapi.failures import GENERATING, READING
-from gemlora.api.openapi.generation import OPTIONS, RUN_HEADERS, generated
+from gemlora.api.openapi.generation import OPTIONS, RUN_HEADERS
 from gemlora.api.openapi.operation import Operation, answer, header, path, query, whole_number
 from gemlora.api.openapi.shapes import COUNT, TEXT, UUID, Schema, enveloped, json_content, members, ref, sequence
+from gemlora.api.openapi.streams import generated
 from gemlora.errors import BatchNotFound, ClientTooOld, ModelNotFound
 
 _PAGE = (
@@ -27,7 +29,7 @@ _RUNNING = GENERATING | {BatchNotFound}
 SCHEMAS: dict[str, Schema] = {
     "RunResult": {"anyOf": [ref("Generated"), ref("BatchState"), ref("BatchAnswers")]},
     "Task": members({"id": UUID, "name": TEXT, "description": TEXT}),
-    "Model": members({
+    "CatalogueModel": members({
         "id": UUID, "source": {"const": model_routes.SOURCE}, "name": TEXT, "description": TEXT, "task": ref("Task"),
         "tags": sequence(TEXT), "properties": sequence(members({"property_id": TEXT, "value": TEXT})),
     }),
@@ -39,7 +41,7 @@ _UNKNOWN_ORIGINAL: dict[str, Schema] = {
 
 
 def _searched() -> dict[str, Schema]:
-    return answer(enveloped(sequence(ref("Model")), _INFO))
+    return answer(enveloped(sequence(ref("CatalogueModel")), _INFO))
 
 
 def of_account(names: list[str]) -> dict[str, dict[str, Operation]]:
@@ -50,8 +52,9 @@ def of_account(names: list[str]) -> dict[str, dict[str, Operation]]:
     return {
         "/run/{model}": {
             "post": Operation(
-                "Generate text, at once or in a batch", generated(enveloped(ref("RunResult")), RUN_HEADERS), _RUNNING,
-                Form.REST, json_content(with_batches(ref("RunInputs"), {"options": OPTIONS})),
+                "Generate text, at once or in a batch",
+                generated(enveloped(ref("RunResult")), "GeneratedChunk", RUN_HEADERS), _RUNNING, Form.REST,
+                json_content(with_batches(ref("RunInputs"), {"options": OPTIONS})),
                 (path("model", named, "Its slashes percent-encoded or not."), _LORA, QUEUED),
             )
         },
@@ -93,15 +96,21 @@ def _binding(names: list[str], parameters: tuple[Schema, ...]) -> Operation:
     model = header("cf-consn-model-id", {"type": "string", "pattern": pattern}, "The model.", required=True)
     body = members({"inputs": with_batches(ref("BindingInputs"))}, {"options": OPTIONS})
     return Operation(
-        "`env.AI.run`", generated(ref("RunResult"), RUN_HEADERS), _RUNNING | {ClientTooOld}, Form.BINDING,
-        json_content(body), (*parameters, model),
+        "`env.AI.run`", generated(ref("RunResult"), "GeneratedChunk", RUN_HEADERS), _RUNNING | {ClientTooOld},
+        Form.BINDING, json_content(body), (*parameters, model),
     )  # fmt: skip
 
 
+_VALUE = "([A-Za-z0-9_.~@:/+-]|%[0-9A-F]{2})*"
+_ORIGINALS = {
+    "post": ("/(ai-gateway/)?run", f"(version={VERSION}|(lora|{QUEUE})={_VALUE})"),
+    "get": ("/ai-api/models/search", f"((page|per_page)=[1-9][0-9]{{0,2}}|(search|task|author|source)={_VALUE})"),
+}
+"""By method, which paths and parameters the original URL may have."""
+
+
 def _original(method: str) -> Schema:
-    paths = {
-        "post": "/(ai-gateway/)?run([?]version=3)?",
-        "get": "/ai-api/models/search",
-    }
-    pattern = f"^https?://[a-z0-9.-]+{paths[method]}$"
-    return header("x-forwarded", {"type": "string", "pattern": pattern}, "The original URL.", required=True)
+    place, parameter = _ORIGINALS[method]
+    pattern = f"^https?://[A-Za-z0-9.:-]+{place}([?]{parameter}(&{parameter})*)?$"
+    text = "The original URL. Its parameters mean what they mean there; others are ignored."
+    return header("x-forwarded", {"type": "string", "pattern": pattern}, text, required=True)

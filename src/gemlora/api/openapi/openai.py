@@ -3,7 +3,15 @@
 from gemlora.api.envelope import Form
 from gemlora.api.openai_inputs import HIGHEST_TOP_K, LONGEST_MODEL, MOST_CHOICES, UNSUPPORTED
 from gemlora.api.openapi.failures import GENERATING
-from gemlora.api.openapi.generation import CALL_MEMBERS, FINISH_REASON, PART, STOP, TEXT_ENDS, USAGE, generated
+from gemlora.api.openapi.generation import (
+    ANSWER_HEADERS,
+    CALL_MEMBERS,
+    FINISH_REASON,
+    PART,
+    STOP,
+    TEXT_ENDS,
+    USAGE,
+)
 from gemlora.api.openapi.operation import Operation, answer, path
 from gemlora.api.openapi.shape_inputs import SHAPE_MEMBERS, SHAPE_RULES
 from gemlora.api.openapi.shapes import (
@@ -19,6 +27,7 @@ from gemlora.api.openapi.shapes import (
     ref,
     sequence,
 )
+from gemlora.api.openapi.streams import generated
 from gemlora.errors import ModelNotFound
 
 EMPTY: Schema = {"enum": [None, False, 0, "", [], {}], "description": "Not supported: nothing may be asked for."}
@@ -103,8 +112,12 @@ def _body(required: dict[str, Schema], optional: dict[str, Schema]) -> Schema:
 
 def model_name(names: list[str]) -> Schema:
     """A model, perhaps with an adapter behind a colon."""
-    pattern = "^(" + "|".join(name.replace(".", r"\.") for name in names) + ")(:.*)?$"
-    return {**TEXT, "maxLength": LONGEST_MODEL, "pattern": pattern}
+    return {**TEXT, "maxLength": LONGEST_MODEL, "pattern": f"^({_alternatives(names)})(:.*)?$"}
+
+
+def _alternatives(names: list[str]) -> str:
+    """In a pattern. ECMAScript knows fewer escapes than Python writes."""
+    return "|".join(name.replace(".", r"\.") for name in names)
 
 
 def operations(names: list[str]) -> dict[str, dict[str, Operation]]:
@@ -114,12 +127,18 @@ def operations(names: list[str]) -> dict[str, dict[str, Operation]]:
         f"/{path}": {
             "post": Operation(
                 f"A {path.rstrip('s').replace('/', ' ')}, whole or as a stream",
-                generated(ref(name)), GENERATING, Form.OPENAI, json_content(build(model_name(names))),
+                generated(ref(name), f"{name}Chunk", ANSWER_HEADERS), GENERATING, Form.OPENAI,
+                json_content(build(model_name(names))),
             )
         }
         for path, (name, build) in completed.items()
     }  # fmt: skip
-    one = path("model", model_name(names), "Its name, perhaps with an adapter behind a colon.")
+    with_adapter = {**TEXT, "pattern": f"^({_alternatives(names)}):.*$"}
+    one = path(
+        "model",
+        {"anyOf": [one_of(*names), with_adapter], "examples": names},
+        "Its name, perhaps with an adapter behind a colon.",
+    )
     listed = members({"object": {"const": "list"}, "data": sequence(ref("OpenAIModel"))})
     return posts | {
         "/models": {"get": Operation("All models", answer(listed), form=Form.OPENAI)},

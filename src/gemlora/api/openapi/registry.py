@@ -23,11 +23,12 @@ from gemlora.api.openapi.shapes import (
 from gemlora.errors import (
     AccountNotFound,
     AdapterExists,
-    AdapterIncomplete,
     AdapterInvalid,
     AdapterNotFound,
+    AdapterNotReady,
     ChangeFailed,
     ModelNotFound,
+    StillNeeded,
     TokenNotFound,
     TooManyAdapters,
 )
@@ -49,6 +50,7 @@ PUBLIC_NAME: Schema = {
     "not": {"const": BARE_BASE},
     "description": f"{NAME['description']} Free on the shelf. `{BARE_BASE}` is never free.",
 }
+NEW_NAME: Schema = {"anyOf": [OWN_NAME, PUBLIC_NAME], "description": "As the finetune is, own or public."}
 HEX: Schema = {"type": "string", "pattern": "^[0-9a-f]+$"}
 CHANGING: Errors = frozenset({ChangeFailed})
 
@@ -145,7 +147,7 @@ def finetunes(model: Schema) -> dict[str, dict[str, Operation]]:
     download = Operation(
         "Download one file of an own finetune",
         {"200": {"description": "The file.", "content": files}, "304": {"description": "The client has it."}},
-        READING | found | {AdapterIncomplete, AdapterInvalid},
+        READING | found | {AdapterNotReady, AdapterInvalid},
         parameters=(FINETUNE, FILE_NAME, etag), scope=read,
     )  # fmt: skip
     return {
@@ -170,7 +172,7 @@ def finetunes(model: Schema) -> dict[str, dict[str, Operation]]:
             "patch": Operation(
                 "Rename an own finetune", answer(enveloped(ref("Finetune"))),
                 WITH_BODY | CHANGING | found | {AdapterExists},
-                body=json_content(members({"name": OWN_NAME})), parameters=(FINETUNE,), scope=write,
+                body=json_content(members({"name": NEW_NAME})), parameters=(FINETUNE,), scope=write,
             ),
             "delete": Operation(
                 "Delete a finetune", answer(enveloped(_ID)), found | CHANGING, parameters=(FINETUNE,), scope=write
@@ -186,7 +188,7 @@ def finetunes(model: Schema) -> dict[str, dict[str, Operation]]:
         "/{finetune}/publish": {
             "post": Operation(
                 "Put a copy on the shelf", answer(enveloped(ref("FinetuneDetails"))),
-                WITH_BODY | CHANGING | found | {AdapterIncomplete, AdapterInvalid, AdapterExists},
+                WITH_BODY | CHANGING | found | {AdapterNotReady, AdapterInvalid, AdapterExists},
                 body=json_content(members({"name": PUBLIC_NAME})), parameters=(FINETUNE,), scope=Scope.ADMIN,
             )
         },
@@ -233,7 +235,8 @@ def accounts() -> dict[str, dict[str, Operation]]:
         "/accounts/{account_id}": {
             "get": Operation("One account", answer(enveloped(ref("Account"))), found),
             "delete": Operation(
-                "Delete an account with its tokens and finetunes", answer(enveloped(_ID)), READING | found | CHANGING
+                "Delete an account with its tokens and finetunes", answer(enveloped(_ID)),
+                found | CHANGING | {StillNeeded},
             ),
         },
         "/accounts/{account_id}/tokens": {
@@ -248,7 +251,7 @@ def accounts() -> dict[str, dict[str, Operation]]:
         },
         "/accounts/{account_id}/tokens/{token_id}": {
             "delete": Operation(
-                "Revoke a token", answer(enveloped(_ID)), READING | found | CHANGING | {TokenNotFound},
+                "Revoke a token", answer(enveloped(_ID)), found | CHANGING | {TokenNotFound, StillNeeded},
                 parameters=(TOKEN_ID,),
             )
         },

@@ -69,18 +69,14 @@ SHAPE_MEMBERS: dict[str, Schema] = {
     },
     "tool_choice": ref("ToolChoice"),
     "parallel_tool_calls": {
-        "description": "With tools a boolean: false is one call at most. Null is true, up to `max_tool_calls` of the "
-        "server's settings."
+        **or_null(BOOLEAN),
+        "description": "False is one call at most. Null is true, up to `max_tool_calls` of the server's settings.",
     },
 }
 """Members of a body that may have tools."""
 
 SHAPE_RULES: Schema = {
     "if": {"required": ["tools"], "properties": {"tools": sequence({}, minItems=1)}},
-    "then": {
-        "if": {"required": ["tool_choice"], "properties": {"tool_choice": _chosen(NO_CALL)}},
-        "else": {"properties": {"parallel_tool_calls": or_null(BOOLEAN)}},
-    },
     "else": {"properties": {"tool_choice": {"anyOf": [NULL, _chosen(FREE_CHOICE, NO_CALL)]}}},
 }
 """What these members demand of each other: no call can be demanded without tools."""

@@ -1,5 +1,8 @@
 """Grammars become matchers, within bounds; what is wrong with one is said in a text that a client may read."""
 
+import re
+from typing import Final
+
 from llguidance import LLMatcher, LLParserLimits
 
 from gemlora.engines.constraints.vocabulary import GrammarVocabulary
@@ -7,6 +10,12 @@ from gemlora.errors import ConstraintInvalid
 
 LONGEST_REASON = 500
 """Characters of the library's explanation that are passed on."""
+
+INDENTATION = "    "
+PATTERN_ERROR: Final = re.compile(
+    rf"regex parse error:\n{INDENTATION}(?P<pattern>.*)\n(?P<before> +)\^+\nerror: (?P<why>.*)"
+)
+"""What the library says of a regular expression: the expression, marks below what is wrong, and why it is."""
 
 
 def compile_grammar(grammar: str, vocabulary: GrammarVocabulary, symbols: int) -> LLMatcher:
@@ -25,6 +34,11 @@ def compile_grammar(grammar: str, vocabulary: GrammarVocabulary, symbols: int) -
 
 
 def reason(text: str) -> str:
-    """The first line of an explanation, or what fits of it."""
-    first = text.strip().split("\n", 1)[0]
-    return f"The grammar cannot be used: {first[:LONGEST_REASON]}"
+    """What fits of an explanation: what is wrong where in which pattern, else its first line."""
+    wrong = PATTERN_ERROR.search(text)
+    if wrong is not None:
+        place = len(wrong["before"]) - len(INDENTATION) + 1
+        said = f"{wrong['why']}, at character {place} of the pattern {wrong['pattern']}"
+    else:
+        said = text.strip().split("\n", 1)[0]
+    return f"The grammar cannot be used: {said[:LONGEST_REASON]}"
