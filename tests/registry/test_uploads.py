@@ -14,9 +14,9 @@ from tests.registry.conftest import ALICE, BOB, Registry, add_accounts, make_reg
 from tests.registry.peft_folder import MODEL, PeftFolder, config, raw, tensors
 
 from gemlora.errors import (
-    AdapterNotReady,
     AdapterInvalid,
     AdapterNotFound,
+    AdapterNotReady,
     EngineFailed,
     GemloraError,
     InvalidRequest,
