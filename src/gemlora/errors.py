@@ -25,6 +25,7 @@ GemloraError
 ├── EngineFailed              the engine could not finish this one request
 ├── WeightsInvalid            a checkpoint that cannot be served
 ├── SettingsInvalid
+├── EvaluationInvalid         cases, a scorer or judgements that an evaluation cannot use
 ├── ServerRefused             the server that a command asked said no
 │   └── ServerUnreachable     … or did not answer
 └── StorageFailed             the database or object store did not do what was asked
@@ -155,6 +156,10 @@ class WeightsInvalid(GemloraError):
 
 class SettingsInvalid(GemloraError):
     """One or more settings are wrong; the text lists all of them."""
+
+
+class EvaluationInvalid(GemloraError):
+    """Cases, a scorer or judgements that an evaluation cannot use; the text says where and why."""
 
 
 class ServerRefused(GemloraError):

@@ -143,7 +143,7 @@ async def open_application(
         records = await stack.enter_async_context(open_records(settings, ServingEngine(engine, log)))
         access = await records.prepare()
         tokenizer = await backend.ready()
-        model = _model(settings, Base.of(engine.facts))
+        model = model_of(settings, Base.of(engine.facts))
         await records.adapter_rows.record_base(model.name, model.base, datetime.now(UTC))
         collecting = asyncio.create_task(_collect(records.adapters, settings.collect_seconds, log))
         stack.push_async_callback(_end, collecting)
@@ -222,7 +222,7 @@ async def open_engine(settings: Settings, progress: Progress, log: FilteringBoun
     async with starting_backend(settings, progress) as backend:
         await backend.ready()
         engine = backend.engine
-        yield Served(ServingEngine(engine, log), _model(settings, Base.of(engine.facts)))
+        yield Served(ServingEngine(engine, log), model_of(settings, Base.of(engine.facts)))
 
 
 async def _collect(adapters: Adapters, seconds: float, log: FilteringBoundLogger) -> None:
@@ -265,7 +265,8 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _model(settings: Settings, base: Base) -> Model:
+def model_of(settings: Settings, base: Base) -> Model:
+    """What the settings call the base that is served."""
     weights = "fake" if settings.engine == "fake" else settings.weights
     limits = AdapterLimits(settings.max_adapter_rank, settings.max_adapter_bytes, settings.max_adapters or None)
     return served_model(settings.model, weights, base, limits, settings.default_adapter)
