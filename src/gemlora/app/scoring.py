@@ -56,11 +56,11 @@ class AnswerReader:
         """The adapters of these names, None for the base. Raises what `Adapters.resolve` raises, and
         `EvaluationInvalid` if a server last served the data folder with another base.
         """
-        last = await records.adapter_rows.find_base(self._model.name)
-        if last is not None and last.digest != self._model.base.digest:
+        last, base = await records.adapter_rows.find_base(self._model.name), self._model.base
+        if last is not None and (last.digest, last.quantization) != (base.digest, base.quantization):
             raise EvaluationInvalid(
-                f"The server last had {last.name} ({last.quantization}), and this command has {self._model.base.name} "
-                f"({self._model.base.quantization}): give it the same weights and quantize"
+                f"The server last had {last.name} ({last.quantization}), and this command has {base.name} "
+                f"({base.quantization}): give it the same weights and quantize"
             )
         return [
             None

@@ -16,6 +16,7 @@ COMMANDS = {
     "accounts": "List, create and delete accounts.",
     "tokens": "List, create and revoke tokens.",
     "models": "Get checkpoints.",
+    "evaluate": "Compare adapters with the base on cases of your own.",
     "worker": "Workers that run on your machine, with gemlora behind env.AI.",
 }
 

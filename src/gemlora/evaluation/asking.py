@@ -106,6 +106,11 @@ class Asked:
         """Tokens of all answers."""
         return sum(answer.completion_tokens for row in self.answers for answer in row)
 
+    @property
+    def rate(self) -> float:
+        """Tokens of a second, of all requests together."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
 
 class Asker:
     """Asks one server. `client` is connected to an account's `…/ai/`, with its token."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import exp
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from gemlora.evaluation.asking import Answer, Asked, Contender
 from gemlora.evaluation.cases import Cases
 from gemlora.evaluation.judgements import Judged
 from gemlora.evaluation.scorers import Scorer
-from gemlora.evaluation.statistics import Bootstrap, Difference, Interval, Numbers, compare
+from gemlora.evaluation.statistics import Bootstrap, Difference, Interval, Numbers, Verdict, compare
 
 JSON_VERSION = 1
+NATS = "nats per token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +53,21 @@ class Finding:
     difference: Difference | None
 
     @property
-    def sentence(self) -> str | None:
-        """The verdict, for people."""
-        if self.difference is None:
+    def perplexity(self) -> Interval | None:
+        """e to the mean, for likelihoods."""
+        if self.mean is None or self.measure.unit != NATS:
             return None
+        return Interval(*(exp(number) for number in (self.mean.value, self.mean.low, self.mean.high)))
+
+    @property
+    def sentence(self) -> str:
+        """The verdict, for people; empty where nothing is compared."""
+        if self.difference is None:
+            return ""
         name, other, measure = self.contender.label, self.reference.label, self.measure.name
         mean = shown_interval(self.difference.mean, signed=True)
         counts = f"{self.difference.won} won, {self.difference.tied} tied, {self.difference.lost} lost"
-        if self.difference.verdict == "no difference shown":
+        if self.difference.verdict is Verdict.NOT_SHOWN:
             return f"{name} and {other}: no difference shown in {measure}: {mean}; {counts}."
         return f"{name} is {self.difference.verdict} than {other} in {measure}: {mean}; {counts}."
 
@@ -157,6 +166,7 @@ def _finding_json(finding: Finding) -> dict[str, Any]:
         "contender": finding.contender.label,
         "scored": finding.scored,
         "mean": finding.mean and asdict(finding.mean),
+        "perplexity": finding.perplexity and asdict(finding.perplexity),
         "difference": finding.difference and asdict(finding.difference),
     }
 
