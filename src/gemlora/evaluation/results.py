@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import exp
+from math import exp, floor, log10
 from typing import Any
 
 import numpy as np
@@ -129,8 +129,10 @@ def as_json(evaluation: Evaluation | None, judgements: Sequence[Judged]) -> dict
 
 
 def shown_number(number: float, *, signed: bool = False) -> str:
-    """With three decimals."""
-    return f"{number:+.3f}" if signed else f"{number:.3f}"
+    """With three decimals, or four digits if they are more; nothing has a sign where nothing is left to see."""
+    places = max(0, min(3, 3 - floor(log10(abs(number))))) if number else 3
+    text = f"{number:+.{places}f}" if signed else f"{number:.{places}f}"
+    return text if float(text) else text.lstrip("+-")
 
 
 def shown_interval(interval: Interval, *, signed: bool = False) -> str:

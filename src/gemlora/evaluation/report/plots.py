@@ -11,15 +11,15 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from gemlora.evaluation.report.elements import element
-from gemlora.evaluation.results import Finding, Measure, shown_interval
+from gemlora.evaluation.results import Finding, Measure, shown_interval, shown_number
 from gemlora.evaluation.statistics import Interval, Numbers
 
 WIDTH = 340
 MARGIN = 14
 ROW = 40
 AXIS = 26
-BARS = 11
-"""Odd, so that the middle one stands at 0."""
+BARS = 10
+"""And one more in the middle, at 0, if there are ties."""
 BARS_HEIGHT = 110
 LONGEST_LABEL = 26
 COLOURS = 6
@@ -62,17 +62,18 @@ def differences_plot(measure: Measure, column: int, label: str) -> Element:
     both = measure.complete(0, column)
     differences = measure.values[both, column] - measure.values[both, 0]
     largest = float(np.abs(differences).max()) or 1.0
-    half = largest * BARS / (BARS - 1)  # the outermost bars have the largest differences in their middle
-    counts, edges = np.histogram(differences, BARS, (-half, half))
+    bars = BARS + 1 if (differences == 0).any() else BARS
+    half = largest * bars / BARS
+    counts, edges = np.histogram(differences, bars, (-half, half))
     scale = Scale(-half, half)
     highest = int(counts.max())
-    bars = [
+    drawn = [
         part
         for count, left, right in zip(counts.tolist(), edges[:-1], edges[1:], strict=True)
         for part in _bar(count, highest, scale, float(left), float(right), measure.lower_is_better)
     ]
     described = f"{label}: differences of {len(both)} cases in {measure.name}, {_outcome(differences, measure)}"
-    return _plot(described, BARS_HEIGHT + AXIS + 14, [*_axis(scale, BARS_HEIGHT + 14), *bars])
+    return _plot(described, BARS_HEIGHT + AXIS + 14, [*_axis(scale, BARS_HEIGHT + 14), *drawn])
 
 
 def _mean_row(row: int, finding: Finding, mean: Interval, scale: Scale) -> list[Element]:
@@ -83,7 +84,7 @@ def _mean_row(row: int, finding: Finding, mean: Interval, scale: Scale) -> list[
     short = label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
     return [
         element("text", short, x=MARGIN, y=top + 14),
-        element("text", f"{mean.value:.3f}", x=WIDTH - MARGIN, y=top + 14, text_anchor="end", class_="number"),
+        element("text", shown_number(mean.value), x=WIDTH - MARGIN, y=top + 14, text_anchor="end", class_="number"),
         element("line", x1=scale.place(mean.low), x2=scale.place(mean.high), y1=middle, y2=middle, class_=colour),
         *(
             element("line", x1=scale.place(end), x2=scale.place(end), y1=middle - 5, y2=middle + 5, class_=colour)
@@ -96,7 +97,8 @@ def _mean_row(row: int, finding: Finding, mean: Interval, scale: Scale) -> list[
 def _bar(count: int, highest: int, scale: Scale, left: float, right: float, lower_is_better: bool) -> list[Element]:
     if not count:
         return []
-    kind = "tied" if left < 0 < right else "won" if (left > 0) != lower_is_better else "lost"
+    nothing = (right - left) / 4
+    kind = "tied" if left < -nothing and right > nothing else "won" if (right > nothing) != lower_is_better else "lost"
     height = max(2.0, round(BARS_HEIGHT * count / highest, 1))
     x, width = scale.place(left) + 1, scale.place(right) - scale.place(left) - 2
     top = BARS_HEIGHT + 14 - height
