@@ -77,8 +77,6 @@ def targets(server: RunningServer) -> dict[str, tuple[object, ...]]:
 def test_a_running_server_answers_for_the_base_and_an_adapter(
     gemlora: Command, server: RunningServer, tmp_path: Path, target: str
 ) -> None:
-    before = server.metric("gemlora_requests_total")
-
     done = gemlora(
         "evaluate", written(tmp_path), "--adapter", "poet", "--scorer", "f1", "--scorer", "json",
         "--json", "result.json", "--report", "report.html", "--max-tokens", 5, *targets(server)[target],
@@ -98,8 +96,7 @@ def test_a_running_server_answers_for_the_base_and_an_adapter(
     assert re.fullmatch("poet@[0-9a-f]{64}", result["facts"]["Answers of poet"])
     assert result["facts"]["Answers"].startswith("14 of 14, 16 requests at once")
     assert "question 6" in (tmp_path / "report.html").read_text()
-    assert server.metric("gemlora_requests_total") > before
-    assert server.command_line("tokens", "list", "--json").stdout.count('"command line"') == 1  # that of this command
+    assert '"command line"' not in server.command_line("tokens", "list", "--json").stdout  # it was given back
 
 
 def test_without_a_server_there_is_one_for_the_evaluation(gemlora: Command, tmp_path: Path) -> None:
