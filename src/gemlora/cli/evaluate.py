@@ -41,7 +41,7 @@ def evaluate(
         list[str] | None, typer.Option(metavar="NAME", help="Adapter to evaluate; may be repeated.", show_default=False)
     ] = None,
     base: Annotated[
-        bool, typer.Option("--base/--no-base", help="Whether to compare with the base; else with the first adapter.")
+        bool, typer.Option("--base/--no-base", help="Compare with the base; --no-base: with the first adapter.")
     ] = True,
     scorer: Annotated[
         list[str] | None,
