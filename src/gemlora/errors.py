@@ -29,6 +29,7 @@ GemloraError
 ├── SettingsInvalid
 ├── TrainingDataInvalid       examples that cannot be learnt
 ├── TrainingRefused           a training that cannot start, or go on where it stopped
+├── EvaluationInvalid         cases, a scorer or judgements that an evaluation cannot use
 ├── ServerRefused             the server that a command asked said no
 │   └── ServerUnreachable     … or did not answer
 └── StorageFailed             the database or object store did not do what was asked
@@ -175,6 +176,10 @@ class TrainingDataInvalid(GemloraError):
 
 class TrainingRefused(GemloraError):
     """A training cannot start, or cannot go on from what the folder holds."""
+
+
+class EvaluationInvalid(GemloraError):
+    """Cases, a scorer or judgements that an evaluation cannot use; the text says where and why."""
 
 
 class ServerRefused(GemloraError):

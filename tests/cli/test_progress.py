@@ -37,6 +37,20 @@ def test_a_terminal_gets_a_bar_that_ends_full() -> None:
     assert "4.0/4.0 MB" in screen.getvalue()
 
 
+def test_what_is_counted_has_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = io.StringIO()
+    with (
+        ProgressBar(counts="answers") as plain,
+        ProgressBar(Console(file=screen, force_terminal=True, width=100), counts="answers") as bar,
+    ):
+        for progress in (plain, bar):
+            progress("Asking for", 0, 40)
+            progress("Asking for", 40, 40)
+
+    assert capsys.readouterr().err == "Asking for 40 answers\n"
+    assert "40/40" in screen.getvalue()
+
+
 def test_closing_twice_is_fine() -> None:
     progress = ProgressBar(Console(file=io.StringIO(), force_terminal=True))
     progress("Converting", 1, 2)

@@ -146,7 +146,7 @@ async def open_application(
         records = await stack.enter_async_context(open_records(settings, ServingEngine(engine, log)))
         access = await records.prepare()
         tokenizer = await backend.ready()
-        model = _model(settings, Base.of(engine.facts))
+        model = model_of(settings, Base.of(engine.facts))
         await records.adapter_rows.record_base(model.name, model.base, datetime.now(UTC))
         shelf = StarterShelf(records.adapter_rows, records.uploads, shipped_adapters(), log)
         await shelf.stock(access.account_id, model)
@@ -228,7 +228,7 @@ async def open_engine(settings: Settings, progress: Progress, log: FilteringBoun
     async with starting_backend(settings, progress) as backend:
         await backend.ready()
         engine = backend.engine
-        yield Served(ServingEngine(engine, log), _model(settings, Base.of(engine.facts)))
+        yield Served(ServingEngine(engine, log), model_of(settings, Base.of(engine.facts)))
 
 
 async def _collect(adapters: Adapters, seconds: float, log: FilteringBoundLogger) -> None:
@@ -277,7 +277,8 @@ async def _default_adapter(settings: Settings, model: Model, shelf: StarterShelf
     return None if settings.default_adapter in ("", BARE_BASE) else DefaultAdapter(settings.default_adapter)
 
 
-def _model(settings: Settings, base: Base) -> Model:
+def model_of(settings: Settings, base: Base) -> Model:
+    """What the settings call the base that is served."""
     weights = "fake" if settings.engine == "fake" else settings.weights
     limits = AdapterLimits(settings.max_adapter_rank, settings.max_adapter_bytes, settings.max_adapters or None)
     return served_model(settings.model, weights, base, limits)

@@ -78,7 +78,7 @@ def _cpu_backend(settings: Settings, progress: Progress) -> Backend:
     from gemlora.engines.cpu.options import CpuOptions
     from gemlora.engines.cpu.weights.folder import Summary
 
-    folder = _packed_folder(settings, progress)
+    folder = packed_folder(settings, progress)
     options = CpuOptions(
         model=str(folder),
         threads=settings.threads,
@@ -102,7 +102,8 @@ def _cpu_backend(settings: Settings, progress: Progress) -> Backend:
     return Backend(CpuEngine(options), lambda: Tokenizer.load(folder / Summary.read(folder).tokenizer))
 
 
-def _packed_folder(settings: Settings, progress: Progress) -> Path:
+def packed_folder(settings: Settings, progress: Progress) -> Path:
+    """The weights in the packed layout, converted now if they were not."""
     from gemlora.engines.cpu.weights.prepare import prepare
 
     hub_token = settings.hub_token.get_secret_value() if settings.hub_token else None

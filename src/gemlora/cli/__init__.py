@@ -17,6 +17,7 @@ COMMANDS = {
     "tokens": "List, create and revoke tokens.",
     "models": "Get checkpoints.",
     "train": "Train an adapter from examples.",
+    "evaluate": "Compare adapters with the base on cases of your own.",
     "worker": "Workers that run on your machine, with gemlora behind env.AI.",
 }
 

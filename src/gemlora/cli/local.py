@@ -6,27 +6,38 @@ leaves its memory. The rest is read and written beside it.
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, closing, contextmanager
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from httpx2 import ASGITransport, AsyncClient
 
 from gemlora.accounts.records import NewToken, Scope
+from gemlora.accounts.service import LENT_FOR
 from gemlora.api.accounts import account_body, token_body
 from gemlora.api.finetunes import finetune_body
-from gemlora.app.application import Records, open_engine, open_records
+from gemlora.app.application import Records, open_application, open_engine, open_records
+from gemlora.app.backend import starting_backend
 from gemlora.cli.remote import RemoteTarget
 from gemlora.cli.targets import Record, Target
 from gemlora.cli.transfers import CHUNK, downloading, opened, write_download
 from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.errors import AdapterNotFound, ServerUnreachable
+from gemlora.evaluation.asking import account_client
 from gemlora.settings import Settings
 from gemlora.storage.data import DataFolder
 from gemlora.storage.servers import find_server
 from gemlora.telemetry.logs import create_logger
 
+if TYPE_CHECKING:
+    from gemlora.app.scoring import Exchange, Likelihood
+
 T = TypeVar("T")
+
+CONVERSATION_FOR = timedelta(days=7)
+"""Longer than any evaluation takes."""
 
 
 class LocalTarget:
@@ -35,6 +46,7 @@ class LocalTarget:
     def __init__(self, settings: Settings, account: str | None) -> None:
         self._settings = settings
         self._account = account
+        self.model = settings.model
 
     def list_adapters(self) -> list[Record]:
         """See `Target`."""
@@ -95,6 +107,31 @@ class LocalTarget:
             account_id = await self._prepare_account(records)
             adapter = await records.adapters.find(account_id, name)
             return finetune_body(await records.uploads.publish(adapter, account_id, public_name))
+
+        return self._run(work)
+
+    def converse(self, work: Callable[[AsyncClient], Awaitable[T]], progress: Progress) -> T:
+        """See `Target`. Without a running server there is one in this process, for this work alone."""
+        with self._server(CONVERSATION_FOR) as server:
+            if server is not None:
+                return server.converse(work, progress)
+        return asyncio.run(self._converse(work, progress))
+
+    def likelihoods(
+        self,
+        exchanges: "Sequence[Exchange]",
+        adapters: Sequence[str | None],
+        progress: Progress,
+        counted: Callable[[int, int], None],
+    ) -> "list[list[Likelihood]]":
+        """See `Target`. They are computed in this process, also while a server runs."""
+        from gemlora.app.scoring import open_reader
+
+        reader = open_reader(self._settings, progress)
+
+        async def work(records: Records) -> "list[list[Likelihood]]":
+            loaded = await reader.adapters(records, await self._prepare_account(records), adapters)
+            return reader.likelihoods(exchanges, loaded, counted)
 
         return self._run(work)
 
@@ -164,18 +201,14 @@ class LocalTarget:
         self._run(here)
 
     @contextmanager
-    def _server(self) -> Iterator[Target | None]:
+    def _server(self, duration: timedelta = LENT_FOR) -> Iterator[Target | None]:
         """The server that runs on the folder, asked with a token that ends with the block; None if there is none."""
         running = find_server(DataFolder(self._settings.data_dir.absolute()).servers)
         if running is None:
             yield None
             return
 
-        async def lend(records: Records) -> tuple[str, NewToken]:
-            account_id = await self._prepare_account(records)
-            return account_id, await records.accounts.lend_token(account_id)
-
-        account_id, lent = self._run(lend)
+        account_id, lent = self._run(lambda records: self._lend(records, duration))
         try:
             model = self._settings.model
             with closing(RemoteTarget(running.url, lent.value, account_id, model, direct=True)) as server:
@@ -184,6 +217,31 @@ class LocalTarget:
             raise ServerUnreachable(f"{error} (process {running.pid} runs on {self._settings.data_dir})") from error
         finally:
             self._run(lambda records: records.accounts.return_token(lent))
+
+    async def _converse(self, work: Callable[[AsyncClient], Awaitable[T]], progress: Progress) -> T:
+        settings = self._settings
+        log = create_logger("warning", settings.log_format)
+        async with AsyncExitStack() as stack:
+            backend = await stack.enter_async_context(starting_backend(settings, progress))
+            application = await stack.enter_async_context(open_application(settings, backend, log))
+            account_id, token = await stack.enter_async_context(self._lent())
+            transport = ASGITransport(application.api)
+            client = account_client("http://gemlora", account_id, token, transport, direct=True)
+            return await work(await stack.enter_async_context(client))
+
+    @asynccontextmanager
+    async def _lent(self) -> AsyncIterator[tuple[str, str]]:
+        """The account and a token that ends with the block."""
+        async with open_records(self._settings) as records:
+            account_id, lent = await self._lend(records, CONVERSATION_FOR)
+            try:
+                yield account_id, lent.value
+            finally:
+                await records.accounts.return_token(lent)
+
+    async def _lend(self, records: Records, duration: timedelta) -> tuple[str, NewToken]:
+        account_id = await self._prepare_account(records)
+        return account_id, await records.accounts.lend_token(account_id, duration=duration)
 
     async def _add(self, name: str, folder: Path, description: str, public: bool, progress: Progress) -> Record:
         settings = self._settings

@@ -1,10 +1,18 @@
-"""A progress bar for work on weights, on standard error."""
+"""A progress bar for long work, on standard error."""
 
 import sys
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 
 class ProgressBar:
@@ -13,13 +21,15 @@ class ProgressBar:
     Nothing is shown of an activity that is finished when it is first reported.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, counts: str | None = None) -> None:
+        """`counts` says what is counted; None: bytes."""
+        self._counts = counts
         self._console = console or Console(stderr=True)
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID | None] = {}
 
     def __call__(self, activity: str, done: int, total: int) -> None:
-        """`done` of `total` bytes of `activity` are finished."""
+        """`done` of `total` of `activity` are finished."""
         if activity not in self._tasks:
             if done < total:
                 self._tasks[activity] = self._begin(activity, total)
@@ -36,10 +46,12 @@ class ProgressBar:
 
     def _begin(self, activity: str, total: int) -> TaskID | None:
         if not self._console.is_terminal:
-            print(f"{activity} {total / 1e6:.0f} MB", file=sys.stderr, flush=True)
+            size = f"{total / 1e6:.0f} MB" if self._counts is None else f"{total} {self._counts}"
+            print(f"{activity} {size}", file=sys.stderr, flush=True)
             return None
         if self._progress is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+            done = DownloadColumn() if self._counts is None else MofNCompleteColumn()
+            columns = (TextColumn("{task.description}"), BarColumn(), done, TimeRemainingColumn())
             self._progress = Progress(*columns, console=self._console)
             self._progress.start()
         return self._progress.add_task(activity, total=total)

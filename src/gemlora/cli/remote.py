@@ -1,10 +1,11 @@
 """A server as the target of commands: a client of its HTTP API, so the one place here that knows the wire's words."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -13,7 +14,13 @@ from gemlora.cli.tables import shown
 from gemlora.cli.targets import CONFIG_FILE, WEIGHTS_FILE, Record
 from gemlora.cli.transfers import CHUNK, Form, downloading, opened, write_download
 from gemlora.engines.cpu.weights.progress import Progress
-from gemlora.errors import ServerRefused, ServerUnreachable
+from gemlora.errors import EvaluationInvalid, ServerRefused, ServerUnreachable
+from gemlora.evaluation.asking import account_client
+
+if TYPE_CHECKING:
+    from gemlora.app.scoring import Exchange, Likelihood
+
+T = TypeVar("T")
 
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 600
@@ -33,7 +40,9 @@ class RemoteTarget:
     def __init__(self, url: str, token: str, account: str, model: str, *, direct: bool = False) -> None:
         """`model` is what new adapters are made for. `direct` ignores the proxies of the environment."""
         self._account = account
-        self._model = model
+        self._token = token
+        self._direct = direct
+        self.model = model
         self._url = url.rstrip("/").removesuffix("/client/v4")
         self._client = httpx2.Client(
             base_url=f"{self._url}/client/v4/",
@@ -55,7 +64,7 @@ class RemoteTarget:
     def add_adapter(self, name: str, folder: Path, description: str, public: bool, progress: Progress) -> Record:
         """See `Target`. A finetune of that name that never got its files is replaced."""
         with opened(folder / CONFIG_FILE) as config, opened(folder / WEIGHTS_FILE) as weights:
-            body = {"model": self._model, "name": name, "description": description, "public": public}
+            body = {"model": self.model, "name": name, "description": description, "public": public}
             adapter_id = self._create(body)["id"]
             with self._taken_back(adapter_id):
                 self._upload(adapter_id, CONFIG_FILE, config, progress)
@@ -83,6 +92,25 @@ class RemoteTarget:
         """See `Target`."""
         published: Record = self._ask("POST", f"{self._finetune(name)}/publish", json={"name": public_name})
         return published
+
+    def converse(self, work: Callable[[httpx2.AsyncClient], Awaitable[T]], progress: Progress) -> T:  # noqa: ARG002
+        """See `Target`. The server runs already, so there is no progress."""
+
+        async def run() -> T:
+            async with account_client(self._url, self._account, self._token, direct=self._direct) as client:
+                return await work(client)
+
+        return asyncio.run(run())
+
+    def likelihoods(
+        self,
+        exchanges: "Sequence[Exchange]",  # noqa: ARG002
+        adapters: Sequence[str | None],  # noqa: ARG002
+        progress: Progress,  # noqa: ARG002
+        counted: Callable[[int, int], None],  # noqa: ARG002
+    ) -> "list[list[Likelihood]]":
+        """See `Target`. The wire tells no probabilities. Raises `EvaluationInvalid`."""
+        raise EvaluationInvalid("A server does not tell probabilities: --perplexity needs its data directory")
 
     def list_accounts(self) -> list[Record]:
         """See `Target`."""

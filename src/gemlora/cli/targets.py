@@ -1,11 +1,17 @@
 """What a command acts on: a data folder, or a server. Commands know neither; both answer in the wire's words."""
 
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
+    from httpx2 import AsyncClient
+
+    from gemlora.app.scoring import Exchange, Likelihood
     from gemlora.engines.cpu.weights.progress import Progress
+
+T = TypeVar("T")
 
 Record: TypeAlias = dict[str, Any]
 """An account, token or adapter as the API shows it."""
@@ -16,6 +22,11 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 
 class Target(Protocol):
     """What all commands can ask for. Everything raises `GemloraError`."""
+
+    @property
+    def model(self) -> str:
+        """The model that commands are about, by its catalogue id."""
+        ...
 
     def list_adapters(self) -> list[Record]:
         """The account's adapters, oldest first."""
@@ -39,6 +50,20 @@ class Target(Protocol):
 
     def publish_adapter(self, name: str, public_name: str) -> Record:
         """Put a copy of one of the account's adapters on the shelf."""
+        ...
+
+    def converse(self, work: "Callable[[AsyncClient], Awaitable[T]]", progress: "Progress") -> T:
+        """Do work with a client of the account's `…/ai/`; `progress` is of what a server needs to start."""
+        ...
+
+    def likelihoods(
+        self,
+        exchanges: "Sequence[Exchange]",
+        adapters: Sequence[str | None],
+        progress: "Progress",
+        counted: Callable[[int, int], None],
+    ) -> "list[list[Likelihood]]":
+        """[exchange][adapter], None being the base; `counted` is called with how many are found, of all."""
         ...
 
     def list_accounts(self) -> list[Record]:
