@@ -1,6 +1,6 @@
 """What exported tensors are stored as, and how their rows are computed for it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
@@ -10,6 +10,7 @@ import numpy as np
 
 from gemlora.engines.cpu.weights.checkpoint import Checkpoint, Floats, Tensor
 from gemlora.engines.cpu.weights.huggingface_export import dequantised
+from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.engines.cpu.weights.tensor_names import is_norm
 from gemlora.errors import WeightsInvalid
 
@@ -59,6 +60,18 @@ class Output:
         if not np.isfinite(stored).all():
             raise WeightsInvalid(f"{self.spelling} holds numbers that are not finite as {self.dtype.name}")
         return stored
+
+
+def counting(progress: Progress, total: int) -> Callable[[int], None]:
+    """Takes the size of each chunk that was written, and reports the sum."""
+    done = 0
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        progress("Writing", done, total)
+
+    return count
 
 
 def is_quantised(checkpoint: Checkpoint) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from gguf import GGUFWriter
 from gguf.constants import GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, LlamaFileType
 
-from gemlora.conversion.formats import DTYPES, DtypeName, Output
+from gemlora.conversion.formats import DTYPES, DtypeName, Output, counting
 from gemlora.conversion.tokenizer_files import vocabulary_metadata
 from gemlora.engines.cpu.weights.checkpoint import Checkpoint
 from gemlora.engines.cpu.weights.folder import sync
@@ -40,14 +40,13 @@ def write_gguf(
     """
     outputs = gguf_outputs(checkpoint, dtype)
     _write_header(checkpoint, source, path, name, dtype, outputs)
-    total, done = sum(output.size for output in outputs), 0
+    count = counting(progress, sum(output.size for output in outputs))
     with path.open("ab") as file:
         for output in outputs:
             file.write(bytes(-file.tell() % GGUF_DEFAULT_ALIGNMENT))
             for chunk in output.chunks():
                 file.write(chunk)
-                done += len(chunk)
-                progress("Writing", done, total)
+                count(len(chunk))
         file.write(bytes(-file.tell() % GGUF_DEFAULT_ALIGNMENT))
     sync(path)
 

@@ -1,28 +1,23 @@
-"""Writes a checkpoint as a Hugging Face folder: safetensors in one file or several, `config.json`, tokenizer files.
-
-Format: https://huggingface.co/docs/safetensors: eight bytes with the header's length, the header as JSON, the data.
-"""
+"""Writes a checkpoint as a Hugging Face folder: safetensors in one file or several, `config.json`, tokenizer files."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gemlora.conversion.formats import DTYPES, DtypeName, Output
+from gemlora.conversion.formats import DTYPES, DtypeName, Output, counting
+from gemlora.conversion.safetensors_output import write_safetensors
 from gemlora.conversion.tokenizer_files import write_tokenizer_files
 from gemlora.engines.cpu.weights.checkpoint import Checkpoint
 from gemlora.engines.cpu.weights.folder import sync
 from gemlora.engines.cpu.weights.huggingface_checkpoint import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
 from gemlora.engines.cpu.weights.huggingface_export import huggingface_document, spelled
 from gemlora.engines.cpu.weights.progress import Progress
-from gemlora.engines.cpu.weights.safetensors_file import DTYPES as SAFETENSORS_DTYPES
 from gemlora.engines.cpu.weights.source import Source
 from gemlora.engines.cpu.weights.tensor_names import is_norm
 
 SHARD_BYTES = 5_000_000_000
 """The largest file, unless a single tensor is larger; what hubs and their clients are used to."""
-
-CODES = {dtype: code for code, dtype in SAFETENSORS_DTYPES.items()}
 
 
 def huggingface_outputs(checkpoint: Checkpoint, dtype: DtypeName) -> list[Output]:
@@ -45,9 +40,10 @@ def write_huggingface(
     outputs = huggingface_outputs(checkpoint, dtype)
     shards = _shards(outputs, shard_bytes)
     names = _names(len(shards))
-    total, done = sum(output.size for output in outputs), 0
+    total = sum(output.size for output in outputs)
+    count = counting(progress, total)
     for name, shard in zip(names, shards, strict=True):
-        done = _write_safetensors(folder / name, shard, progress, done, total)
+        write_safetensors(folder / name, shard, count)
     if len(shards) > 1:
         files = {output.spelling: name for name, shard in zip(names, shards, strict=True) for output in shard}
         _write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": files})
@@ -74,27 +70,6 @@ def _names(count: int) -> list[str]:
     if count == 1:
         return [SINGLE_FILE]
     return [f"model-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
-
-
-def _write_safetensors(path: Path, outputs: Sequence[Output], progress: Progress, done: int, total: int) -> int:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for output in outputs:
-        end = offset + output.size
-        header[output.spelling] = {
-            "dtype": CODES[output.dtype], "shape": list(output.shape), "data_offsets": [offset, end],
-        }  # fmt: skip
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("xb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for output in outputs:
-            for chunk in output.chunks():
-                file.write(chunk)
-                done += len(chunk)
-                progress("Writing", done, total)
-    return done
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:

@@ -170,7 +170,7 @@ def quotient(magnitude: Float32, squares: NDArray[np.float64], where: str) -> Fl
     """DoRA's factor of each output, from the sums of squares of its weights. Raises `AdapterInvalid` if one is zero."""
     if not squares.all():
         raise AdapterInvalid(f"{where}: the weights of an output are all zero, so DoRA has no direction for them")
-    factors: Float32 = magnitude / np.sqrt(squares).astype(np.float32)
+    factors: Float32 = np.divide(magnitude, np.sqrt(squares), dtype=np.float64).astype(np.float32)
     return factors
 
 

@@ -96,9 +96,7 @@ def opened_gguf(path: Path) -> Iterator[Checkpoint]:
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_K", "Q5_1"])
-def test_quantised_tensors_become_the_numbers_that_they_stand_for(
-    kind: str, tmp_path: Path
-) -> None:
+def test_quantised_tensors_become_the_numbers_that_they_stand_for(kind: str, tmp_path: Path) -> None:
     written = write_gguf(tmp_path / "tiny.gguf", type_of=lambda _name: GGMLQuantizationType[kind])
     with opened_gguf(tmp_path / "tiny.gguf") as checkpoint:
         tensors = dict(huggingface_tensors(checkpoint))
