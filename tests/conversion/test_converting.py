@@ -69,7 +69,7 @@ KINDS: dict[str, tuple[Any, int]] = {
     "lokr, both in two": (
         LoKrConfig(r=2, alpha=3, target_modules=["up_proj"], decompose_both=True, init_weights=False), 4,
     ),
-    "lokr, whole": (LoKrConfig(r=64, alpha=3, target_modules=["v_proj"], init_weights=False), 64),
+    "lokr, whole": (LoKrConfig(r=64, alpha=3, target_modules=["v_proj"], init_weights=False), 32),
     "lokr, patterns": (
         LoKrConfig(
             r=2, alpha=6, target_modules=["q_proj"], decompose_factor=4, init_weights=False,
@@ -240,6 +240,7 @@ def test_what_cannot_be_converted_is_refused_with_the_reason(case: Callable[[str
         ({"peft_type": None}, "peft_type is 'None'; only LoRA"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"secret_twist": 3}, "secret_twist"),
+        ({"target_modules": ["k_proj"]}, "is not targeted"),
     ):
         document = json.loads((lokr / "adapter_config.json").read_bytes()) | change
         (tmp_path / "changed").mkdir(exist_ok=True)
@@ -252,6 +253,11 @@ def test_what_cannot_be_converted_is_refused_with_the_reason(case: Callable[[str
     (tmp_path / "changed/adapter_config.json").write_bytes((lokr / "adapter_config.json").read_bytes())
     with pytest.raises(AdapterInvalid, match="lokr_t2 is none of"):
         converted(tmp_path / "changed", tmp_path / "out")
+    _, loha = randomised(base, deepcopy(KINDS["loha"][0]), tmp_path / "loha")
+    document = json.loads((loha / "adapter_config.json").read_bytes()) | {"r": 4}
+    (loha / "adapter_config.json").write_text(json.dumps(document))
+    with pytest.raises(AdapterInvalid, match=r"has rank 3; adapter_config.json says 4"):
+        converted(loha, tmp_path / "out")
     first = next(iter(tensors))
     save_file({first: tensors[first]}, tmp_path / "changed/adapter_model.safetensors")
     with pytest.raises(AdapterInvalid, match="LoKr tensors do not go together"):

@@ -43,7 +43,7 @@ def merged(case: Case, adapter: Path, output: Path, **wanted: Any) -> Exported:
     return export(FolderSource(case.folder), ("x", adapter), Export(output, **wanted), silent)
 
 
-@pytest.mark.parametrize("architecture", ["gemma1_mqa", "gemma2", "gemma3", "gemma2_untied"])
+@pytest.mark.parametrize("architecture", ["gemma1_mqa", "gemma3", "gemma2_untied"])
 def test_transformers_computes_the_same_from_every_variant(
     case: Callable[[str], Case], tmp_path: Path, architecture: str
 ) -> None:
@@ -148,6 +148,6 @@ def test_copies_that_differ_from_each_other_are_refused(case: Callable[[str], Ca
 
 def test_an_adapter_that_does_not_fit_is_refused(case: Callable[[str], Case], tmp_path: Path) -> None:
     small, other = case("gemma1_mqa"), case("gemma2")
-    with pytest.raises(AdapterInvalid, match="expected"):
+    with pytest.raises(AdapterInvalid, match="has only 3 layers"):
         merged(small, other.adapter()[1], tmp_path / "out")
     assert not list(tmp_path.iterdir())

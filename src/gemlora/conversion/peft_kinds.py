@@ -4,6 +4,7 @@ Formulas: `get_delta_weight` of the layers in `peft.tuners` (PEFT 0.21). Letters
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ from gemlora.conversion.low_rank import Factors, factors_of, hadamard, kronecker
 from gemlora.engines.cpu.adapters.originals import WeightsFile
 from gemlora.errors import AdapterInvalid
 from gemlora.registry.peft_config import LoraConfig, read_config
-from gemlora.registry.safetensors_header import read_header
+from gemlora.registry.safetensors_header import TensorEntry, read_header
 from gemlora.registry.strict_json import JsonInvalid, parse_object
+from gemlora.registry.tensor_names import name_invalid
 from gemlora.registry.unsupported import BASE_CHANGING_INITIALISATIONS, why_kind
 from gemlora.storage.manifest import Tensor
 
@@ -28,6 +30,9 @@ Parts = Mapping[str, NDArray[Any]]
 
 ADALORA_OFFSET = 1e-5
 """What AdaLoRA adds to the rank that it divides by."""
+
+
+_LAYER = re.compile(r"\blayers\.([0-9]{1,9})\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,8 @@ class Kind:
     change: Callable[[Parts], NDArray[Any]]
     """[N, K] without the scale, as PEFT computes it."""
     parts: frozenset[str]
+    ranked: frozenset[str]
+    """Parts that have as many rows as the config says is the rank."""
     training_keys: frozenset[str]
     """Keys of its config that matter only while it is trained."""
 
@@ -66,7 +73,7 @@ def convert_peft(folder: Path, initial: Path | None) -> LoraPairs:
 
 
 def _convert(folder: Path, document: dict[str, Any], kind: Kind) -> LoraPairs:
-    saved = _read(folder, _as_lora(document, kind), kind.parts)
+    saved = _read(folder, _as_lora(document, kind), kind.parts, kind.ranked)
     adaptive = kind is KINDS["ADALORA"]
     pairs: dict[str, LoraPair] = {}
     errors = []
@@ -96,7 +103,7 @@ def _without_initial(folder: Path, document: dict[str, Any], initial: Path | Non
         )
     if document.get("use_dora"):
         raise AdapterInvalid(f"{CONFIG_FILE}: use_dora: DoRA's norms would be those of other base weights")
-    trained, begun = (_read(each, _plain(_document(each)), LORA_PARTS) for each in (folder, initial))
+    trained, begun = (_read(each, _plain(_document(each)), LORA_PARTS, LORA_RANKED) for each in (folder, initial))
     if trained.modules.keys() != begun.modules.keys():
         raise AdapterInvalid(f"{folder} and {initial} do not change the same modules")
     pairs: dict[str, LoraPair] = {}
@@ -136,7 +143,7 @@ def _as_lora(document: dict[str, Any], kind: Kind) -> dict[str, Any]:
     return kept | {"r": rank, "lora_alpha": kept["lora_alpha"] if kept["lora_alpha"] > 0 else rank}
 
 
-def _read(folder: Path, document: dict[str, Any], known: frozenset[str]) -> Saved:
+def _read(folder: Path, document: dict[str, Any], known: frozenset[str], ranked: frozenset[str]) -> Saved:
     config = read_config(json.dumps(document).encode())
     path = folder / WEIGHTS_FILE
     require(path)
@@ -145,6 +152,7 @@ def _read(folder: Path, document: dict[str, Any], known: frozenset[str]) -> Save
         weights = WeightsFile(file)
         for entry in read_header(path):
             module, part = _split(entry.name, known)
+            _check(entry, module, config, has_rank=part in ranked)
             tensor = Tensor(entry.name, entry.dtype, entry.shape, entry.offset, entry.size)
             modules.setdefault(module, {})[part] = weights.read(tensor).astype(np.float64)
     if not modules:
@@ -152,12 +160,21 @@ def _read(folder: Path, document: dict[str, Any], known: frozenset[str]) -> Save
     return Saved(config, modules)
 
 
+def _check(entry: TensorEntry, module: str, config: LoraConfig, *, has_rank: bool) -> None:
+    """PEFT would leave out a module that the config does not target, and not load a rank that it does not say."""
+    layer = _LAYER.search(module)
+    if not config.covers(module, None if layer is None else int(layer[1])):
+        raise name_invalid(entry.name, f"is not targeted by {CONFIG_FILE}")
+    if has_rank and entry.shape[0] != config.rank_of(module):
+        raise name_invalid(entry.name, f"has rank {entry.shape[0]}; {CONFIG_FILE} says {config.rank_of(module)}")
+
+
 def _split(name: str, known: frozenset[str]) -> tuple[str, str]:
     """A tensor's module and part."""
     for part in known:
         if name.endswith(f".{part}"):
             return name.removeprefix(PREFIX).removesuffix(f".{part}"), part
-    raise AdapterInvalid(f"tensor {name} is none of {', '.join(sorted(known))}")
+    raise name_invalid(name, f"is none of {', '.join(sorted(known))}")
 
 
 def _kronecker_part(parts: Parts, name: str) -> Factors:
@@ -183,6 +200,7 @@ def _hadamard_parts(parts: Parts) -> tuple[Factors, Factors]:
 _DROPOUTS = frozenset({"rank_dropout", "module_dropout", "use_effective_conv2d", "init_weights"})
 
 LORA_PARTS = frozenset({"lora_A.weight", "lora_B.weight"})
+LORA_RANKED = frozenset({"lora_A.weight"})
 
 KINDS: Mapping[str, Kind] = {
     "LOKR": Kind(
@@ -190,6 +208,7 @@ KINDS: Mapping[str, Kind] = {
         lambda parts: kronecker(_kronecker_part(parts, "lokr_w1"), _kronecker_part(parts, "lokr_w2")),
         lambda parts: np.kron(_kronecker_matrix(parts, "lokr_w1"), _kronecker_matrix(parts, "lokr_w2")),
         frozenset({"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"}),
+        frozenset({"lokr_w1_b", "lokr_w2_b"}),
         _DROPOUTS | {"decompose_both", "decompose_factor", "rank_dropout_scale"},
     ),
     "LOHA": Kind(
@@ -197,6 +216,7 @@ KINDS: Mapping[str, Kind] = {
         lambda parts: hadamard(*_hadamard_parts(parts)),
         lambda parts: np.multiply(*(factors.product for factors in _hadamard_parts(parts))),
         frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}),
+        frozenset({"hada_w1_b", "hada_w2_b"}),
         _DROPOUTS,
     ),
     "ADALORA": Kind(
@@ -204,6 +224,7 @@ KINDS: Mapping[str, Kind] = {
         lambda parts: Factors(parts["lora_B"] * parts["lora_E"].T, parts["lora_A"]),
         lambda parts: parts["lora_B"] @ (parts["lora_A"] * parts["lora_E"]),
         frozenset({"lora_A", "lora_B", "lora_E"}),
+        frozenset(),
         frozenset({
             "target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step",
         }),
