@@ -117,7 +117,9 @@ def test_what_training_began_with_is_taken_off(
     base = case("gemma1_mqa")
     targets = ["q_proj", "down_proj"]
     config = LoraConfig(r=3, lora_alpha=6, target_modules=targets, init_lora_weights=initialisation)
-    model = get_peft_model(deepcopy(base.oracle), config).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = get_peft_model(deepcopy(base.oracle), config).eval()
     model.save_pretrained(str(tmp_path / "begun"))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
