@@ -6,39 +6,30 @@ from pathlib import Path
 import pytest
 from sentencepiece import SentencePieceProcessor
 from tests.checkpoints import VOCABULARY, write_tokenizer
-from tests.tokenizer_reference import as_published, published
+from tests.tokenizer_reference import published
 from tokenizers import Tokenizer
 
 from gemlora.conversion.tokenizer_json import pieces_of, tokenizer_document
-from gemlora.engines.cpu.weights.gguf_file import GgufHeader
 from gemlora.engines.cpu.weights.piece_file import PieceType, encode_piece, encode_specifications, read_pieces
-from gemlora.engines.cpu.weights.pieces import Pieces
-from gemlora.engines.cpu.weights.source import starter_pieces
-from gemlora.engines.cpu.weights.vocabulary import write_gguf_vocabulary
 from gemlora.errors import WeightsInvalid
 
-TEXTS = (
-    "Hello  world\n\n\tx\t\t\ty   z<h1>ß🙂 don't",
-    "\t" * 9 + " " * 40 + "\n" * 40,
-    "<start_of_turn>user\nएक दो<end_of_turn>",
-    Path(__file__).read_text(encoding="utf-8"),
-)
+PIECES = 3000
+"""The beginning of Gemma's vocabulary: control tokens, runs of newlines and blanks, bytes, common pieces."""
 
 
-def test_the_starters_vocabulary_becomes_gemmas_published_file(tmp_path: Path) -> None:
-    with Pieces(starter_pieces()) as files:
-        write_gguf_vocabulary(GgufHeader.read(files).metadata, tmp_path)
-    pieces = read_pieces((tmp_path / "tokenizer.model").read_bytes())
-    made, reference = tokenizer_document(pieces), json.loads(published("tokenizer.json").read_bytes())
-    assert sorted(made["model"]["merges"]) == sorted(reference["model"]["merges"])
-    assert made["model"]["vocab"] == reference["model"]["vocab"]
+def test_gemmas_published_file_is_made_from_the_pieces_that_are_read_from_it() -> None:
+    reference = json.loads(published("tokenizer.json").read_bytes())
+    pieces = pieces_of(reference)[:PIECES]
+    made = tokenizer_document(pieces)
+    known = made["model"]["vocab"]
+    assert made["model"]["merges"] == [
+        pair for pair in reference["model"]["merges"] if all(part in known for part in (*pair, "".join(pair)))
+    ]
+    assert len(made["model"]["merges"]) > PIECES
     for key in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         assert made[key] == reference[key]
-    tokenizer, expected = Tokenizer.from_str(json.dumps(made)), as_published()
-    for text in TEXTS:
-        assert tokenizer.encode(text).ids == expected.encode(text).ids
-    back = pieces_of(reference)
-    assert [(p.spelling, p.kind) for p in back[: len(pieces)]] == [(p.spelling, p.kind) for p in pieces]
+    added = {token["content"]: token["id"] for token in reference["added_tokens"] if token["id"] < PIECES}
+    assert {token["content"]: token["id"] for token in made["added_tokens"]} == added
 
 
 def test_a_tokenizer_json_merges_as_the_pieces_that_it_becomes(tmp_path: Path) -> None:

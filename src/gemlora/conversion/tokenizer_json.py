@@ -121,7 +121,7 @@ def _pairs(piece: Piece, ids: Mapping[str, int]) -> Iterator[tuple[str, str, flo
     if piece.kind not in (PieceType.NORMAL, PieceType.USER_DEFINED):
         return
     score = piece.score if piece.kind == PieceType.NORMAL else float("inf")
-    splits = ((piece.spelling[:at], piece.spelling[at:]) for at in range(1, len(piece.spelling)))
-    known = [(left, right) for left, right in splits if left in ids and right in ids]
-    for left, right in sorted(known, key=lambda pair: (ids[pair[0]], ids[pair[1]])):
-        yield left, right, score
+    for at in range(1, len(piece.spelling)):
+        left, right = piece.spelling[:at], piece.spelling[at:]
+        if left in ids and right in ids:
+            yield left, right, score
