@@ -21,6 +21,7 @@ from gemlora.registry.models import HOSTED_ID, MODULES, AdapterLimits, Base, Cat
 from gemlora.registry.unsupported import (
     CONVERT_INITIALISATION,
     CONVERTIBLE_KINDS,
+    EXACT_KINDS,
     KINDS_WITHOUT_WEIGHTS,
     LOFTQ,
     REFUSED_KEYS,
@@ -194,6 +195,50 @@ def adapters_page() -> str:
         Merging and extracting means: compute the difference between the merged weights and the served base's, and take
         the largest singular vectors of each module's difference as B and A; `peft.save_as_lora` does both for the kinds
         that it names.
+
+        ## How to convert
+
+        ```bash
+        gemlora adapters convert INPUT FOLDER
+        gemlora adapters add my-adapter FOLDER
+        ```
+
+        writes as plain LoRA what is one exactly, without a base model and without PyTorch:
+
+        | `INPUT` | how | rank |
+        |---|---|---|
+        | GGUF file that llama.cpp's `convert_lora_to_gguf` wrote | the same numbers under PEFT's names; alpha 0 means unscaled, as llama.cpp reads it | unchanged |
+        | LoKr, w1 ⊗ w2 | (w1 ⊗ w2) = (P ⊗ R)(Q ⊗ S) with w1 = PQ, w2 = RS of least rank | rank(w1) · rank(w2) |
+        | LoHa, (w1a w1b) ⊙ (w2a w2b) | all products of their columns, and of their rows | r² |
+        | AdaLoRA | its singular values multiplied into B | unchanged |
+        | PiSSA, OLoRA, CorDA, LoRA-GA, with `--initial FOLDER` | B A − B₀ A₀ as one pair, with the adapter as it was saved before training in that folder | twice |
+
+        Every pair is multiplied out and compared with the original formula before anything is written; it is refused if
+        they differ by more than the rounding of float32, and if its rank is higher than `max_adapter_rank`. What llama.cpp
+        reads and ignores (norms), or reads and applies to part of a prompt (aLoRA), is refused too. LoRA, rsLoRA and DoRA
+        need no conversion. All other kinds are no LoRA of low rank, or only together with their base: for these the tables
+        above say what to do.
+
+        ## How to merge
+
+        ```bash
+        gemlora merge ADAPTER OUTPUT.gguf
+        gemlora merge ADAPTER OUTPUT_FOLDER
+        ```
+
+        writes the base that `--weights` names with an adapter merged into it, as a GGUF file or a Hugging Face folder, for
+        programs that know no adapters; `gemlora models export OUTPUT` writes the base alone. `ADAPTER` is a name or id, in
+        the data directory or with `--url` on a server, or a folder as PEFT saves it; what is accepted is the same as above,
+        of any rank. Each row is W + s · B A in float32, with DoRA magnitude / ‖W + s · B A‖ times that, rounded to
+        `--dtype` at the end, so that memory never holds more than some rows and one module's pair.
+
+        - A pair on `embed_tokens` or `lm_head` alone makes two matrices of Gemma's one, and the command says so. llama.cpp
+          reads a head of its own for Gemma 3 only; gemlora and transformers read it for all.
+        - If PEFT saved embedding and head beside the adapter, these are merged, changed or not, as PEFT loads them.
+        - A quantised GGUF base becomes floats: larger, and no more exact than it was. Quantise the result again with
+          llama.cpp's tools, or serve it with `--quantize`.
+        - In another type than the base's, transformers and gemlora scale embeddings by √hidden rounded to that type.
+        - Nothing is at `OUTPUT` before it is whole. What is there stays, unless `--force` lets a model be replaced.
     """
     kinds = "\n".join(["| `peft_type` | why |", "|---|---|", *_kind_rows()])
     rows = [f"| `{key}` | {reason} |" for key, reason in REFUSED_KEYS.items()]
@@ -209,7 +254,7 @@ def adapters_page() -> str:
 
 
 def _kind_rows() -> Iterator[str]:
-    for kinds in (CONVERTIBLE_KINDS, KINDS_WITHOUT_WEIGHTS):
+    for kinds in (EXACT_KINDS, CONVERTIBLE_KINDS, KINDS_WITHOUT_WEIGHTS):
         names = ", ".join(f"`{kind}`" for kind in sorted(kinds))
         yield f"| {names} | {why_kind(min(kinds))} |"
     yield f"| any other | {why_kind('')} |"

@@ -12,12 +12,13 @@ from gemlora.errors import GemloraError
 
 COMMANDS = {
     "serve": "Start the server.",
-    "adapters": "Add, list, show, download, publish and remove LoRA adapters.",
+    "adapters": "Add, list, show, download, publish, convert and remove LoRA adapters.",
     "accounts": "List, create and delete accounts.",
     "tokens": "List, create and revoke tokens.",
-    "models": "Get checkpoints.",
+    "models": "Get checkpoints, and write them in other formats.",
     "train": "Train an adapter from examples.",
     "evaluate": "Compare adapters with the base on cases of your own.",
+    "merge": "Write a model with an adapter merged into it, for use elsewhere.",
     "worker": "Workers that run on your machine, with gemlora behind env.AI.",
 }
 

@@ -1,18 +1,20 @@
 """`gemlora adapters`: an account's adapters in a data folder, also while a server runs on it, or on a server."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gemlora.cli.options import with_target
+from gemlora.cli.options import with_settings, with_target
 from gemlora.cli.tables import print_json, print_table, shown
 from gemlora.cli.targets import CONFIG_FILE, WEIGHTS_FILE, Record, Target
 from gemlora.errors import InvalidRequest
+from gemlora.settings import Settings
 
 app = typer.Typer(
-    help="Add, list, show, download, publish and remove LoRA adapters.",
+    help="Add, list, show, download, publish, convert and remove LoRA adapters.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -111,6 +113,37 @@ def publish(
 ) -> None:
     """Put a copy of an adapter on the shelf, where every account can use it. On a server for operators only."""
     _tell("Published", target.publish_adapter(name, public_name), as_json)
+
+
+@app.command()
+@with_settings("max_adapter_rank", "limits")
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT", help="GGUF LoRA, or a folder as PEFT saves it.", show_default=False),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="To write plain LoRA to.", show_default=False)],
+    settings: Settings,
+    initial: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="The adapter before its training, if it began with PiSSA, OLoRA or the like.",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the adapter that is there.")] = False,
+) -> None:
+    """Write an adapter of another kind as plain LoRA, if it is one exactly: GGUF, LoKr, LoHa, AdaLoRA, PiSSA, OLoRA.
+
+    Every pair is compared with what it stands for before anything is written.
+    """
+    from gemlora.conversion.converting import convert as run
+
+    pairs = run(source, folder, initial, settings.max_adapter_rank, force)
+    print(f"Wrote {pairs.kind} as LoRA to {folder}: {len(pairs.pairs)} modules, rank {pairs.rank}")
+    print(f"The largest difference to the original is {pairs.difference:.1g} of a module's largest weight.")
+    print(f"Add it with: gemlora adapters add NAME {shlex.quote(str(folder))}")
 
 
 @app.command("delete", hidden=True, help="The same as remove.")

@@ -1,4 +1,4 @@
-"""`gemlora models`: gets checkpoints from the hub, and lists those that are on this machine."""
+"""`gemlora models`: gets checkpoints from the hub, lists those on this machine, writes them in other formats."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,10 +7,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gemlora.cli.exports import Dtype, Force, Format, Output, write_export
 from gemlora.cli.options import with_settings
 from gemlora.settings import Settings
 
-app = typer.Typer(help="Get checkpoints.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="Get checkpoints, and write them in other formats.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 
 @app.command()
@@ -50,6 +56,19 @@ def list_models(settings: Settings) -> None:
         Console(soft_wrap=True).print(table)
     else:
         print("No models yet. Get one with: gemlora models pull google/gemma-7b-it")
+
+
+@app.command()
+@with_settings("weights", "revision", "hub_token")
+def export(
+    output: Output,
+    settings: Settings,
+    format_: Format = None,
+    dtype: Dtype = "bfloat16",
+    force: Force = False,
+) -> None:
+    """Write the base model alone as a Hugging Face folder or a GGUF file, for use elsewhere."""
+    write_export(None, output, format_, dtype, force, settings)
 
 
 def _gigabytes(size: int) -> str:

@@ -42,11 +42,13 @@ def with_settings(*keys: str) -> Callable[[Command], Command]:
 def with_target(*keys: str, of_account: bool = True) -> Callable[[Command], Command]:
     """Give a command `--data-dir` and these settings as flags, `--url`, `--token` and, if wanted, `--account`.
 
-    It gets a data folder or a server as its argument `target`, and the settings too if it has such an argument. What a
-    flag names wins over what a variable names.
+    It gets a data folder or a server as its argument `target`, and the settings too if it has an argument `settings`.
+    What a flag names wins over what a variable names.
     """
 
     def decorate(command: Command) -> Command:
+        parameters = inspect.signature(command).parameters
+
         @wraps(command)
         def run(
             url: str | None, token: str | None, config: Path | None, account: str | None = None, **arguments: Any
@@ -57,13 +59,11 @@ def with_target(*keys: str, of_account: bool = True) -> Callable[[Command], Comm
             settings = Settings.load(flags, config)
             if "data_dir" not in flags:
                 url = url or os.environ.get(CLIENT_VARIABLE)
-            if wants_settings:
+            if "settings" in parameters:
                 arguments["settings"] = settings
             with closing(_target(settings, url, token, account)) as target:
                 command(**arguments, target=target)
 
-        parameters = inspect.signature(command).parameters
-        wants_settings = "settings" in parameters
         own = [p for p in parameters.values() if p.name not in ("target", "settings")]
         settings = [_option(key, Settings.model_fields[key]) for key in ("data_dir", *keys)]
         account = [_ACCOUNT] if of_account else []

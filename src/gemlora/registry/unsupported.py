@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 CONVERTIBLE_KINDS = frozenset({
-    "C3A", "DELORA", "FOURIERFT", "GRALORA", "LOHA", "LOKR", "MISS", "PSOFT", "RANDLORA", "TINYLORA", "UNILORA",
+    "C3A", "DELORA", "FOURIERFT", "GRALORA", "MISS", "PSOFT", "RANDLORA", "TINYLORA", "UNILORA",
     "VBLORA", "VERA", "WAVEFT",
 })  # fmt: skip
 """Kinds whose layers PEFT's `save_as_lora` turns into plain LoRA."""
@@ -17,7 +17,11 @@ KINDS_WITHOUT_WEIGHTS = frozenset({
 })  # fmt: skip
 """Kinds that add virtual tokens or attention inputs instead of changing weights."""
 
+EXACT_KINDS = frozenset({"ADALORA", "LOHA", "LOKR"})
+"""Kinds that are plain LoRA after a change of their factors: `gemlora adapters convert`."""
+
 SAVE_AS_LORA = "convert it with peft.save_as_lora(path, model, rank=...)"
+CONVERT = "convert it with gemlora adapters convert"
 MERGE = "merge it into its base and extract a plain LoRA from the difference to the original weights"
 TRAIN_PLAIN = "train plain LoRA instead"
 
@@ -49,7 +53,7 @@ BASE_CHANGING_INITIALISATIONS = ("pissa", "olora", "corda", "lora_ga")
 """Ways to begin that move part of the base weights into A and B, and that PEFT can convert back."""
 
 CONVERT_INITIALISATION = (
-    "changed the base weights at training; convert it with PEFT's "
+    f"changed the base weights at training; {CONVERT} --initial FOLDER, or with PEFT's "
     "save_pretrained(path, path_initial_model_for_weight_conversion=...)"
 )
 LOFTQ = f"trained on base weights that it had quantised; {MERGE}"
@@ -64,6 +68,8 @@ _OTHER_FAMILIES = re.compile(
 
 def why_kind(kind: str) -> str:
     """Why a `peft_type` other than LORA is refused."""
+    if kind in EXACT_KINDS:
+        return f"only LoRA is supported; {CONVERT}"
     if kind in CONVERTIBLE_KINDS:
         return f"only LoRA is supported; {SAVE_AS_LORA}"
     if kind in KINDS_WITHOUT_WEIGHTS:

@@ -14,10 +14,10 @@ def each(key: str, *values: Any, reason: str | None = None) -> dict[str, Refused
 
 
 KINDS = {
-    "ADALORA": "extract", "ADAPTION_PROMPT": "virtual tokens", "BOFT": "extract", "C3A": "save_as_lora",
+    "ADALORA": "adapters convert", "ADAPTION_PROMPT": "virtual tokens", "BOFT": "extract", "C3A": "save_as_lora",
     "CPT": "virtual tokens", "DELORA": "save_as_lora", "FOURIERFT": "save_as_lora", "GRALORA": "save_as_lora",
-    "HIRA": "extract", "HRA": "extract", "IA3": "extract", "LN_TUNING": "extract", "LOHA": "save_as_lora",
-    "LOKR": "save_as_lora", "MISS": "save_as_lora", "OFT": "extract", "P_TUNING": "virtual tokens",
+    "HIRA": "extract", "HRA": "extract", "IA3": "extract", "LN_TUNING": "extract", "LOHA": "adapters convert",
+    "LOKR": "adapters convert", "MISS": "save_as_lora", "OFT": "extract", "P_TUNING": "virtual tokens",
     "PREFIX_TUNING": "virtual tokens", "PROMPT_TUNING": "virtual tokens", "RANDLORA": "save_as_lora",
     "SHIRA": "extract", "TRAINABLE_TOKENS": "extract", "VBLORA": "save_as_lora", "VERA": "save_as_lora",
     "XLORA": "extract", "A_KIND_OF_THE_FUTURE": "extract",

@@ -50,7 +50,7 @@ def huggingface_document(config: GemmaConfig, *, tied: bool, dtype: str) -> dict
         return document | {"hidden_act": "gelu_pytorch_tanh"}
     windows = [layer.window for layer in config.layers if layer.window is not None]
     document |= {
-        "query_pre_attn_scalar": round(config.attention_scale**-2),
+        "query_pre_attn_scalar": _whole(round(config.attention_scale**-2, 6)),
         "layer_types": [_kind(layer) for layer in config.layers],
         "final_logit_softcapping": config.logit_softcap,
     }
@@ -69,17 +69,22 @@ def huggingface_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, NDArray[n
     generation = checkpoint.config.generation
     for name, tensor in checkpoint.tensors.items():
         values = floats(tensor)
-        spelled = HEAD if name == "head" else f"model.{huggingface_name(name, generation)}"
-        yield spelled, values - np.float32(1) if is_norm(name) else values
+        yield spelled(name, generation), values - np.float32(1) if is_norm(name) else values
+
+
+def spelled(name: str, generation: int) -> str:
+    """`layers.0.q_proj` → `model.layers.0.self_attn.q_proj.weight`, as a model for text alone has it."""
+    return HEAD if name == "head" else f"model.{huggingface_name(name, generation)}"
 
 
 def floats(tensor: Tensor) -> NDArray[np.float32]:
     """All of a tensor's numbers, [N, K] or [K]."""
     rows = tensor.rows(0, tensor.shape[0] if len(tensor.shape) > 1 else 1)
-    return _dequantised(rows).reshape(tensor.shape)
+    return dequantised(rows).reshape(tensor.shape)
 
 
-def _dequantised(rows: Floats | Quantized) -> NDArray[np.float32]:
+def dequantised(rows: Floats | Quantized) -> NDArray[np.float32]:
+    """Rows [N, K] as the numbers that they stand for."""
     if not isinstance(rows, Quantized):
         return rows.astype(np.float32)
     columns = rows.q.shape[1]
@@ -90,6 +95,11 @@ def _dequantised(rows: Floats | Quantized) -> NDArray[np.float32]:
 
     values = rows.q.astype(np.float32) * spread(rows.scales)
     return values if rows.minimums is None else values - spread(rows.minimums)
+
+
+def _whole(number: float) -> int | float:
+    """Transformers refuses 256.0 where it expects 256."""
+    return int(number) if number.is_integer() else number
 
 
 def _kind(layer: LayerConfig) -> str:

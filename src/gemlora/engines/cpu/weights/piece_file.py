@@ -7,7 +7,8 @@ protobuf library would be needed for nothing else.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from struct import pack
+from struct import pack, unpack
+from typing import NamedTuple
 
 PIECES = 1
 TRAINER = 2
@@ -37,6 +38,14 @@ class WireType(IntEnum):
     FIXED_32 = 5
 
 
+class Piece(NamedTuple):
+    """An entry of the vocabulary."""
+
+    spelling: str
+    score: float
+    kind: int
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """One field of a message: `value` is its content without length, `raw` the field as it stood in the file."""
@@ -52,15 +61,22 @@ def encode_piece(spelling: str, score: float, kind: int) -> bytes:
     return _bytes_field(PIECES, _bytes_field(1, text) + b"\x15" + pack("<f", score) + _varint_field(3, kind))
 
 
-def decode_piece(message: bytes) -> tuple[str, int]:
-    """Spelling and type of an entry. Raises `ValueError` if it is damaged."""
-    spelling, kind = "", int(PieceType.NORMAL)
+def decode_piece(message: bytes) -> Piece:
+    """An entry of the vocabulary. Raises `ValueError` if it is damaged."""
+    spelling, score, kind = "", 0.0, int(PieceType.NORMAL)
     for field in fields(message):
         if field.number == 1:
             spelling = field.value.decode()
+        elif field.number == 2 and len(field.value) == 4:
+            (score,) = unpack("<f", field.value)
         elif field.number == 3:
             kind, _ = _read_varint(field.value, 0)
-    return spelling, kind
+    return Piece(spelling, score, kind)
+
+
+def read_pieces(content: bytes) -> list[Piece]:
+    """The vocabulary of a model file, in the order of its ids. Raises `ValueError` if it is damaged."""
+    return [decode_piece(field.value) for field in fields(content) if field.number == PIECES]
 
 
 def encode_specifications(pieces: int, *, byte_fallback: bool) -> bytes:

@@ -126,7 +126,7 @@ def _copy_pieces(source: Path, target: Path, embeddings: int) -> SpecialTokens:
                 if field.number == piece_file.SELF_TEST:
                     continue
                 if field.number == piece_file.PIECES:
-                    spelling, kind = piece_file.decode_piece(field.value)
+                    spelling, _, kind = piece_file.decode_piece(field.value)
                     if is_control(spelling) and kind != PieceType.UNKNOWN:
                         raw = piece_file.encode_piece(spelling, 0.0, PieceType.CONTROL)
                     ids[spelling] = len(ids)
