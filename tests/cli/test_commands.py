@@ -60,7 +60,7 @@ def test_the_overview_says_what_the_command_says(command: str) -> None:
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_no_command_offers_the_completion_that_gemlora_does_not_have(command: list[str]) -> None:
-    assert "completion" not in imported_help(*command)
+    assert "-completion" not in imported_help(*command)
 
 
 def imported_help(*command: str) -> str:

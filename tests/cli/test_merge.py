@@ -118,7 +118,7 @@ def test_errors_are_one_line_and_leave_nothing(gemlora: Command, base: Path, ada
         (("merge", adapter, output, "--weights", base, "--format", "onnx"), "--format is onnx; expected one of"),
         (("merge", adapter, output, "--weights", base, "--dtype", "int8"), "--dtype is int8; expected one of"),
         (("adapters", "convert", adapter, output), "LoRA or DoRA already"),
-        (("adapters", "convert", base, output), "general.type is 'model'"),
+        (("adapters", "convert", base, output), "general.type is None, not 'adapter'"),
     ]:
         status, printed, errors = gemlora(*arguments)
         assert (status, printed) == (1, ""), arguments

@@ -25,7 +25,7 @@ def test_gemmas_published_file_is_made_from_the_pieces_that_are_read_from_it() -
     assert made["model"]["merges"] == [
         pair for pair in reference["model"]["merges"] if all(part in known for part in (*pair, "".join(pair)))
     ]
-    assert len(made["model"]["merges"]) > PIECES
+    assert len(made["model"]["merges"]) > PIECES // 2
     for key in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         assert made[key] == reference[key]
     added = {token["content"]: token["id"] for token in reference["added_tokens"] if token["id"] < PIECES}

@@ -280,3 +280,32 @@ async def test_a_foreign_batch_is_not_found(database: Database) -> None:
     with pytest.raises(BatchNotFound):
         await batches.progress(BOB, MODEL, batch)
     assert await batches.progress(ALICE, MODEL, batch) == Progress(Status.QUEUED)
+
+
+class Nothing:
+    """A repository in which nothing waits."""
+
+    async def add(self, *arguments: Any) -> None:
+        pass
+
+    async def waiting_accounts(self, now: datetime) -> list[str]:
+        return []
+
+    async def has_finished(self, kept_since: datetime) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_it_ends_whenever_it_is_told_to_also_just_as_a_batch_arrives(turns: int) -> None:
+    batches = Batches(Nothing(), BatchRules(concurrency=1, pause_seconds=60), create_logger("error", "json"))  # type: ignore[arg-type]
+    task = asyncio.create_task(batches.run(Echo()))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await submitted(batches, ALICE, "one")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+    task.cancel()
+
+    ended, _ = await asyncio.wait([task], timeout=10)
+    assert ended

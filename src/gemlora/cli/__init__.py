@@ -16,9 +16,9 @@ COMMANDS = {
     "accounts": "List, create and delete accounts.",
     "tokens": "List, create and revoke tokens.",
     "models": "Get checkpoints, and write them in other formats.",
-    "train": "Train an adapter from examples.",
+    "train": "Train an adapter from examples: fine-tune the served base with LoRA, and register the result.",
     "evaluate": "Compare adapters with the base on cases of your own.",
-    "merge": "Write a model with an adapter merged into it, for use elsewhere.",
+    "merge": "Write the base model with an adapter merged into it, as a Hugging Face folder or a GGUF file.",
     "worker": "Workers that run on your machine, with gemlora behind env.AI.",
 }
 

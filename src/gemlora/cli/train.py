@@ -82,7 +82,7 @@ def train(
     ] = DEFAULTS.patience,
     seed: Annotated[int, _option("seed", "Draws the order, the start and what dropout drops.", "N")] = DEFAULTS.seed,
 ) -> None:
-    """Fine-tune the served base with LoRA, and register the adapter.
+    """Train an adapter from examples: fine-tune the served base with LoRA, and register the result.
 
     A training that was killed goes on where it was with the same command. Needs the extra `train`: PyTorch,
     transformers and PEFT.

@@ -108,8 +108,9 @@ class Batches:
                 self._added.clear()
                 if (claim := await self._next()) is not None:
                     return claim
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._added.wait(), self._rules.pause_seconds)
+                with suppress(TimeoutError):  # not wait_for, which loses a cancellation that comes with the event
+                    async with asyncio.timeout(self._rules.pause_seconds):
+                        await self._added.wait()
 
     async def _next(self) -> Claim | None:
         """Claim a request of the account whose last turn is longest ago."""
