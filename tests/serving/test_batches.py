@@ -309,3 +309,14 @@ async def test_it_ends_whenever_it_is_told_to_also_just_as_a_batch_arrives(turns
 
     ended, _ = await asyncio.wait([task], timeout=10)
     assert ended
+
+
+async def test_ending_leaves_no_task_behind(database: Database) -> None:
+    """A connection whose task was cancelled twice never closed, and kept the server from ending."""
+    for moment in range(25):
+        batches = server(database)
+        async with running(batches, Echo()):
+            await asyncio.sleep(moment / 1000)
+    await database.close()
+    await asyncio.sleep(0.05)
+    assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -78,14 +78,13 @@ class Batches:
 
     async def run(self, answering: Answering) -> None:
         """Answer what waits until cancelled, then give back what is unanswered."""
-        tasks = [asyncio.ensure_future(self._keep())]
-        tasks += [asyncio.ensure_future(self._answer_all(answering)) for _ in range(self._rules.concurrency)]
         try:
-            await asyncio.gather(*tasks)
+            # A group cancels each task once: a second time would leave a connection that never closes behind.
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._keep())
+                for _ in range(self._rules.concurrency):
+                    group.create_task(self._answer_all(answering))
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             if self._held:
                 with suppress(StorageFailed):  # they expire
                     await self._repository.renew(self._held, None)
