@@ -122,7 +122,9 @@ def test_every_error_that_a_request_can_meet_is_in_the_table() -> None:
         errors.Forbidden,
         errors.WeightsInvalid,
         errors.SettingsInvalid,
-        errors.EvaluationInvalid,  # at the command line only
+        errors.EvaluationInvalid,  # at the command line only, like the next two
+        errors.TrainingDataInvalid,
+        errors.TrainingRefused,
         errors.ServerRefused,  # those two tell people at the command line what another server said
         errors.ServerUnreachable,
         errors.GemloraError,

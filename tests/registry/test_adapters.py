@@ -18,7 +18,7 @@ from gemlora.errors import (
     AdapterExists,
     AdapterInvalid,
     AdapterNotFound,
-    AdapterNotReady,
+    AdapterIncomplete,
     EngineFailed,
     InvalidRequest,
     OutOfCapacity,
@@ -148,7 +148,7 @@ async def test_any_other_name_is_fine(registry: Registry, folder: Path, name: st
 async def test_a_missing_file_is_named(registry: Registry, folder: Path, file: str) -> None:
     (folder / file).unlink()
 
-    with pytest.raises(AdapterNotReady, match=file):
+    with pytest.raises(AdapterIncomplete, match=file):
         await registry.uploads.add(ALICE, MODEL, "poet", folder)
     assert stored_files(registry) == []
 
