@@ -16,9 +16,9 @@ from tests.registry.peft_folder import BASE, MODEL, PeftFolder, config, tensors
 
 from gemlora.errors import (
     AdapterExists,
+    AdapterIncomplete,
     AdapterInvalid,
     AdapterNotFound,
-    AdapterIncomplete,
     EngineFailed,
     InvalidRequest,
     OutOfCapacity,
