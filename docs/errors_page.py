@@ -24,11 +24,14 @@ EXAMPLES: tuple[GemloraError, ...] = (
     errors.AccountNotFound("0123456789abcdef0123456789abcdef"),
     errors.TokenNotFound("00000000-0000-0000-0000-000000000000"),
     errors.BatchNotFound("00000000-0000-0000-0000-000000000000"),
+    errors.AliasNotFound("support-bot"),
     errors.AdapterNotFound("my-adapter"),
     errors.AdapterIncomplete("my-adapter"),
     errors.AdapterInvalid("adapter_config.json: r is 512, at most 256 is accepted"),
     errors.AdapterExists("name: the account already has a finetune my-adapter"),
     errors.TooManyAdapters("the account has 100 finetunes, which is as many as it may have"),
+    errors.AdapterInUse("The alias support-bot points to the adapter my-adapter, now or after a rollback"),
+    errors.TooManyAliases("The account has 1000 aliases already, which is the limit"),
     errors.RequestTimedOut("Request timeout"),
     errors.RequestAborted("Request was aborted"),
     errors.OutOfCapacity("The engine's queue is full"),
@@ -43,7 +46,10 @@ GATEWAY_ONLY = frozenset(
     {
         errors.AccountNotFound,
         errors.TokenNotFound,
+        errors.AliasNotFound,
         errors.AdapterExists,
+        errors.AdapterInUse,
+        errors.TooManyAliases,
         errors.TooManyAdapters,
         errors.ChangeFailed,
     }
@@ -66,7 +72,7 @@ INTRODUCTION = """
     - **REST**, on the run and catalogue routes: the message ends with the request's id, which is also the header
       `cf-ai-req-id`;
     - **gateway**, for what is refused before a model is reached, and for every error of the routes of finetunes,
-      accounts and tokens: `result` is `null` and there is no request id;
+      aliases, accounts and tokens: `result` is `null` and there is no request id;
     - **binding**, on the routes of the Workers AI binding;
     - **OpenAI**, below `/ai/v1`: the REST or gateway body with OpenAI's `error` object beside it.
 

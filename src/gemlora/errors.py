@@ -15,8 +15,11 @@ GemloraError
 ├── AdapterNotFound           unknown, foreign and deleted adapters look the same
 ├── AdapterIncomplete         registered, but files are missing
 ├── AdapterInvalid            would not take full effect on the served base
-├── AdapterExists             the account already uses that name
+├── AdapterExists             the account already uses that name, for an adapter or an alias
 ├── TooManyAdapters           the account has as many as it may
+├── AdapterInUse              an alias points to the adapter
+├── AliasNotFound             unknown and foreign aliases look the same
+├── TooManyAliases            the account has as many as it may
 ├── BatchNotFound             unknown, foreign and expired batches look the same
 ├── OutOfCapacity             try again later
 ├── ConstraintUnmet           the answer could not be completed as its schema or grammar demands
@@ -117,11 +120,26 @@ class AdapterInvalid(GemloraError):
 
 
 class AdapterExists(GemloraError):
-    """The account already has an adapter with that name."""
+    """The account already has an adapter or an alias with that name."""
 
 
 class TooManyAdapters(GemloraError):
     """The account has as many adapters as it may."""
+
+
+class AdapterInUse(GemloraError):
+    """An alias points to the adapter, now or after a rollback; the text names the alias."""
+
+
+class AliasNotFound(GemloraError):
+    """The account has no such alias."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Alias {name} not found")
+
+
+class TooManyAliases(GemloraError):
+    """The account has as many aliases as it may."""
 
 
 class BatchNotFound(GemloraError):

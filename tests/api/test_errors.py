@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import httpx
 import pytest
 from docs.errors_page import EXAMPLES, NEVER, errors_page, forms
 from tests.api.parts import ALICE, MODEL, RUN, TOKEN, Parts
-from tests.api.real_parts import FINETUNES, create, real_parts, upload
+from tests.api.real_parts import FINETUNES, create, peft_files, ready, real_parts, upload
 
 from gemlora import errors
 from gemlora.api.application import Limits
@@ -20,6 +21,7 @@ from gemlora.engines.fake import FakeEngine
 from gemlora.registry.adapters import CONFIG_FILE, WEIGHTS_FILE
 
 CHAT = f"/client/v4/accounts/{ALICE}/ai/v1/chat/completions"
+ALIASES = FINETUNES.replace("finetunes", "aliases")
 USER = {"role": "user", "content": "x"}
 
 
@@ -162,6 +164,20 @@ async def bad_weights(alice: httpx.AsyncClient, _operator: httpx.AsyncClient) ->
     return await upload(alice, "mine", WEIGHTS_FILE, b"nothing")
 
 
+async def pointed_to(alice: httpx.AsyncClient, _operator: httpx.AsyncClient) -> httpx.Response:
+    with tempfile.TemporaryDirectory() as folder:
+        await ready(alice, "mine", peft_files(at=Path(folder) / "peft"))
+    await alice.post(ALIASES, json={"name": "bot", "versions": [{"version": "mine", "weight": 1}]})
+    return await alice.delete(f"{FINETUNES}/mine")
+
+
+async def alias_too_many(alice: httpx.AsyncClient, _operator: httpx.AsyncClient) -> httpx.Response:
+    for number in range(4):
+        base = [{"version": "cf-public-base", "weight": 1}]
+        response = await alice.post(ALIASES, json={"name": f"bot-{number}", "versions": base})
+    return response
+
+
 GATEWAY_WAYS: dict[type[errors.GemloraError], Registry] = {
     errors.InvalidRequest: lambda alice, _: alice.post(FINETUNES, json={"model": MODEL, "name": " "}),
     errors.IncompleteRequest: lambda alice, _: alice.post(FINETUNES, json={"model": MODEL}),
@@ -171,6 +187,9 @@ GATEWAY_WAYS: dict[type[errors.GemloraError], Registry] = {
     errors.TokenNotFound: lambda _, operator: operator.delete(
         f"/client/v4/accounts/{ALICE}/tokens/00000000-0000-0000-0000-000000000000"
     ),
+    errors.AliasNotFound: lambda alice, _: alice.get(f"{ALIASES}/nobody"),
+    errors.AdapterInUse: pointed_to,
+    errors.TooManyAliases: alias_too_many,
     errors.AdapterNotFound: lambda alice, _: alice.get(f"{FINETUNES}/nobody"),
     errors.AdapterIncomplete: missing_file,
     errors.AdapterInvalid: bad_weights,

@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 from gemlora.accounts.records import Scope
 from gemlora.api.authentication import PLACEHOLDER_ACCOUNT
-from gemlora.api.openapi import batches, failures, generation, models, openai, public, registry, shape_inputs
+from gemlora.api.openapi import aliases, batches, failures, generation, models, openai, public, registry, shape_inputs
 from gemlora.api.openapi.operation import SCHEME, Operation, path
 from gemlora.api.openapi.shapes import Schema
 from gemlora.registry.models import Catalogue
@@ -32,6 +32,7 @@ def document(catalogue: Catalogue, page: Schema) -> Schema:
     run |= _below(f"{ACCOUNT}/ai", _granted(Scope.RUN, models.of_account(names)))
     run |= _below(f"{ACCOUNT}/ai/v1", _granted(Scope.RUN, openai.operations(names)))
     authorised = run | _below(f"{ACCOUNT}/ai/finetunes", registry.finetunes(model))
+    authorised |= _below(f"{ACCOUNT}/ai/aliases", aliases.aliases())
     authorised |= _below("/client/v4", registry.accounts())
     open_to_all = public.operations() | {SIGN_IN: {"post": registry.sign_in()}}
     inputs = generation.run_inputs(page)
@@ -44,7 +45,7 @@ def document(catalogue: Catalogue, page: Schema) -> Schema:
                 "RunInputs": inputs,
                 "BindingInputs": _without_options(inputs),
                 **shape_inputs.SCHEMAS, **generation.SCHEMAS, **batches.SCHEMAS, **models.SCHEMAS, **openai.SCHEMAS,
-                **registry.SCHEMAS, **failures.SCHEMAS,
+                **registry.SCHEMAS, **aliases.SCHEMAS, **failures.SCHEMAS,
             },
             "securitySchemes": {SCHEME: {"type": "http", "scheme": "bearer"}},
         },
