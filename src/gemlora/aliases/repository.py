@@ -149,7 +149,9 @@ class AliasChanges:
     async def evidence(self, alias: Alias) -> tuple[Evidence, Standing]:
         """What the current revision's test has seen, and how it stands."""
         key = and_(alias_revisions.c.alias_id == alias.id, alias_revisions.c.number == alias.current.number)
-        wealth = await self._connection.scalar(select(alias_revisions.c.wealth).where(key))
+        wealth: dict[str, Any] = (
+            await self._connection.execute(select(alias_revisions.c.wealth).where(key))
+        ).scalar_one()
         query = _STANDINGS.where(
             alias_versions.c.alias_id == alias.id, alias_versions.c.number == alias.current.number
         ).order_by(alias_versions.c.position)

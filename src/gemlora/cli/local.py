@@ -126,9 +126,10 @@ class LocalTarget:
         async def work(records: Records) -> Record:
             account_id, described = await self._prepare_account(records), wanted_of(wanted, COMMAND_LINE)
             try:
-                return alias_body(await records.aliases.change(account_id, name, described))
+                alias = await records.aliases.change(account_id, name, described)
             except AliasNotFound:
-                return alias_body(await records.aliases.create(account_id, name, described))
+                alias = await records.aliases.create(account_id, name, described)
+            return alias_body(alias, await records.aliases.standing(alias))
 
         return self._run(work)
 
@@ -137,7 +138,8 @@ class LocalTarget:
 
         async def work(records: Records) -> Record:
             account_id = await self._prepare_account(records)
-            return alias_body(await records.aliases.promote(account_id, name, version, COMMAND_LINE, note))
+            alias = await records.aliases.promote(account_id, name, version, COMMAND_LINE, note)
+            return alias_body(alias, await records.aliases.standing(alias))
 
         return self._run(work)
 
@@ -146,7 +148,8 @@ class LocalTarget:
 
         async def work(records: Records) -> Record:
             account_id = await self._prepare_account(records)
-            return alias_body(await records.aliases.roll_back(account_id, name, COMMAND_LINE, note, revision))
+            alias = await records.aliases.roll_back(account_id, name, COMMAND_LINE, note, revision)
+            return alias_body(alias, await records.aliases.standing(alias))
 
         return self._run(work)
 
