@@ -24,6 +24,7 @@ EXAMPLES: tuple[GemloraError, ...] = (
     errors.AccountNotFound("0123456789abcdef0123456789abcdef"),
     errors.TokenNotFound("00000000-0000-0000-0000-000000000000"),
     errors.BatchNotFound("00000000-0000-0000-0000-000000000000"),
+    errors.AliasNotFound("support-bot"),
     errors.AdapterNotFound("my-adapter"),
     errors.AdapterIncomplete("my-adapter"),
     errors.AdapterNotReady("my-adapter"),
@@ -31,6 +32,7 @@ EXAMPLES: tuple[GemloraError, ...] = (
     errors.AdapterExists("name: the account already has a finetune my-adapter"),
     errors.TooManyAdapters("the account has 100 finetunes, which is as many as it may have"),
     errors.StillNeeded("the first account cannot be deleted"),
+    errors.TooManyAliases("The account has 1000 aliases already, which is the limit"),
     errors.RequestTimedOut("Request timeout"),
     errors.RequestAborted("Request was aborted"),
     errors.OutOfCapacity("The engine's queue is full"),
@@ -45,9 +47,11 @@ GATEWAY_ONLY = frozenset(
     {
         errors.AccountNotFound,
         errors.TokenNotFound,
+        errors.AliasNotFound,
         errors.AdapterExists,
         errors.AdapterNotReady,
         errors.StillNeeded,
+        errors.TooManyAliases,
         errors.TooManyAdapters,
         errors.ChangeFailed,
     }
@@ -70,7 +74,7 @@ INTRODUCTION = """
     - **REST**, on the run and catalogue routes: the message ends with the request's id, which is also the header
       `cf-ai-req-id`;
     - **gateway**, for what is refused before a model is reached, and for every error of the routes of finetunes,
-      accounts and tokens: `result` is `null` and there is no request id;
+      aliases, accounts and tokens: `result` is `null` and there is no request id;
     - **binding**, on the routes of the Workers AI binding;
     - **OpenAI**, below `/ai/v1`: the REST or gateway body with OpenAI's `error` object beside it.
 

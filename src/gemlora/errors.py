@@ -16,9 +16,11 @@ GemloraError
 ├── AdapterIncomplete         registered, but files are missing
 │   └── AdapterNotReady       … that are to be downloaded or published
 ├── AdapterInvalid            would not take full effect on the served base
-├── AdapterExists             the account already uses that name
+├── AdapterExists             the account already uses that name, for an adapter or an alias
 ├── TooManyAdapters           the account has as many as it may
 ├── StillNeeded               must not be deleted or revoked as things are
+├── AliasNotFound             unknown and foreign aliases look the same
+├── TooManyAliases            the account has as many as it may
 ├── BatchNotFound             unknown, foreign and expired batches look the same
 ├── OutOfCapacity             try again later
 ├── ConstraintUnmet           the answer could not be completed as its schema or grammar demands
@@ -124,7 +126,7 @@ class AdapterInvalid(GemloraError):
 
 
 class AdapterExists(GemloraError):
-    """The account already has an adapter with that name."""
+    """The account already has an adapter or an alias with that name."""
 
 
 class TooManyAdapters(GemloraError):
@@ -132,7 +134,18 @@ class TooManyAdapters(GemloraError):
 
 
 class StillNeeded(GemloraError):
-    """An account or token that must not go as things are; the text says why."""
+    """An account, token or adapter that must not go as things are; the text says why."""
+
+
+class AliasNotFound(GemloraError):
+    """The account has no such alias."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Alias {name} not found")
+
+
+class TooManyAliases(GemloraError):
+    """The account has as many aliases as it may."""
 
 
 class BatchNotFound(GemloraError):

@@ -287,6 +287,10 @@ class Settings(BaseSettings):
         0, ge=0, description="How many adapters an account may have, public ones not counted; 0: any number.",
         examples=[100],
     )  # fmt: skip
+    max_aliases: int = Field(1000, ge=1, description="Aliases that an account may have.", examples=[1000])
+    max_alias_versions: int = Field(
+        16, ge=1, le=1000, description="Versions that an alias may point to.", examples=[16]
+    )
     collect_seconds: float = Field(
         3600, gt=0, description="How often files that no adapter uses are deleted.", examples=[3600]
     )

@@ -9,13 +9,15 @@ from typing import Any
 
 from gemlora.accounts.records import Account, Caller, Scope, Token
 from gemlora.accounts.sign_in import SignIn
+from gemlora.aliases.records import Alias
 from gemlora.api.application import Limits, Services, create_api
 from gemlora.api.health import Lifecycle, Phase
 from gemlora.engines.fake import FakeEngine
-from gemlora.errors import AdapterIncomplete, AdapterNotFound, GemloraError, Unauthenticated
+from gemlora.errors import AdapterIncomplete, AdapterNotFound, AliasNotFound, GemloraError, Unauthenticated
 from gemlora.registry.models import AdapterLimits, Base, Catalogue, DefaultAdapter, Model, served_model
 from gemlora.registry.records import ReadyAdapter
 from gemlora.serving.byte_vocabulary import byte_vocabulary
+from gemlora.serving.choosing import Choosing
 from gemlora.serving.codec import GemmaCodec
 from gemlora.serving.service import TextGeneration
 from gemlora.serving.tokenizer import Tokenizer
@@ -73,6 +75,13 @@ class FakeAdapters:
         return self.ready[name_or_id]
 
 
+class NoAliases:
+    """No account has an alias."""
+
+    async def find(self, account_id: str, name: str) -> Alias:
+        raise AliasNotFound(name)
+
+
 class Parts:
     """One application and the fakes that a test looks into."""
 
@@ -86,6 +95,7 @@ class Parts:
         adapters: Any = None,
         uploads: Any = None,
         batches: Any = None,
+        aliases: Any = None,
         adapter_limits: AdapterLimits | None = None,
     ) -> None:
         self.engine = engine
@@ -101,12 +111,15 @@ class Parts:
         model = replace(model, default_adapter=default_adapter)
         catalogue = Catalogue([model])
         codec = GemmaCodec(Tokenizer(byte_vocabulary()))
-        generation = TextGeneration(catalogue, self.adapters, engine, codec, self.metrics, log)
+        self.aliases = aliases or NoAliases()
+        choosing = Choosing(self.adapters, self.aliases)
+        generation = TextGeneration(catalogue, choosing, engine, codec, self.metrics, log)
         self.services = Services(
             accounts=self.accounts,
             sign_in=self.sign_in,
             adapters=self.adapters,
             uploads=uploads,
+            aliases=self.aliases,
             catalogue=catalogue,
             generation=generation,
             batches=batches,

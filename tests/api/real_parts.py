@@ -15,6 +15,8 @@ from tests.registry.peft_folder import BASE, PeftFolder
 from gemlora.accounts.records import Account, Scope, Token
 from gemlora.accounts.repository import AccountRepository
 from gemlora.accounts.service import Accounts, token_digest
+from gemlora.aliases.repository import AliasRepository
+from gemlora.aliases.service import Aliases, AliasLimits
 from gemlora.api.application import Limits
 from gemlora.engines.contract import ModelFacts
 from gemlora.engines.fake import FAKE_FACTS, FakeEngine
@@ -27,6 +29,7 @@ from gemlora.registry.uploads import Uploads
 from gemlora.storage.data import DataFolder
 from gemlora.storage.database import Database
 from gemlora.storage.local_objects import LocalObjects
+from gemlora.telemetry.logs import create_logger
 
 OPERATOR = "0" * 32
 FINETUNES = f"/client/v4/accounts/{ALICE}/ai/finetunes"
@@ -90,6 +93,7 @@ class RealParts(Parts):
             accounts=Accounts(AccountRepository(database), data.first_token, AdapterHoldings(self.registry)),
             adapters=self.registry,
             uploads=Uploads(rows, self.objects, self.probe),
+            aliases=Aliases(AliasRepository(database), AliasLimits(3, 3), create_logger("error")),
             adapter_limits=largest,
         )
         self.statements: list[str] = []

@@ -39,6 +39,7 @@ TABLE: list[tuple[Exception, int, int, str, str]] = [
     (errors.AccountNotFound("a1"), 7003, 404, "AiError", "Account a1 not found"),
     (errors.TokenNotFound("t1"), 7003, 404, "AiError", "Token t1 not found"),
     (errors.BatchNotFound("b1"), 7003, 404, "AiError", "Batch b1 not found"),
+    (errors.AliasNotFound("bot"), 7003, 404, "AiError", "Alias bot not found"),
     (errors.AdapterNotFound("my-ft"), 3037, 404, "AiError", "Finetune my-ft not found"),
     (
         errors.AdapterIncomplete("x"),
@@ -58,6 +59,7 @@ TABLE: list[tuple[Exception, int, int, str, str]] = [
     ),
     (errors.StillNeeded("it stays"), 3045, 409, "AiError", "it stays"),
     (errors.TooManyAdapters("taken"), 5004, 400, "Invalid data", "taken"),
+    (errors.TooManyAliases("taken"), 5004, 400, "Invalid data", "taken"),
     (errors.RequestTimedOut("x"), 3007, 408, "Timeout", "Request timeout"),
     (errors.RequestAborted("x"), 3008, 408, "Aborted", "Request was aborted"),
     (errors.OutOfCapacity("x"), 3040, 429, "AiError", "Capacity temporarily exceeded, please try again."),

@@ -20,6 +20,7 @@ from gemlora.engines.fake import FakeEngine
 from gemlora.registry.adapters import CONFIG_FILE, WEIGHTS_FILE
 
 CHAT = f"/client/v4/accounts/{ALICE}/ai/v1/chat/completions"
+ALIASES = FINETUNES.replace("finetunes", "aliases")
 USER = {"role": "user", "content": "x"}
 
 
@@ -162,6 +163,13 @@ async def bad_weights(alice: httpx.AsyncClient, _operator: httpx.AsyncClient) ->
     return await upload(alice, "mine", WEIGHTS_FILE, b"nothing")
 
 
+async def alias_too_many(alice: httpx.AsyncClient, _operator: httpx.AsyncClient) -> httpx.Response:
+    for number in range(4):
+        base = [{"version": "cf-public-base", "weight": 1}]
+        response = await alice.post(ALIASES, json={"name": f"bot-{number}", "versions": base})
+    return response
+
+
 GATEWAY_WAYS: dict[type[errors.GemloraError], Registry] = {
     errors.InvalidRequest: lambda alice, _: alice.post(FINETUNES, json={"model": MODEL, "name": " "}),
     errors.IncompleteRequest: lambda alice, _: alice.post(FINETUNES, json={"model": MODEL}),
@@ -171,6 +179,8 @@ GATEWAY_WAYS: dict[type[errors.GemloraError], Registry] = {
     errors.TokenNotFound: lambda _, operator: operator.delete(
         f"/client/v4/accounts/{ALICE}/tokens/00000000-0000-0000-0000-000000000000"
     ),
+    errors.AliasNotFound: lambda alice, _: alice.get(f"{ALIASES}/nobody"),
+    errors.TooManyAliases: alias_too_many,
     errors.AdapterNotFound: lambda alice, _: alice.get(f"{FINETUNES}/nobody"),
     errors.AdapterNotReady: missing_file,
     errors.AdapterInvalid: bad_weights,

@@ -58,6 +58,7 @@ def address(route: APIRoute, account_id: str = ALICE) -> str:
         route.path.replace("{account_id}", account_id)
         .replace("{model:path}", MODEL)
         .replace("{finetune}", "pirate")
+        .replace("{alias}", "support-bot")
         .replace("{file_name}", "adapter_config.json")
     )
 

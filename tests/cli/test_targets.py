@@ -387,3 +387,30 @@ def test_what_is_no_time_is_a_usage_error(gemlora: Command, text: str, tmp_path:
 async def accounts_of(data: Path) -> int:
     async with open_records(Settings(data_dir=data)) as records:
         return await records.accounts.count()
+
+
+def test_an_alias_is_set_promoted_rolled_back_and_removed(
+    target: Command, gemlora: Command, server: RunningServer, folder: Path, tmp_path: Path
+) -> None:
+    gemlora("adapters", "add", "pointed", folder, "--data-dir", server.data_dir)
+    test = tmp_path / "test.json"
+    declared = {"control": "cf-public-base", "candidate": "pointed", "metric": "solved", "effect": 0.5}
+    test.write_text(json.dumps(declared))
+
+    assert target("aliases", "set", "bot", "cf-public-base=1").output == "bot is at revision 1: cf-public-base=1\n"
+    split = target("aliases", "set", "bot", "cf-public-base=9", "pointed=1", "--note", "try", "--test", test, "--json")
+    assert split.json["test"]["verdict"] == "running"
+    shown = target("aliases", "show", "bot").output
+    assert shown.splitlines()[-1] == "Test of solved: pointed against cf-public-base: running"
+    assert target("aliases", "list").output.splitlines()[1].split() == ["bot", "2", "cf-public-base=9,pointed=1"]
+    assert "cf-public-base=0, pointed=1" in target("aliases", "promote", "bot", "pointed").output
+    assert "bot is at revision 4: cf-public-base=9, pointed=1" in target("aliases", "rollback", "bot").output
+    log = target("aliases", "log", "bot", "--json").json
+    assert [one["action"] for one in log] == ["rollback", "promote", "set", "create"]
+    assert target("aliases", "log", "bot").output.splitlines()[3].endswith("try")
+    refused = gemlora("adapters", "remove", "pointed", "--data-dir", server.data_dir)
+    assert (refused.status, "alias bot points to" in refused.errors) == (1, True)
+    assert target("aliases", "set", "bot", "pointed").errors == "Error: pointed: must be VERSION=WEIGHT\n"
+    assert target("aliases", "remove", "bot").output == "Removed bot\n"
+    assert "Alias bot not found" in target("aliases", "show", "bot").errors
+    gemlora("adapters", "remove", "pointed", "--data-dir", server.data_dir)

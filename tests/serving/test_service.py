@@ -132,14 +132,15 @@ async def test_the_default_adapter_serves_what_names_none_and_is_not_raw(
 
     generation = await service.start(replace(REQUEST, **changes))
 
-    assert (generation.adapter and generation.adapter.name) == served
+    adapter = generation.served.adapter
+    assert (adapter and adapter.name) == served
 
 
 async def test_only_a_default_that_somebody_asked_for_must_be_there(engine: FakeEngine) -> None:
     optional = Parts(engine, default_adapter=DefaultAdapter("gone", optional=True)).services.generation
     asked_for = Parts(engine, default_adapter=DefaultAdapter("gone")).services.generation
 
-    assert (await optional.start(REQUEST)).adapter is None
+    assert (await optional.start(REQUEST)).served.adapter is None
     with pytest.raises(AdapterNotFound):
         await asked_for.start(REQUEST)
     with pytest.raises(AdapterNotFound):

@@ -46,10 +46,12 @@ class AccountRoutes:
 
     async def list(self, request: Request) -> Response:
         """One page of all accounts, oldest first; behind the last page it is empty."""
-        page, size = _page(request.query_params)
+        page, size = page_asked(request.query_params)
         total = await self._accounts.count()
         accounts = await self._accounts.list((page - 1) * size, size)
-        return envelope([account_body(account) for account in accounts], info=_info(page, size, len(accounts), total))
+        return envelope(
+            [account_body(account) for account in accounts], info=page_info(page, size, len(accounts), total)
+        )
 
     async def create(self, request: Request) -> Response:
         """An account without tokens."""
@@ -75,11 +77,13 @@ class AccountRoutes:
 
     async def list_tokens(self, request: Request) -> Response:
         """One page of the account's tokens that were not revoked, oldest first; never their plain text."""
-        page, size = _page(request.query_params)
+        page, size = page_asked(request.query_params)
         tokens = await self._accounts.list_tokens(_account_id(request))
         shown = tokens[(page - 1) * size : page * size]
         now = self._clock()
-        return envelope([token_body(token, now) for token in shown], info=_info(page, size, len(shown), len(tokens)))
+        return envelope(
+            [token_body(token, now) for token in shown], info=page_info(page, size, len(shown), len(tokens))
+        )
 
     async def create_token(self, request: Request) -> Response:
         """A token; its `value` is in this answer and nowhere else."""
@@ -137,7 +141,7 @@ def _account_id(request: Request) -> str:
     return caller_of(request).account_id if account_id == PLACEHOLDER_ACCOUNT else account_id
 
 
-def _page(query: QueryParams) -> tuple[int, int]:
+def page_asked(query: QueryParams) -> tuple[int, int]:
     """Number and size of the page that is asked for."""
     return (
         _number(query, "page", 1, HIGHEST_PAGE),
@@ -152,7 +156,8 @@ def _number(query: QueryParams, key: str, default: int, highest: int) -> int:
     return int(match[1])
 
 
-def _info(page: int, size: int, count: int, total: int) -> Json:
+def page_info(page: int, size: int, count: int, total: int) -> Json:
+    """Which part of a list an answer is."""
     return {
         "page": page,
         "per_page": size,

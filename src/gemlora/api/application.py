@@ -13,7 +13,9 @@ from structlog.typing import FilteringBoundLogger
 
 from gemlora.accounts.service import Accounts
 from gemlora.accounts.sign_in import SignIn
+from gemlora.aliases.service import Aliases
 from gemlora.api.accounts import AccountRoutes
+from gemlora.api.aliases import AliasRoutes
 from gemlora.api.batches import BatchAnswers, Batching
 from gemlora.api.binding import Binding
 from gemlora.api.body import BodyReader
@@ -60,6 +62,7 @@ class Services:
     sign_in: SignIn
     adapters: Adapters
     uploads: Uploads
+    aliases: Aliases
     catalogue: Catalogue
     generation: TextGeneration
     batches: Batches
@@ -101,12 +104,13 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
         services.limits.write_stall_seconds,
         services.log,
     )
+    aliases = AliasRoutes(services.aliases, bodies, services.log)
     accounts = AccountRoutes(services.accounts, bodies, services.log)
     sign_in = SignInRoute(services.sign_in, services.limits.body_idle_seconds, services.log)
     binding = Binding(run, models, services.catalogue)
     health = Health(services.lifecycle, services.metrics)
     description = Description(partial(_document, services.catalogue, schemas["input"]))
-    routes = endpoints(run, binding, openai, models, finetunes, accounts, sign_in, health, description)
+    routes = endpoints(run, binding, openai, models, finetunes, aliases, accounts, sign_in, health, description)
     app = FastAPI(
         title="gemlora",
         openapi_url=None,

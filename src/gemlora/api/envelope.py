@@ -74,6 +74,7 @@ ERROR_KINDS: dict[type[errors.GemloraError], ErrorKind] = {
     errors.AccountNotFound: ErrorKind(7003, 404, "for an operator: no such account"),
     errors.TokenNotFound: ErrorKind(7003, 404, "for an operator: the account has no such token"),
     errors.BatchNotFound: ErrorKind(7003, 404, "the account has no such batch"),
+    errors.AliasNotFound: ErrorKind(7003, 404, "the account has no such alias, or that no such revision or version"),
     errors.AdapterNotFound: ErrorKind(
         3037, 404, "no such adapter for this account", description="Finetune {name} not found"
     ),
@@ -84,10 +85,14 @@ ERROR_KINDS: dict[type[errors.GemloraError], ErrorKind] = {
     errors.AdapterInvalid: ErrorKind(
         5004, 400, "the adapter would not take full effect on the served model", "Invalid data"
     ),
-    errors.AdapterExists: ErrorKind(5004, 400, "the adapter's name is taken", "Invalid data"),
+    errors.AdapterExists: ErrorKind(5004, 400, "the name is taken, by an adapter or an alias", "Invalid data"),
+    errors.TooManyAliases: ErrorKind(5004, 400, "the account has `GEMLORA_MAX_ALIASES`", "Invalid data"),
     errors.TooManyAdapters: ErrorKind(5004, 400, "the account has `GEMLORA_MAX_ADAPTERS`", "Invalid data"),
     errors.StillNeeded: ErrorKind(
-        3045, 409, "the first account, one with public adapters, or the token that a setting presets cannot go"
+        3045,
+        409,
+        "the first account, one with public adapters, the token that a setting presets, or an adapter that an alias "
+        "points to, now or after a rollback, cannot go",
     ),
     errors.RequestTimedOut: ErrorKind(
         3007, 408, "the headers or the body did not arrive in time", "Timeout", "Request timeout"

@@ -21,12 +21,13 @@ from gemlora.api.body import BodyReader
 from gemlora.api.disconnect import while_connected
 from gemlora.api.envelope import Call, Form, json_response
 from gemlora.api.openai_inputs import Reader, Wanted
-from gemlora.api.run import adapter_label, begin_call
+from gemlora.api.run import AFFINITY, begin_call, served_headers
 from gemlora.api.sse import DONE, event
 from gemlora.api.streaming import event_stream
 from gemlora.api.validation import Json
 from gemlora.errors import EngineFailed
 from gemlora.registry.models import Catalogue, Model
+from gemlora.serving.choosing import split_key
 from gemlora.serving.json_text import parsed
 from gemlora.serving.prompt import ToolCall
 from gemlora.serving.service import Answer, Ending, Generation, Part, RunRequest, TextGeneration, Usage, fold
@@ -78,11 +79,12 @@ class OpenAi:
         call = begin_call(request, Form.OPENAI)
         wanted = await self._bodies.json(request, read)
         model = self._catalogue.get(wanted.model).name
-        requests = _requests(call, caller_of(request).account_id, model, wanted)
+        affinity = request.headers.get(AFFINITY) or split_key(wanted.prompts, wanted.sampling.seed)
+        requests = _requests(call, caller_of(request).account_id, model, wanted, affinity)
         choices = [wanted.sampling_of(choice) for choice in range(wanted.choices)]
         starting = together([self._service.start_choices(one, choices) for one in requests])
         generations = [*chain.from_iterable(await while_connected(request.receive, starting))]
-        headers = {"cf-ai-req-id": call.id, "gemlora-adapter": adapter_label(generations[0].adapter)}
+        headers = {"cf-ai-req-id": call.id, **served_headers(generations[0].served)}
         answer = form(call, model, wanted)
         if wanted.stream:
             log = self._log.bind(request_id=call.id)
@@ -231,8 +233,8 @@ async def merged(
             await stream.aclose()
 
 
-def _requests(call: Call, account_id: str, model: str, wanted: Wanted) -> list[RunRequest]:
-    """One for each prompt. They may wait for each other, whatever the request says."""
+def _requests(call: Call, account_id: str, model: str, wanted: Wanted, affinity: str) -> list[RunRequest]:
+    """One for each prompt, all to one version of an alias. They may wait for each other, whatever the request says."""
     return [
         RunRequest(
             id=call.id,
@@ -244,6 +246,7 @@ def _requests(call: Call, account_id: str, model: str, wanted: Wanted) -> list[R
             stop=wanted.stop,
             shape=wanted.shape,
             reject_if_busy=wanted.reject_if_busy and not number,
+            affinity=affinity,
         )
         for number, prompt in enumerate(wanted.prompts)
     ]

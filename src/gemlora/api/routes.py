@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from gemlora.accounts.records import Scope
 from gemlora.api.accounts import AccountRoutes
+from gemlora.api.aliases import AliasRoutes
 from gemlora.api.authentication import Access, Authenticator, Guard
 from gemlora.api.binding import Binding
 from gemlora.api.description import Description
@@ -27,6 +28,8 @@ ACCOUNT = f"{ACCOUNTS}/{{account_id}}"
 OPENAI = f"{ACCOUNT}/ai/v1"
 FINETUNES = f"{ACCOUNT}/ai/finetunes"
 FINETUNE = f"{FINETUNES}/{{finetune}}"
+ALIASES = f"{ACCOUNT}/ai/aliases"
+ALIAS = f"{ALIASES}/{{alias}}"
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -48,6 +51,7 @@ def endpoints(
     openai: OpenAi,
     models: Models,
     finetunes: Finetunes,
+    aliases: AliasRoutes,
     accounts: AccountRoutes,
     sign_in: SignInRoute,
     health: Health,
@@ -76,6 +80,15 @@ def endpoints(
         Endpoint(post, f"{FINETUNE}/finetune-assets", finetunes.upload, Access.ACCOUNT, writing),
         Endpoint(look, f"{FINETUNE}/finetune-assets/{{file_name}}", finetunes.download, Access.ACCOUNT, reading),
         Endpoint(post, f"{FINETUNE}/publish", finetunes.publish, Access.ACCOUNT, Scope.ADMIN),
+        Endpoint(get, ALIASES, aliases.list, Access.ACCOUNT, reading),
+        Endpoint(post, ALIASES, aliases.create, Access.ACCOUNT, writing),
+        Endpoint(get, ALIAS, aliases.show, Access.ACCOUNT, reading),
+        Endpoint(("PUT",), ALIAS, aliases.change, Access.ACCOUNT, writing),
+        Endpoint(delete, ALIAS, aliases.delete, Access.ACCOUNT, writing),
+        Endpoint(get, f"{ALIAS}/revisions", aliases.revisions, Access.ACCOUNT, reading),
+        Endpoint(post, f"{ALIAS}/promote", aliases.promote, Access.ACCOUNT, writing),
+        Endpoint(post, f"{ALIAS}/rollback", aliases.roll_back, Access.ACCOUNT, writing),
+        Endpoint(post, f"{ALIAS}/outcomes", aliases.report, Access.ACCOUNT, Scope.RUN),
         Endpoint(get, ACCOUNTS, accounts.list, Access.OPERATOR, Scope.ADMIN),
         Endpoint(post, ACCOUNTS, accounts.create, Access.OPERATOR, Scope.ADMIN),
         Endpoint(get, ACCOUNT, accounts.show, Access.OPERATOR, Scope.ADMIN),

@@ -24,8 +24,12 @@ from gemlora.api.validation import Json
 from gemlora.errors import EngineFailed
 from gemlora.registry.models import Catalogue
 from gemlora.registry.records import ReadyAdapter
+from gemlora.serving.choosing import Served
 from gemlora.serving.prompt import ToolCall
 from gemlora.serving.service import Ending, Generation, Part, TextGeneration, fold
+
+AFFINITY = "x-session-affinity"
+"""Header of a conversation's requests, which get the same version of an alias."""
 
 
 class Run:
@@ -78,9 +82,10 @@ class Run:
             wanted.request(call.id, caller_of(request).account_id, model),
             adapter=beside if wanted.lora is None else wanted.lora,
             reject_if_busy=rejects_if_busy(options),
+            affinity=request.headers.get(AFFINITY),
         )
         generation = await while_connected(request.receive, self._service.start(run_request))
-        headers = {"gemlora-adapter": adapter_label(generation.adapter)}
+        headers = served_headers(generation.served)
         if wanted.stream:
             return await self._stream(request, call, generation, headers)
         answer = await while_connected(request.receive, fold(generation.pieces()))
@@ -119,6 +124,16 @@ async def events(pieces: AsyncGenerator[Part, None]) -> AsyncGenerator[bytes, No
                 else {"response": piece.text}
             )
     raise EngineFailed("The answer has no end")
+
+
+def served_headers(served: Served) -> dict[str, str]:
+    """What served an answer, and which revision and version of an alias, if one was named."""
+    headers = {"gemlora-adapter": adapter_label(served.adapter)}
+    if served.alias is None:
+        return headers
+    alias, version = served.alias.alias, served.alias.version
+    label = f"{quote(alias.name, safe='')}; revision={alias.current.number}; version={quote(version.name, safe='')}"
+    return headers | {"gemlora-alias": label}
 
 
 def adapter_label(adapter: ReadyAdapter | None) -> str:

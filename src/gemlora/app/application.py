@@ -17,6 +17,8 @@ from structlog.typing import FilteringBoundLogger
 from gemlora.accounts.repository import AccountRepository
 from gemlora.accounts.service import Accounts, FirstAccess
 from gemlora.accounts.sign_in import SignIn
+from gemlora.aliases.repository import AliasRepository
+from gemlora.aliases.service import Aliases, AliasLimits
 from gemlora.api.application import Limits, Services, batch_answers, create_api
 from gemlora.api.health import Lifecycle
 from gemlora.api.server import Config, Server
@@ -36,6 +38,7 @@ from gemlora.registry.repository import AdapterRepository
 from gemlora.registry.uploads import Uploads
 from gemlora.serving.adapters import ServingEngine
 from gemlora.serving.batches import Batches, BatchRules
+from gemlora.serving.choosing import Choosing
 from gemlora.serving.codec import GemmaCodec
 from gemlora.serving.schemas import SchemaLimits
 from gemlora.serving.service import TextGeneration
@@ -85,6 +88,7 @@ class Records:
     accounts: Accounts
     adapters: Adapters
     uploads: Uploads
+    aliases: Aliases
     adapter_rows: AdapterRepository
     batch_rows: BatchRepository
 
@@ -143,7 +147,7 @@ async def open_application(
     """Connect everything and wait for the engine; disconnect it in the reverse order at the end of the block."""
     engine = backend.engine
     async with AsyncExitStack() as stack:
-        records = await stack.enter_async_context(open_records(settings, ServingEngine(engine, log)))
+        records = await stack.enter_async_context(open_records(settings, ServingEngine(engine, log), log))
         access = await records.prepare()
         tokenizer = await backend.ready()
         model = model_of(settings, Base.of(engine.facts))
@@ -156,6 +160,7 @@ async def open_application(
         metrics = Metrics()
         metrics.watch_engine(lambda: msgspec.structs.asdict(engine.stats()))
         catalogue = Catalogue([model])
+        choosing = Choosing(records.adapters, records.aliases)
         lifecycle = Lifecycle()
         sign_in = SignIn(records.accounts, settings.sign_in_seconds)
         services = Services(
@@ -163,8 +168,9 @@ async def open_application(
             sign_in=sign_in,
             adapters=records.adapters,
             uploads=records.uploads,
+            aliases=records.aliases,
             catalogue=catalogue,
-            generation=TextGeneration(catalogue, records.adapters, engine, GemmaCodec(tokenizer), metrics, log),
+            generation=TextGeneration(catalogue, choosing, engine, GemmaCodec(tokenizer), metrics, log),
             batches=Batches(records.batch_rows, _batch_rules(settings), log),
             lifecycle=lifecycle,
             metrics=metrics,
@@ -181,9 +187,12 @@ async def open_application(
 
 
 @asynccontextmanager
-async def open_records(settings: Settings, engine: AdapterEngine | None = None) -> AsyncIterator[Records]:
-    """Open the data folder. Without an engine no adapters can be made."""
+async def open_records(
+    settings: Settings, engine: AdapterEngine | None = None, log: FilteringBoundLogger | None = None
+) -> AsyncIterator[Records]:
+    """Open the data folder. Without an engine no adapters can be made; without a log only warnings are told."""
     engine = engine or NoEngine()
+    log = log or create_logger("warning", settings.log_format)
     data = DataFolder.open(settings.data_dir)
     database = await _open_database(settings, data)
     try:
@@ -192,7 +201,11 @@ async def open_records(settings: Settings, engine: AdapterEngine | None = None) 
         accounts = Accounts(AccountRepository(database), data.first_token, AdapterHoldings(adapters))
         token = settings.api_token.get_secret_value() if settings.api_token else None
         prepare = partial(accounts.prepare, settings.account_id, token)
-        yield Records(prepare, accounts, adapters, Uploads(rows, objects, engine), rows, BatchRepository(database))
+        uploads = Uploads(rows, objects, engine)
+        aliases = Aliases(
+            AliasRepository(database), AliasLimits(settings.max_aliases, settings.max_alias_versions), log
+        )
+        yield Records(prepare, accounts, adapters, uploads, aliases, rows, BatchRepository(database))
     finally:
         await database.close()
 

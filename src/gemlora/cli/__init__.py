@@ -13,6 +13,7 @@ from gemlora.errors import GemloraError
 COMMANDS = {
     "serve": "Start the server.",
     "adapters": "Add, list, show, download, publish, convert and remove LoRA adapters.",
+    "aliases": "Names that split their requests between versions.",
     "accounts": "List, create and delete accounts.",
     "tokens": "List, create and revoke tokens.",
     "models": "Get checkpoints, and write them in other formats.",

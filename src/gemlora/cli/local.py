@@ -17,6 +17,7 @@ from httpx2 import ASGITransport, AsyncClient
 from gemlora.accounts.records import NewToken, Scope
 from gemlora.accounts.service import LENT_FOR
 from gemlora.api.accounts import account_body, token_body
+from gemlora.api.aliases import alias_body, revision_body, wanted_of
 from gemlora.api.finetunes import finetune_body
 from gemlora.app.application import Records, open_application, open_engine, open_records
 from gemlora.app.backend import starting_backend
@@ -24,7 +25,7 @@ from gemlora.cli.remote import RemoteTarget
 from gemlora.cli.targets import Record, Target
 from gemlora.cli.transfers import CHUNK, downloading, opened, write_download
 from gemlora.engines.cpu.weights.progress import Progress
-from gemlora.errors import AdapterNotFound, ServerUnreachable
+from gemlora.errors import AdapterNotFound, AliasNotFound, ServerUnreachable
 from gemlora.evaluation.asking import account_client
 from gemlora.settings import Settings
 from gemlora.storage.data import DataFolder
@@ -38,6 +39,9 @@ T = TypeVar("T")
 
 CONVERSATION_FOR = timedelta(days=7)
 """Longer than any evaluation takes."""
+
+COMMAND_LINE = "command line"
+"""Who made a revision of an alias, in the place of a token's id."""
 
 
 class LocalTarget:
@@ -134,6 +138,76 @@ class LocalTarget:
             return reader.likelihoods(exchanges, loaded, counted)
 
         return self._run(work)
+
+    def list_aliases(self) -> list[Record]:
+        """See `Target`."""
+
+        async def work(records: Records) -> list[Record]:
+            account_id = await self._find_account(records)
+            return [] if account_id is None else [alias_body(one) for one in await records.aliases.list(account_id)]
+
+        return self._run(work)
+
+    def show_alias(self, name: str) -> Record:
+        """See `Target`."""
+
+        async def work(records: Records) -> Record:
+            alias = await records.aliases.find(await self._find_account(records) or "", name)
+            return alias_body(alias, await records.aliases.standing(alias))
+
+        return self._run(work)
+
+    def set_alias(self, name: str, wanted: Record) -> Record:
+        """See `Target`. Requests read aliases anew, so no server need be told."""
+
+        async def work(records: Records) -> Record:
+            account_id, described = await self._prepare_account(records), wanted_of(wanted, COMMAND_LINE)
+            try:
+                alias = await records.aliases.change(account_id, name, described)
+            except AliasNotFound:
+                alias = await records.aliases.create(account_id, name, described)
+            return alias_body(alias, await records.aliases.standing(alias))
+
+        return self._run(work)
+
+    def promote_alias(self, name: str, version: str, note: str) -> Record:
+        """See `Target`."""
+
+        async def work(records: Records) -> Record:
+            account_id = await self._prepare_account(records)
+            alias = await records.aliases.promote(account_id, name, version, COMMAND_LINE, note)
+            return alias_body(alias, await records.aliases.standing(alias))
+
+        return self._run(work)
+
+    def roll_back_alias(self, name: str, revision: int | None, note: str) -> Record:
+        """See `Target`."""
+
+        async def work(records: Records) -> Record:
+            account_id = await self._prepare_account(records)
+            alias = await records.aliases.roll_back(account_id, name, COMMAND_LINE, note, revision)
+            return alias_body(alias, await records.aliases.standing(alias))
+
+        return self._run(work)
+
+    def list_alias_revisions(self, name: str) -> list[Record]:
+        """See `Target`."""
+
+        async def work(records: Records) -> list[Record]:
+            account_id = await self._find_account(records) or ""
+            alias = await records.aliases.find(account_id, name)
+            _, revisions = await records.aliases.revisions(account_id, name, 0, alias.current.number)
+            return [revision_body(revision, standing) for revision, standing in revisions]
+
+        return self._run(work)
+
+    def remove_alias(self, name: str) -> None:
+        """See `Target`."""
+
+        async def work(records: Records) -> None:
+            await records.aliases.remove(await self._prepare_account(records), name)
+
+        self._run(work)
 
     def list_accounts(self) -> list[Record]:
         """See `Target`."""

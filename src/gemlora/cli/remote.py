@@ -28,6 +28,7 @@ ANSWER_SECONDS = 600
 PAGE = 1000
 ACCOUNTS = "accounts"
 NAME_TAKEN = 5004
+UNKNOWN = 7003
 EXPLANATIONS = {
     401: "the token is unknown, expired or revoked",
     403: "the token is of another account, or lacks the scope for this",
@@ -112,6 +113,44 @@ class RemoteTarget:
         """See `Target`. The wire tells no probabilities. Raises `EvaluationInvalid`."""
         raise EvaluationInvalid("A server does not tell probabilities: --perplexity needs its data directory")
 
+    def list_aliases(self) -> list[Record]:
+        """See `Target`."""
+        aliases: list[Record] = self._ask("GET", self._aliases())
+        return aliases
+
+    def show_alias(self, name: str) -> Record:
+        """See `Target`."""
+        alias: Record = self._ask("GET", self._alias(name))
+        return alias
+
+    def set_alias(self, name: str, wanted: Record) -> Record:
+        """See `Target`."""
+        try:
+            alias: Record = self._ask("PUT", self._alias(name), json=wanted)
+        except ServerRefused as error:
+            if error.code != UNKNOWN:
+                raise
+            alias = self._ask("POST", self._aliases(), json={"name": name, **wanted})
+        return alias
+
+    def promote_alias(self, name: str, version: str, note: str) -> Record:
+        """See `Target`."""
+        alias: Record = self._ask("POST", f"{self._alias(name)}/promote", json={"version": version, "note": note})
+        return alias
+
+    def roll_back_alias(self, name: str, revision: int | None, note: str) -> Record:
+        """See `Target`."""
+        alias: Record = self._ask("POST", f"{self._alias(name)}/rollback", json={"revision": revision, "note": note})
+        return alias
+
+    def list_alias_revisions(self, name: str) -> list[Record]:
+        """See `Target`."""
+        return self._pages(f"{self._alias(name)}/revisions")
+
+    def remove_alias(self, name: str) -> None:
+        """See `Target`."""
+        self._ask("DELETE", self._alias(name))
+
     def list_accounts(self) -> list[Record]:
         """See `Target`."""
         return self._pages(ACCOUNTS)
@@ -145,6 +184,12 @@ class RemoteTarget:
 
     def _tokens(self) -> str:
         return f"{ACCOUNTS}/{_segment(self._account)}/tokens"
+
+    def _aliases(self) -> str:
+        return f"{ACCOUNTS}/{_segment(self._account)}/ai/aliases"
+
+    def _alias(self, name: str) -> str:
+        return f"{self._aliases()}/{_segment(name)}"
 
     def _finetunes(self) -> str:
         return f"{ACCOUNTS}/{_segment(self._account)}/ai/finetunes"

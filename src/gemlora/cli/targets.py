@@ -66,6 +66,34 @@ class Target(Protocol):
         """[exchange][adapter], None being the base; `counted` is called with how many are found, of all."""
         ...
 
+    def list_aliases(self) -> list[Record]:
+        """The account's aliases, oldest first."""
+        ...
+
+    def show_alias(self, name: str) -> Record:
+        """One of them, with what was reported of its answers."""
+        ...
+
+    def set_alias(self, name: str, wanted: Record) -> Record:
+        """Let an alias point to the `versions` of the body, with its `note` and `test`; make it if there is none."""
+        ...
+
+    def promote_alias(self, name: str, version: str, note: str) -> Record:
+        """Give all weight to one of the alias's versions."""
+        ...
+
+    def roll_back_alias(self, name: str, revision: int | None, note: str) -> Record:
+        """Point where the alias's previous revision pointed, or the one with that number."""
+        ...
+
+    def list_alias_revisions(self, name: str) -> list[Record]:
+        """The alias's log, the newest revision first."""
+        ...
+
+    def remove_alias(self, name: str) -> None:
+        """Remove an alias with its log."""
+        ...
+
     def list_accounts(self) -> list[Record]:
         """All accounts, oldest first."""
         ...

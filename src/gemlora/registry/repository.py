@@ -1,6 +1,6 @@
 """Adapters and served models in the database: the only place in this room with SQL."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, fields, replace
 from datetime import datetime
 from typing import Any
@@ -9,13 +9,13 @@ from sqlalchemy import ColumnElement, RowMapping, Select, and_, delete, func, in
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gemlora.errors import AdapterExists, AdapterNotFound, StorageFailed, TooManyAdapters
+from gemlora.errors import AdapterExists, AdapterNotFound, StillNeeded, StorageFailed, TooManyAdapters
 from gemlora.registry.models import Base
 from gemlora.registry.names import is_id, is_storable
 from gemlora.registry.records import Adapter, AdapterFiles, PendingFiles, ShippedContent
 from gemlora.storage.blocking import in_thread
 from gemlora.storage.database import Database
-from gemlora.storage.tables import adapters, served_models, shipped_adapters
+from gemlora.storage.tables import adapters, alias_versions, aliases, served_models, shipped_adapters
 
 
 def owned_by(account_id: str) -> ColumnElement[bool]:
@@ -37,13 +37,14 @@ class AdapterRepository:
     ) -> None:
         """Add a row.
 
-        Raises `AdapterExists` if the account, or for a public adapter the shelf, has the name already, and
-        `TooManyAdapters` if the account has `limit` adapters that are not public.
+        Raises `AdapterExists` if the account, or for a public adapter the shelf, has the name already, for an alias
+        too, and `TooManyAdapters` if the account has `limit` adapters that are not public.
         """
         try:
             async with self._database.writing() as connection:
                 if (await connection.execute(_taken(adapter))).first() is not None:
                     raise AdapterExists(f"An adapter named {adapter.name!r} exists already")
+                await _check_no_alias(connection, adapter.account_id, adapter.name)
                 if limit is not None and not adapter.public:
                     owned = select(func.count()).where(owned_by(adapter.account_id), adapters.c.public.is_(False))
                     if (await connection.execute(owned)).scalar_one() >= limit:
@@ -142,6 +143,7 @@ class AdapterRepository:
             taken = _taken(replace(adapter, name=name)).where(adapters.c.id != adapter.id)
             if (await connection.execute(taken)).first() is not None:
                 raise AdapterExists(f"An adapter named {name!r} exists already")
+            await _check_no_alias(connection, adapter.account_id, name)
             if (await connection.execute(change)).rowcount != 1:
                 raise AdapterNotFound(adapter.name)
             return _adapter((await connection.execute(select(adapters).where(row))).mappings().one())
@@ -158,10 +160,14 @@ class AdapterRepository:
             await connection.execute(change)
 
     async def remove(self, account_id: str, name_or_id: str) -> frozenset[str]:
-        """Delete the row; the digest of its content, if no other adapter has it. Raises `AdapterNotFound`."""
+        """Delete the row; the digest of its content, if no other adapter has it.
+
+        Raises `AdapterNotFound`, and `StillNeeded` if an alias of the account points to it now or would after a
+        rollback.
+        """
         if not is_storable(name_or_id):
             raise AdapterNotFound(name_or_id)
-        removed = await self._remove(and_(owned_by(account_id), _named(name_or_id)))
+        removed = await self._remove(and_(owned_by(account_id), _named(name_or_id)), _check_unused)
         if removed is None:
             raise AdapterNotFound(name_or_id)
         return removed
@@ -210,9 +216,15 @@ class AdapterRepository:
             raise AdapterNotFound(name_or_id)
         return _adapter(row)
 
-    async def _remove(self, condition: ColumnElement[bool]) -> frozenset[str] | None:
+    async def _remove(
+        self,
+        condition: ColumnElement[bool],
+        check: Callable[[AsyncConnection, ColumnElement[bool]], Awaitable[None]] | None = None,
+    ) -> frozenset[str] | None:
         """The digests that are in no row any more; None if there was nothing to delete."""
         async with self._database.writing() as connection:
+            if check is not None:
+                await check(connection, condition)
             digests = (await connection.execute(select(adapters.c.digest).where(condition))).scalars().all()
             if not digests:
                 return None
@@ -234,6 +246,30 @@ _FILE_COLUMNS = (*_CONTENT_COLUMNS, "pending_config_blob", "pending_weights_blob
 async def _check_stored(still_stored: Callable[[], bool] | None) -> None:
     if still_stored is not None and not await in_thread(still_stored):
         raise StorageFailed("The adapter's files vanished before it was registered; add it again")
+
+
+async def _check_no_alias(connection: AsyncConnection, account_id: str, name: str) -> None:
+    alias = select(aliases.c.id).where(aliases.c.account_id == account_id, aliases.c.name == name)
+    if await connection.scalar(alias) is not None:
+        raise AdapterExists(f"An alias named {name!r} exists already")
+
+
+async def _check_unused(connection: AsyncConnection, condition: ColumnElement[bool]) -> None:
+    """Aliases name public adapters, and know others by id. Those of other accounts do not bind whoever publishes."""
+    pointed = or_(
+        alias_versions.c.adapter_id == adapters.c.id,
+        and_(adapters.c.public, alias_versions.c.name == adapters.c.name, alias_versions.c.adapter_id.is_(None)),
+    )
+    query = (
+        select(aliases.c.name, adapters.c.name.label("adapter"))
+        .join_from(aliases, alias_versions, alias_versions.c.alias_id == aliases.c.id)
+        .join(adapters, and_(adapters.c.account_id == aliases.c.account_id, pointed))
+        .where(condition, alias_versions.c.number >= aliases.c.revision - 1)
+        .limit(1)
+    )
+    row = (await connection.execute(query)).one_or_none()
+    if row is not None:
+        raise StillNeeded(f"The alias {row.name} points to the adapter {row.adapter}, now or after a rollback")
 
 
 async def _note_shipped(connection: AsyncConnection, content: ShippedContent, moment: datetime) -> None:

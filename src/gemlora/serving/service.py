@@ -16,12 +16,11 @@ from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
 from gemlora.engines.contract import Engine, FinishReason, GenerateRequest, Output, Sampling
-from gemlora.errors import AdapterNotFound, EngineFailed, OutOfCapacity
+from gemlora.errors import EngineFailed, OutOfCapacity
 from gemlora.registry.models import Catalogue, Model
-from gemlora.registry.names import BARE_BASE
-from gemlora.registry.records import ReadyAdapter
 from gemlora.serving.adapters import reference
 from gemlora.serving.answers import AnswerReader
+from gemlora.serving.choosing import BARE, Choosing, Served, split_key
 from gemlora.serving.prompt import Prompt, Room, ToolCall
 from gemlora.serving.shapes import FREE, Shape
 from gemlora.telemetry.metrics import Metrics
@@ -67,14 +66,6 @@ class TextCodec(Protocol):
         ...
 
 
-class AdapterResolver(Protocol):
-    """What knows the accounts' adapters."""
-
-    async def resolve(self, account_id: str, name_or_id: str, model: Model) -> ReadyAdapter:
-        """The adapter that a request names; raises `AdapterNotFound`, `AdapterIncomplete` or `AdapterInvalid`."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class SamplingChoice:
     """How a request wants its tokens drawn; the meanings are those of `Sampling`. `seed` None: any."""
@@ -92,6 +83,7 @@ class SamplingChoice:
 class RunRequest:
     """One valid request. `adapter` None: none is named, the model's default applies; empty or `BARE_BASE`: none.
 
+    `adapter` may be an alias; requests of one `affinity` get one of its versions, as do those of one seed and prompt.
     The answer has the `shape` and, where it is free text, ends before the first of the `stop` strings. With
     `reject_if_busy` the request waits for no other one.
     """
@@ -106,6 +98,7 @@ class RunRequest:
     stop: tuple[str, ...] = ()
     shape: Shape = FREE
     reject_if_busy: bool = False
+    affinity: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +153,7 @@ class Generation:
     def __init__(
         self,
         request: GenerateRequest,
-        adapter: ReadyAdapter | None,
+        served: Served,
         engine: Engine,
         decoder: Decoder,
         reader: AnswerReader,
@@ -168,7 +161,7 @@ class Generation:
         metrics: Metrics,
         log: FilteringBoundLogger,
     ) -> None:
-        self.adapter = adapter
+        self.served = served
         self._request = request
         self._engine = engine
         self._decoder = decoder
@@ -251,7 +244,7 @@ class TextGeneration:
     def __init__(
         self,
         catalogue: Catalogue,
-        adapters: AdapterResolver,
+        choosing: Choosing,
         engine: Engine,
         codec: TextCodec,
         metrics: Metrics,
@@ -259,7 +252,7 @@ class TextGeneration:
         draw_seed: Callable[[], int] = lambda: 1 + secrets.randbelow(HIGHEST_SEED),
     ) -> None:
         self._catalogue = catalogue
-        self._adapters = adapters
+        self._choosing = choosing
         self._engine = engine
         self._codec = codec
         self._metrics = metrics
@@ -269,7 +262,7 @@ class TextGeneration:
     async def start(self, request: RunRequest) -> Generation:
         """Accept a request; nothing is computed yet.
 
-        Raises `ModelNotFound`, what `AdapterResolver.resolve` raises, or `PromptTooLong`.
+        Raises `ModelNotFound`, what `Choosing.named` raises, or `PromptTooLong`.
         """
         (generation,) = await self.start_choices(request, [request.sampling])
         return generation
@@ -280,7 +273,8 @@ class TextGeneration:
         They may wait for each other: only the first one heeds `reject_if_busy`. Raises what `start` does.
         """
         model = self._catalogue.get(request.model)
-        adapter = await self._adapter(request, model)
+        served = await self._served(request, model)
+        adapter = served.adapter
         room = Room(model.base.context_window, request.max_tokens)
         prompt = await self._encode(request.shape.prompt(request.prompt), room)
         drawn = [self._sampling(choice) for choice in choices]
@@ -296,19 +290,18 @@ class TextGeneration:
             constraint=request.shape.constraint,
         )
         return [
-            self._generation(request, replace(generate, sampling=sampling), adapter, first=not number)
+            self._generation(request, replace(generate, sampling=sampling), served, first=not number)
             for number, sampling in enumerate(drawn)
         ]
 
-    def _generation(
-        self, request: RunRequest, generate: GenerateRequest, adapter: ReadyAdapter | None, *, first: bool
-    ) -> Generation:
+    def _generation(self, request: RunRequest, generate: GenerateRequest, served: Served, *, first: bool) -> Generation:
         log = self._log.bind(request_id=request.id)
         log.info(
             "generation started",
             account_id=request.account_id,
             model=request.model,
-            adapter=None if adapter is None else adapter.digest,
+            adapter=None if served.adapter is None else served.adapter.digest,
+            alias=None if served.alias is None else served.alias.alias.id,
             prompt_tokens=len(generate.prompt),
             max_tokens=generate.max_tokens,
             seed=generate.sampling.seed,
@@ -316,7 +309,7 @@ class TextGeneration:
         )
         return Generation(
             generate,
-            adapter,
+            served,
             self._engine,
             self._codec.decoder(),
             request.shape.reader(request.stop),
@@ -325,23 +318,12 @@ class TextGeneration:
             log,
         )
 
-    async def _adapter(self, request: RunRequest, model: Model) -> ReadyAdapter | None:
+    async def _served(self, request: RunRequest, model: Model) -> Served:
+        if request.adapter is None and request.prompt.raw:
+            return BARE
         if request.adapter is None:
-            return None if request.prompt.raw else await self._default_adapter(request.account_id, model)
-        if request.adapter in ("", BARE_BASE):
-            return None
-        return await self._adapters.resolve(request.account_id, request.adapter, model)
-
-    async def _default_adapter(self, account_id: str, model: Model) -> ReadyAdapter | None:
-        default = model.default_adapter
-        if default is None:
-            return None
-        try:
-            return await self._adapters.resolve(account_id, default.name, model)
-        except AdapterNotFound:
-            if default.optional:
-                return None
-            raise
+            return await self._choosing.default(request.account_id, model)
+        return await self._choosing.named(request.account_id, request.adapter, model, lambda: _split_key(request))
 
     async def _encode(self, prompt: Prompt, room: Room) -> tuple[int, ...]:
         if _is_short(prompt):
@@ -358,6 +340,10 @@ class TextGeneration:
             frequency_penalty=choice.frequency_penalty,
             presence_penalty=choice.presence_penalty,
         )
+
+
+def _split_key(request: RunRequest) -> str:
+    return request.affinity or split_key([request.prompt], request.sampling.seed)
 
 
 async def fold(pieces: AsyncGenerator[Part, None]) -> Answer:

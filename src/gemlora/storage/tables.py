@@ -117,6 +117,44 @@ served_models = Table(
     Column("recorded_at", Moment, nullable=False),
 )
 
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("account_id", ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    UniqueConstraint("account_id", "name"),
+)
+
+alias_revisions = Table(
+    "alias_revisions",
+    metadata,
+    Column("alias_id", ForeignKey("aliases.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("made_at", Moment, nullable=False),
+    Column("made_by", String(255), nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("note", String, nullable=False),
+    Column("test", JSON),
+    Column("wealth", JSON),
+    Column("verdict", String(16)),
+)
+
+alias_versions = Table(
+    "alias_versions",
+    metadata,
+    Column("alias_id", ForeignKey("aliases.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("name", String(255), nullable=False),
+    Column("adapter_id", String(36), index=True),
+    Column("weight", Float, nullable=False),
+    Column("outcomes", BigInteger, nullable=False),
+    Column("total", Float, nullable=False),
+)
+
 batches = Table(
     "batches",
     metadata,

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from gemlora.accounts.records import Scope
 from gemlora.api.authentication import PLACEHOLDER_ACCOUNT
 from gemlora.api.openapi import (
+    aliases,
     batches,
     failures,
     generation,
@@ -42,6 +43,7 @@ def document(catalogue: Catalogue, page: Schema) -> Schema:
     run |= _below(f"{ACCOUNT}/ai", _granted(Scope.RUN, models.of_account(names)))
     run |= _below(f"{ACCOUNT}/ai/v1", _granted(Scope.RUN, openai.operations(names)))
     authorised = run | _below(f"{ACCOUNT}/ai/finetunes", registry.finetunes(model))
+    authorised |= _below(f"{ACCOUNT}/ai/aliases", aliases.aliases())
     authorised |= _below("/client/v4", registry.accounts())
     open_to_all = public.operations() | {SIGN_IN: {"post": registry.sign_in()}}
     inputs = generation.run_inputs(page)
@@ -54,7 +56,8 @@ def document(catalogue: Catalogue, page: Schema) -> Schema:
                 "RunInputs": inputs,
                 "BindingInputs": _without_options(inputs),
                 **shape_inputs.SCHEMAS, **generation.SCHEMAS, **streams.SCHEMAS, **batches.SCHEMAS,
-                **models.SCHEMAS, **openai.SCHEMAS, **registry.SCHEMAS, **failures.SCHEMAS,
+                **models.SCHEMAS, **openai.SCHEMAS, **registry.SCHEMAS, **aliases.SCHEMAS,
+                **failures.SCHEMAS,
             },
             "securitySchemes": {SCHEME: {"type": "http", "scheme": "bearer"}},
         },

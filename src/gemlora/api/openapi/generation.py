@@ -153,6 +153,11 @@ ANSWER_HEADERS: Schema = {
         "required": True,
         "schema": TEXT,
     },
+    "gemlora-alias": {
+        "description": "`NAME; revision=N; version=NAME`, names percent-encoded, where the request named an alias.",
+        "required": False,
+        "schema": TEXT,
+    },
 }
 RUN_HEADERS: Schema = {
     **ANSWER_HEADERS,

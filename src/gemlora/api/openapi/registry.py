@@ -91,7 +91,7 @@ _TOKEN: dict[str, Schema] = {
     "scopes": sequence(one_of(*Scope)),
 }  # fmt: skip
 _EXPIRY: dict[str, Schema] = {"expires_on": MOMENT}
-_INFO = members(dict.fromkeys(("page", "per_page", "count", "total_count", "total_pages"), COUNT))
+INFO = members(dict.fromkeys(("page", "per_page", "count", "total_count", "total_pages"), COUNT))
 
 SCHEMAS: dict[str, Schema] = {
     "Finetune": members(_FINETUNE, {"public": BOOLEAN}),
@@ -175,7 +175,8 @@ def finetunes(model: Schema) -> dict[str, dict[str, Operation]]:
                 body=json_content(members({"name": NEW_NAME})), parameters=(FINETUNE,), scope=write,
             ),
             "delete": Operation(
-                "Delete a finetune", answer(enveloped(_ID)), found | CHANGING, parameters=(FINETUNE,), scope=write
+                "Delete a finetune", answer(enveloped(_ID)), found | CHANGING | {StillNeeded}, parameters=(FINETUNE,),
+                scope=write,
             ),
         },
         "/{finetune}/finetune-assets": {
@@ -225,7 +226,7 @@ def accounts() -> dict[str, dict[str, Operation]]:
     operators: dict[str, dict[str, Operation]] = {
         "/accounts": {
             "get": Operation(
-                "All accounts", answer(enveloped(sequence(ref("Account")), _INFO)), READING, parameters=PAGE
+                "All accounts", answer(enveloped(sequence(ref("Account")), INFO)), READING, parameters=PAGE
             ),
             "post": Operation(
                 "Create an account", answer(enveloped(ref("Account"))), WITH_BODY | CHANGING,
@@ -241,7 +242,7 @@ def accounts() -> dict[str, dict[str, Operation]]:
         },
         "/accounts/{account_id}/tokens": {
             "get": Operation(
-                "The account's tokens", answer(enveloped(sequence(ref("Token")), _INFO)), READING | found,
+                "The account's tokens", answer(enveloped(sequence(ref("Token")), INFO)), READING | found,
                 parameters=PAGE,
             ),
             "post": Operation(
