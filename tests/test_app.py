@@ -251,6 +251,9 @@ async def test_unused_files_are_collected_again_and_again_also_after_a_failure(
     ):
         for digit in "ab":
             await asyncio.to_thread(leave_unused, tmp_path / "objects" / (2 * digit) / (64 * digit))
+        async with asyncio.timeout(20):
+            while log.getvalue().count("unused blobs deleted") < 2:  # noqa: ASYNC110 - told after the blob has gone
+                await asyncio.sleep(0.01)
 
     events = [json.loads(line)["event"] for line in log.getvalue().splitlines()]
     assert events == ["unused blobs not deleted", "unused blobs deleted", "unused blobs deleted"]
