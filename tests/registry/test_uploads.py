@@ -14,6 +14,7 @@ from tests.registry.conftest import ALICE, BOB, Registry, add_accounts, make_reg
 from tests.registry.peft_folder import MODEL, PeftFolder, config, raw, tensors
 
 from gemlora.errors import (
+    AdapterIncomplete,
     AdapterInvalid,
     AdapterNotFound,
     AdapterNotReady,
@@ -398,7 +399,7 @@ class TestTheShelf:
 
     async def test_a_public_adapter_can_be_made_file_by_file(self, registry: Registry) -> None:
         adapter = await registry.uploads.create(ALICE, MODEL, "cf-public-poet", public=True)
-        with pytest.raises(AdapterNotReady):
+        with pytest.raises(AdapterIncomplete):
             await registry.adapters.resolve(BOB, "cf-public-poet", MODEL)
         for name, content in FILES.items():
             adapter = await attach(registry, adapter, name, content)
