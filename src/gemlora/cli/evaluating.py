@@ -41,11 +41,13 @@ def evaluate_cases(target: Target, path: Path, wanted: Wanted) -> Evaluation:
         raise EvaluationInvalid("There is nothing to evaluate: name an --adapter, or leave out --no-base")
     cases = read_cases(path)
     check_cases(cases, wanted.scorers)
+    exchanges = [_exchange(cases, case) for case in cases.cases] if wanted.perplexity else []
     began = datetime.now(UTC)
-    likelihoods = [_likelihoods(target, cases, wanted.contenders)] if wanted.perplexity else []
+    # Asked first: a server that starts for it puts the starter adapters where the likelihoods look for them.
     server, asked = _ask(target, cases.cases, wanted)
     if len(asked.failures) == len(cases.cases) * len(wanted.contenders):
         raise ServerRefused(f"No answer came: {asked.failures[0]}")
+    likelihoods = [_likelihoods(target, exchanges, wanted.contenders)] if wanted.perplexity else []
     measures = (*score_answers(cases, asked.answers, wanted.scorers), *likelihoods)
     return Evaluation(
         cases=cases,
@@ -71,9 +73,8 @@ def _ask(target: Target, cases: Sequence[Case], wanted: Wanted) -> tuple[Server,
         return target.converse(work, starting)
 
 
-def _likelihoods(target: Target, cases: Cases, contenders: Sequence[Contender]) -> Measure:
+def _likelihoods(target: Target, exchanges: Sequence[Exchange], contenders: Sequence[Contender]) -> Measure:
     """How unlikely the expected answers are, as the mean of their tokens; each token of all cases counts the same."""
-    exchanges = [_exchange(cases, case) for case in cases.cases]
     adapters = [contender.adapter for contender in contenders]
     with ProgressBar() as preparing, ProgressBar(counts="answers") as reading:
         found = target.likelihoods(
