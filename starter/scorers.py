@@ -8,9 +8,9 @@ LONGEST_RUN = 3
 
 
 def no_loop(case: dict[str, Any], answer: str) -> float:  # noqa: ARG001
-    """1 if there is an answer in which no run of one to eight words comes four times in a row."""
+    """1 if there is an answer in which no run of words comes four times in a row."""
     words = re.findall(r"\S+", answer)
-    for length in range(1, 9):
+    for length in range(1, len(words) // (LONGEST_RUN + 1) + 1):
         for start in range(len(words) - length * (LONGEST_RUN + 1) + 1):
             run = words[start : start + length]
             if all(words[start + n * length : start + (n + 1) * length] == run for n in range(LONGEST_RUN + 1)):
