@@ -32,10 +32,10 @@ def chat(playground: Playground) -> Playground:
 
 
 def test_an_answer_is_streamed_and_measured(chat: Playground, playground_server: RunningServer) -> None:
-    chat.set(temperature=0)
+    chat.set(temperature=0, max_tokens=48)  # long enough for a rate
     answer = chat.ask("Why is the sky blue?")
 
-    body = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "temperature": 0, "max_tokens": 12}
+    body = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "temperature": 0, "max_tokens": 48}
     expected = playground_server.text(body)
     assert "".join(answer.locator(".text").inner_text().split()) == "".join(re.sub("[*_#>`]", "", expected).split())
     assert FACTS.match(answer.locator(".facts").inner_text())
