@@ -14,6 +14,9 @@ import torch
 from tests.e2e.tiny_model import TinyModel, tokenizer
 
 from gemlora.cli import main
+from gemlora.cli.local import LocalTarget
+from gemlora.errors import EvaluationInvalid
+from gemlora.settings import Settings
 
 
 class Result(NamedTuple):
@@ -84,8 +87,11 @@ def test_perplexity_is_that_of_transformers_and_peft(gemlora: Command, tmp_path:
         mean = sum(row[column][0] for row in expected) / sum(row[column][1] for row in expected)
         assert means[label]["perplexity"]["value"] == pytest.approx(exp(mean), rel=2e-3)
 
-    other = gemlora("evaluate", cases, "--perplexity", *here[:-4], "--quantize", "int8", "--model", "@cf/tiny")
-    assert (other.status, "give it the same weights and quantize" in other.errors) == (1, True)
+    folders = {"data_dir": "data", "cache_dir": "cache", "weights": "tiny"}
+    flags = {key: str(tmp_path / name) for key, name in folders.items()}
+    other = Settings.load({**flags, "quantize": "int8", "model": "@cf/tiny"}, None)
+    with pytest.raises(EvaluationInvalid, match="give it the same weights and quantize"):
+        LocalTarget(other, None).likelihoods([], [None], lambda *_: None, lambda *_: None)
     fake = gemlora("evaluate", cases, "--perplexity", *here, "--engine", "fake")
     assert (fake.status, "The fake engine has no probabilities" in fake.errors) == (1, True)
 
