@@ -75,7 +75,8 @@ class Mended:
             if not single:
                 inputs["queueRequest"] = True
             for request in (inputs,) if single else inputs["requests"]:
-                _mend_shape(request)
+                if isinstance(request, dict):  # anything may be in a batch: what is wrong is answered there
+                    _mend_shape(request)
         case.body = body
 
     def _named(self, case: Case, name: str) -> str:
