@@ -9,13 +9,13 @@ from tests.training.test_trainer import Killed, Silent
 
 from gemlora.engines.cpu.weights.source import FolderSource
 from gemlora.errors import TrainingDataInvalid, TrainingRefused
+from gemlora.registry.adapters import CONFIG_FILE, WEIGHTS_FILE
 from gemlora.registry.models import AdapterLimits, Base
 from gemlora.registry.peft_config import read_config
 from gemlora.registry.validation import check_adapter
 from gemlora.training.checkpoint import FILE
 from gemlora.training.job import Job
 from gemlora.training.plan import Plan
-from gemlora.training.result import CONFIG_FILE, WEIGHTS_FILE
 
 PLAN = Plan(rank=4, alpha=8.0, epochs=1, batch_size=2, max_tokens=64)
 QUESTIONS = [

@@ -1,19 +1,19 @@
 """One training from files to files: read, encode, train, write."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 from gemlora.engines.cpu.weights.checkpoint import Checkpoint as BaseCheckpoint
 from gemlora.engines.cpu.weights.source import Source
 from gemlora.errors import PromptTooLong, StorageFailed, TrainingDataInvalid, TrainingRefused
+from gemlora.registry.adapters import CONFIG_FILE
 from gemlora.serving.prompt import Room
 from gemlora.serving.tokenizer import Tokenizer
 from gemlora.training import checkpoint
@@ -23,7 +23,7 @@ from gemlora.training.encoding import Encoded, encode
 from gemlora.training.examples import Examples, read_examples
 from gemlora.training.history import History
 from gemlora.training.plan import Plan
-from gemlora.training.result import CONFIG_FILE, Facts, write_result
+from gemlora.training.result import Facts, write_result
 from gemlora.training.trainer import Trainer, Watcher
 
 LIBRARIES = ("torch", "transformers", "peft")
@@ -113,9 +113,6 @@ class Job:
 
 
 def _tokenizer(base: BaseCheckpoint) -> Tokenizer:
-    folder = Path(tempfile.mkdtemp(prefix="gemlora-tokenizer-"))
-    try:
-        base.write_vocabulary(folder)
-        return Tokenizer.load(next(folder.iterdir()))
-    finally:
-        shutil.rmtree(folder)
+    with TemporaryDirectory(prefix="gemlora-tokenizer-") as folder:
+        base.write_vocabulary(Path(folder))
+        return Tokenizer.load(next(Path(folder).iterdir()))

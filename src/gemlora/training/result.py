@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from gemlora import __version__
 from gemlora.engines.cpu.weights.folder import sync
 from gemlora.errors import StorageFailed
+from gemlora.registry.adapters import CONFIG_FILE, WEIGHTS_FILE
 from gemlora.training.checkpoint import Tensors
 from gemlora.training.curves import draw_curves
 from gemlora.training.history import History
 from gemlora.training.plan import Plan
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 CARD_FILE, CURVES_FILE, HISTORY_FILE = "README.md", "curves.png", "training.json"
 STORED = torch.bfloat16
 """Beside a quantised base adapters are served in this precision."""

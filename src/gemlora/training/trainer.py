@@ -52,7 +52,8 @@ class Trainer:
         self._fingerprint, self._folder, self._watcher = fingerprint, folder, watcher
         self._parameters = base.parameters()
         self._optimizer = torch.optim.AdamW(self._parameters, betas=DECAYS, weight_decay=0.0)
-        self._per_epoch = len(epoch_batches(examples.learnt, plan.batch_size, plan.seed, 0))
+        self._epoch, self._batches = 0, self._batches_of(0)
+        self._per_epoch = len(self._batches)
         self._between = max(1, round(self._per_epoch / plan.evaluations))
         self._history = History()
         self._best: Tensors = {}
@@ -91,7 +92,9 @@ class Trainer:
 
     def _step(self, step: int) -> None:
         epoch, index = divmod(step, self._per_epoch)
-        batch = epoch_batches(self._examples.learnt, self._plan.batch_size, self._plan.seed, epoch)[index]
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self._batches_of(epoch)
+        batch = self._batches[index]
         tokens = sum(example.learnt_tokens for example in batch)
         total = 0.0
         for number, together in enumerate(parts(batch)):
@@ -107,6 +110,9 @@ class Trainer:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._history.steps.append(Step(step + 1, total, tokens))
+
+    def _batches_of(self, epoch: int) -> list[list[Encoded]]:
+        return epoch_batches(self._examples.learnt, self._plan.batch_size, self._plan.seed, epoch)
 
     def _evaluate(self) -> None:
         """Look at the held-out examples; without any, the newest weights count as the best."""
