@@ -60,7 +60,9 @@ class Playground:
         return self
 
     def show(self, view: str) -> None:
+        """Change to a view and wait until it is there: what is hidden has no lines to read."""
         self.page.get_by_role("link", name=view, exact=True).click()
+        self.page.locator(f"#{view.lower()}").wait_for()
 
     def ask(self, question: str) -> Locator:
         """Send a message and wait for its whole answer."""
