@@ -351,6 +351,16 @@ public:
         kernels_.linear(x, packed, out);
     }
 
+    void most_likely(nb::handle x_, const Matrix& head, std::optional<float> softcap, nb::handle tokens_) {
+        const auto x = rows_of<const float>(x_, "x");
+        const auto tokens = array_of<Writable>(tokens_, "tokens");
+        check_numbers<std::int32_t>(tokens, 1, "tokens");
+        require_size(head.packed.columns, x.columns, "inputs of the head");
+        require_size(extent(tokens, 0), x.rows, "tokens");
+        const nb::gil_scoped_release release;
+        kernels_.most_likely(x, head.packed, softcap, static_cast<std::int32_t*>(tokens.data()));
+    }
+
     void embed(const Matrix& matrix, nb::handle tokens_, float scale, nb::handle out_) {
         const auto out = rows_of<float>(out_, "out");
         const auto tokens = span_of<std::int32_t>(tokens_, out.rows, "tokens");
@@ -615,6 +625,8 @@ NB_MODULE(_native, module) {
     nb::class_<Library>(module, "Library")
         .def(nb::init<int, const std::string&>(), nb::arg("threads"), nb::arg("instruction_set"))
         .def("linear", &Library::linear, nb::arg("x"), nb::arg("matrices"), nb::arg("out"))
+        .def("most_likely", &Library::most_likely, nb::arg("x"), nb::arg("head"), nb::arg("softcap").none(),
+             nb::arg("tokens"))
         .def("embed", &Library::embed, nb::arg("matrix"), nb::arg("tokens"), nb::arg("scale"), nb::arg("out"))
         .def("rms_norm", &Library::rms_norm, nb::arg("x"), nb::arg("weight"), nb::arg("epsilon"), nb::arg("out"))
         .def("add_branch", &Library::add_branch, nb::arg("stream"), nb::arg("branch"), nb::arg("branch_norm").none(),

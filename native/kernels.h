@@ -42,6 +42,8 @@ public:
     Kernels(int threads, const KernelTable& table);
 
     void linear(const Rows<const float>& x, const std::vector<const PackedMatrix*>& matrices, const Rows<float>& out);
+    void most_likely(const Rows<const float>& x, const PackedMatrix& head, std::optional<float> softcap,
+                     std::int32_t* tokens);
     void embed(const PackedMatrix& matrix, Span<std::int32_t> tokens, float scale, const Rows<float>& out);
     void rms_norm(const Heads<const float>& x, const float* weight, float epsilon, const Heads<float>& out);
     void add_branch(const Rows<float>& stream, const Branch& branch, const float* norm, float epsilon,
@@ -61,6 +63,14 @@ public:
     void sample(const Rows<float>& logits, const Sampling& sampling, std::int32_t* tokens);
 
 private:
+    struct LinearInputs;
+    struct Work;
+
+    LinearInputs lay_out(const Rows<const float>& x, const std::vector<const PackedMatrix*>& matrices);
+    Work work_on(const PackedMatrix& matrix, const LinearInputs& inputs) const;
+    void multiply(const PackedMatrix& matrix, const LinearInputs& inputs, const Rows<float>& out,
+                  const LinearPart& part, int thread);
+
     // body(row) for all rows, in parallel if they are worth it.
     template <class Function>
     void for_rows(std::int64_t rows, std::int64_t numbers_per_row, Function&& body) {
@@ -84,7 +94,7 @@ private:
     const KernelTable& table_;
     ThreadPool pool_;
     std::mutex mutex_;
-    Scratch input_scratch_, quantised_scratch_;
+    Scratch input_scratch_, quantised_scratch_, logit_scratch_;
     std::vector<Scratch> thread_scratch_; // one a thread
 };
 

@@ -2,6 +2,7 @@
 #include "kernels.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace gemlora {
 namespace {
@@ -58,22 +59,6 @@ IntegerInputs integer_inputs(Scratch& scratch, std::int64_t rows, std::int64_t i
     return result;
 }
 
-// The parts of one matrix: some panels of some blocks of rows each, the blocks of one chunk before those of the next.
-struct Work {
-    const PackedMatrix* matrix;
-    std::int64_t column; // of the matrix's first output
-    RowBlocks blocks;
-    std::int64_t panels, chunk; // per part
-    std::int64_t first_task;
-
-    std::int64_t parts_of_chunk() const { return ceil_divide(matrix->panels(), panels); }
-    std::int64_t parts() const { return parts_of_chunk() * ceil_divide(blocks.count, chunk); }
-    LinearPart part(std::int64_t index) const {
-        const std::int64_t panel = index % parts_of_chunk() * panels, block = index / parts_of_chunk() * chunk;
-        return {panel, std::min(panel + panels, matrix->panels()), block, std::min(block + chunk, blocks.count)};
-    }
-};
-
 // Tasks of about 1 MMAC or 128 KiB of weights, whichever is more, are long enough to be worth handing out. Of many
 // panels each task gets a longer run, because the first ones of a run are not fetched ahead; but every thread should get
 // some.
@@ -92,7 +77,76 @@ std::int64_t blocks_per_chunk(const RowBlocks& blocks, std::int64_t row_bytes) {
     return ceil_divide(blocks.count, chunks);
 }
 
+// What is largest among some outputs of a row: not finite if any of them cannot be drawn.
+struct Largest {
+    float number = -__builtin_inff();
+    std::int64_t index = -1;
+
+    // Takes what is found behind everything known. A NaN stays.
+    bool yields_to(float found) const { return !std::isnan(number) && !(found <= number); }
+    bool yields_to(const Largest& other) const {
+        return !std::isnan(number) && (!(other.number <= number) || (other.number == number && other.index < index));
+    }
+};
+
 } // namespace
+
+// The parts of one matrix: some panels of some blocks of rows each, the blocks of one chunk before those of the next.
+struct Kernels::Work {
+    RowBlocks blocks;
+    std::int64_t all_panels, panels, chunk; // the latter two per part
+
+    std::int64_t parts_of_chunk() const { return ceil_divide(all_panels, panels); }
+    std::int64_t parts() const { return parts_of_chunk() * ceil_divide(blocks.count, chunk); }
+    LinearPart part(std::int64_t index) const {
+        const std::int64_t panel = index % parts_of_chunk() * panels, block = index / parts_of_chunk() * chunk;
+        return {panel, std::min(panel + panels, all_panels), block, std::min(block + chunk, blocks.count)};
+    }
+};
+
+// The inputs in the layouts that the matrices need.
+struct Kernels::LinearInputs {
+    FloatInputs floats;
+    IntegerInputs integers;
+
+    const RowBlocks& blocks_for(const PackedMatrix& matrix) const {
+        return uses_integers(matrix) ? integers.blocks : floats.blocks;
+    }
+};
+
+Kernels::LinearInputs Kernels::lay_out(const Rows<const float>& x, const std::vector<const PackedMatrix*>& matrices) {
+    const std::int64_t inputs = ceil_divide(x.columns, block_inputs) * block_inputs;
+    LinearInputs result{{RowBlocks(x.rows, table_.float_rows), inputs, nullptr},
+                        integer_inputs(quantised_scratch_, x.rows, inputs, table_, matrices)};
+    if (std::ranges::any_of(matrices, [](const auto* m) { return !uses_integers(*m); })) {
+        result.floats.numbers = input_scratch_.get<float>(x.rows * inputs);
+        pool_.run(result.floats.blocks.count,
+                  [&](std::int64_t block, int) { table_.gather_inputs(x, result.floats, block); });
+    }
+    if (std::ranges::any_of(matrices, [](const auto* m) { return uses_integers(*m); })) {
+        pool_.run(result.integers.blocks.count,
+                  [&](std::int64_t block, int) { table_.quantise_inputs(x, result.integers, block); });
+    }
+    return result;
+}
+
+void Kernels::multiply(const PackedMatrix& matrix, const LinearInputs& inputs, const Rows<float>& out,
+                       const LinearPart& part, int thread) {
+    if (uses_integers(matrix)) {
+        table_.integer_linear(matrix, inputs.integers, out, part);
+    } else {
+        const std::int64_t unpacked = matrix.integers() ? table_.most_panels * panel_size * matrix.inputs() : 0;
+        table_.float_linear(matrix, inputs.floats, out, part, thread_scratch(thread).get<float>(unpacked));
+    }
+}
+
+Kernels::Work Kernels::work_on(const PackedMatrix& matrix, const LinearInputs& inputs) const {
+    const RowBlocks& blocks = inputs.blocks_for(matrix);
+    const std::int64_t number_bytes = uses_integers(matrix) ? table_.integer_words : 4;
+    const std::int64_t chunk = blocks_per_chunk(blocks, number_bytes * inputs.floats.inputs);
+    return {blocks, matrix.panels(),
+            panels_per_task(matrix, chunk * blocks.size(0), table_.most_panels, pool_.size()), chunk};
+}
 
 void Kernels::linear(const Rows<const float>& x, const std::vector<const PackedMatrix*>& matrices,
                      const Rows<float>& out) {
@@ -100,50 +154,68 @@ void Kernels::linear(const Rows<const float>& x, const std::vector<const PackedM
     if (x.rows == 0 || matrices.empty()) {
         return;
     }
-    const std::int64_t inputs = ceil_divide(x.columns, block_inputs) * block_inputs;
-    const bool integers = std::ranges::any_of(matrices, [](const auto* m) { return uses_integers(*m); });
-    const bool floats = std::ranges::any_of(matrices, [](const auto* m) { return !uses_integers(*m); });
-    FloatInputs float_x{RowBlocks(x.rows, table_.float_rows), inputs, nullptr};
-    if (floats) {
-        float_x.numbers = input_scratch_.get<float>(x.rows * inputs);
-        pool_.run(float_x.blocks.count,
-                  [&](std::int64_t block, int) { table_.gather_inputs(x, float_x, block); });
-    }
-    IntegerInputs integer_x = integer_inputs(quantised_scratch_, x.rows, inputs, table_, matrices);
-    if (integers) {
-        pool_.run(integer_x.blocks.count,
-                  [&](std::int64_t block, int) { table_.quantise_inputs(x, integer_x, block); });
-    }
-
-    std::vector<Work> work;
-    std::int64_t tasks = 0, column = 0, scratch = 0;
+    struct Share {
+        const PackedMatrix* matrix;
+        Rows<float> out;
+        Work work;
+        std::int64_t first_task;
+    };
+    const LinearInputs inputs = lay_out(x, matrices);
+    std::vector<Share> shares;
+    std::int64_t tasks = 0, column = 0;
     for (const PackedMatrix* matrix : matrices) {
-        const bool whole = uses_integers(*matrix);
-        const RowBlocks& blocks = whole ? integer_x.blocks : float_x.blocks;
-        const std::int64_t chunk = blocks_per_chunk(blocks, whole ? table_.integer_words * inputs : 4 * inputs);
-        const std::int64_t panels =
-            panels_per_task(*matrix, chunk * blocks.size(0), table_.most_panels, pool_.size());
-        work.push_back({matrix, column, blocks, panels, chunk, tasks});
-        tasks += work.back().parts();
+        shares.push_back(
+            {matrix, {out.data + column, out.rows, matrix->rows, out.stride}, work_on(*matrix, inputs), tasks});
+        tasks += shares.back().work.parts();
         column += matrix->rows;
-        if (matrix->integers() && !whole) {
-            scratch = std::max(scratch, table_.most_panels * panel_size * matrix->inputs());
-        }
-    }
-    for (Scratch& each : thread_scratch_) {
-        each.get<float>(scratch);
     }
     pool_.run(tasks, [&](std::int64_t task, int thread) {
-        const auto after = std::ranges::find_if(work, [&](const Work& w) { return w.first_task > task; });
-        const Work& mine = *(after - 1);
-        const LinearPart part = mine.part(task - mine.first_task);
-        const Rows<float> to{out.data + mine.column, out.rows, mine.matrix->rows, out.stride};
-        if (uses_integers(*mine.matrix)) {
-            table_.integer_linear(*mine.matrix, integer_x, to, part);
-        } else {
-            table_.float_linear(*mine.matrix, float_x, to, part, thread_scratch(thread).get<float>(scratch));
+        const auto after = std::ranges::find_if(shares, [&](const Share& share) { return share.first_task > task; });
+        const Share& share = *(after - 1);
+        multiply(*share.matrix, inputs, share.out, share.work.part(task - share.first_task), thread);
+    });
+}
+
+void Kernels::most_likely(const Rows<const float>& x, const PackedMatrix& head, std::optional<float> softcap,
+                          std::int32_t* tokens) {
+    constexpr std::int64_t run = 16, stride = (run + 1) * panel_size; // an odd number of cache lines
+    const std::lock_guard lock(mutex_);
+    if (x.rows == 0) {
+        return;
+    }
+    const LinearInputs inputs = lay_out(x, {&head});
+    const Work work = work_on(head, inputs);
+    const auto threads = static_cast<std::size_t>(pool_.size()), rows = static_cast<std::size_t>(x.rows);
+    float* const logits = logit_scratch_.get<float>(pool_.size() * x.rows * stride);
+    std::vector<Largest> found(threads * rows);
+    // A thread's tasks come in order, so that of equal logits it finds the first one first.
+    pool_.run(work.parts(), [&](std::int64_t task, int thread) {
+        const LinearPart part = work.part(task);
+        const std::int64_t first_row = work.blocks.start(part.first_block), end_row = work.blocks.start(part.end_block);
+        Largest* const mine = found.data() + static_cast<std::size_t>(thread) * rows;
+        for (std::int64_t panel = part.first_panel; panel < part.end_panel; panel += run) {
+            const PackedMatrix some = head.between(panel, std::min(panel + run, part.end_panel));
+            const Rows<float> out{logits + thread * x.rows * stride, x.rows, some.rows, stride};
+            multiply(some, inputs, out, {0, some.panels(), part.first_block, part.end_block}, thread);
+            for (std::int64_t row = first_row; row < end_row; ++row) {
+                if (softcap) {
+                    table_.softcap_row(out.row(row), some.rows, *softcap);
+                }
+                const float largest = table_.largest_logit(out.row(row), some.rows);
+                if (mine[row].yields_to(largest)) {
+                    mine[row] = {largest, panel * panel_size + table_.next_at_least(out.row(row), 0, some.rows, largest)};
+                }
+            }
         }
     });
+    for (std::size_t row = 0; row < rows; ++row) {
+        Largest largest;
+        for (std::size_t thread = 0; thread < threads; ++thread) {
+            const Largest& other = found[thread * rows + row];
+            largest = largest.yields_to(other) ? other : largest;
+        }
+        tokens[row] = std::isfinite(largest.number) ? static_cast<std::int32_t>(largest.index) : -1;
+    }
 }
 
 } // namespace gemlora

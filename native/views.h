@@ -53,6 +53,11 @@ enum class Stored : std::uint8_t { float32 = 0, bfloat16 = 1, float16 = 2 };
 struct Numbers {
     const void* data = nullptr;
     Stored type = Stored::float32;
+
+    Numbers from(std::int64_t index) const {
+        const std::int64_t bytes = type == Stored::float32 ? 4 : 2;
+        return {data == nullptr ? nullptr : static_cast<const std::byte*>(data) + index * bytes, type};
+    }
 };
 
 // A matrix in the layout that src/gemlora/kernels/matrix.py describes.
@@ -72,6 +77,20 @@ struct PackedMatrix {
     std::int64_t inputs() const { return integers() ? ceil_divide(columns, block_inputs) * block_inputs : columns; }
     std::int64_t groups() const { return inputs() / group; }
     std::int64_t panel_bytes() const { return inputs() * panel_size * bits / 8; }
+    // The matrix of its panels begin … end − 1.
+    PackedMatrix between(std::int64_t begin, std::int64_t end) const {
+        PackedMatrix result = *this;
+        const std::int64_t first = begin * panel_size, left = rows - first, most = (end - begin) * panel_size;
+        result.rows = left < most ? left : most;
+        if (integers()) {
+            result.values.data = static_cast<const std::byte*>(values.data) + begin * panel_bytes();
+            result.scales = scales.from(first * groups());
+            result.minimums = minimums.from(first * groups());
+        } else {
+            result.values = values.from(first * inputs());
+        }
+        return result;
+    }
 };
 
 // One layer's paged cache [blocks, 2, heads, …] of floats or whole numbers; a head of a block holds

@@ -9,8 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -21,6 +19,7 @@ from tests.stepping import (
     PROBE_PROMPT,
     TOKENS,
     VOCABULARY,
+    Computed,
     EmptyLoader,
     PagedRunner,
     constraining,
@@ -65,7 +64,7 @@ class MortalRunner(PagedRunner):
         super().__init__(blocks)
         self._step_seconds = step_seconds
 
-    def forward(self, batch: Batch, between: Callable[[], None] | None = None) -> NDArray[np.float32]:
+    def forward(self, batch: Batch, between: Callable[[], None] | None = None) -> Computed:
         if DEADLY in batch.tokens:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self._step_seconds)

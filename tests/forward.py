@@ -58,11 +58,11 @@ def step(runner: Runner, *chunks: Chunk) -> list[Trace]:
     batch = Batch.of(chunks)
     batch = replace(batch, logit_rows=np.arange(len(batch.tokens), dtype=np.int32))
     hidden: list[Array] = []
-    logits = runner.forward(batch, observe=lambda _, layer: hidden.append(layer.copy())).copy()
+    output = runner.forward(batch, observe=lambda _, layer: hidden.append(layer.copy()))
     traces = []
     for chunk in chunks:
         rows = batch.sequence_of_row == batch.chunks.index(chunk)
-        traces.append(Trace([layer[rows] for layer in hidden], logits[rows]))
+        traces.append(Trace([layer[rows] for layer in hidden], output.logits()[rows]))
         chunk.sequence.computed += chunk.length
     return traces
 

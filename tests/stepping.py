@@ -66,6 +66,20 @@ def owner(sequence: Sequence) -> int:
     return hash((request.cache_scope, request.share_key, request.adapter and request.adapter.digest))
 
 
+class Computed:
+    """Logits as a runner's output."""
+
+    def __init__(self, logits: NDArray[np.float32]) -> None:
+        self._logits = logits
+
+    def logits(self) -> NDArray[np.float32]:
+        return self._logits
+
+    def most_likely(self) -> NDArray[np.int32]:
+        finite = np.isfinite(self._logits.max(axis=1))
+        return np.where(finite, self._logits.argmax(axis=1), -1).astype(np.int32)
+
+
 class PagedRunner:
     """Keeps nothing but the tokens and their owners in its paged cache and reads them back through the block tables.
 
@@ -77,7 +91,7 @@ class PagedRunner:
         self.owners = np.zeros((blocks, BLOCK_SIZE), np.int64)
         self.rows: list[int] = []
 
-    def forward(self, batch: Batch, between: Callable[[], None] | None = None) -> NDArray[np.float32]:
+    def forward(self, batch: Batch, between: Callable[[], None] | None = None) -> "Computed":
         self.rows.append(len(batch.tokens))
         blocks = batch.block_tables[batch.sequence_of_row, batch.positions // BLOCK_SIZE]
         self.cache[blocks, batch.positions % BLOCK_SIZE] = batch.tokens
@@ -87,7 +101,8 @@ class PagedRunner:
             raise RuntimeError("poisonous token")
         if between:
             between()
-        return np.stack([self._logits(batch, row) for row in batch.logit_rows]) if len(batch.logit_rows) else NOTHING
+        rows = [self._logits(batch, row) for row in batch.logit_rows]
+        return Computed(np.stack(rows) if rows else np.zeros((0, VOCABULARY), np.float32))
 
     def _logits(self, batch: Batch, row: int) -> NDArray[np.float32]:
         table = batch.block_tables[batch.sequence_of_row[row]]
@@ -97,9 +112,6 @@ class PagedRunner:
             return np.full(VOCABULARY, np.nan, np.float32)
         segment = np.searchsorted(batch.segments.ends, row, side="right")
         return logits_of(tokens, batch.segments.adapters[segment])
-
-
-NOTHING = np.zeros((0, VOCABULARY), np.float32)
 
 
 class Prophet:

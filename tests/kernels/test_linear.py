@@ -72,6 +72,40 @@ def test_long_inputs_that_are_summed_in_turns_give_the_same_bits(variants, kind)
         assert together.tobytes() == alone.tobytes()
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("rows", [1, 13, 70])
+def test_the_most_likely_is_the_first_of_the_largest_outputs(variants, kind, softcap, rows) -> None:
+    rng = np.random.default_rng(rows)
+    size, half = 1500, 750
+    weights = make_matrix(rng, half, 40, kind).dequantised()
+    twice = Matrix.from_floats(np.concatenate([weights, weights]).astype(kind[1] if kind[0] == "float" else np.float32))
+    x = rng.standard_normal((rows, 40), np.float32)
+    for head in (twice, make_matrix(rng, size, 40, kind)):
+        for kernels in variants:
+            logits = np.empty((rows, size), np.float32)
+            kernels.linear(x, [head], logits)
+            if softcap:
+                kernels.softcap(logits, softcap)
+            assert kernels.most_likely(x, head, softcap).tolist() == logits.argmax(axis=1).tolist()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("of", ["input", "first output", "last output"])
+def test_where_an_output_is_not_finite_nothing_is_most_likely(variants, bad, of) -> None:
+    rng = np.random.default_rng(3)
+    weights, x = rng.random((1500, 40), np.float32), rng.random((5, 40), np.float32)
+    expected = (x @ weights.T).argmax(axis=1)
+    if of == "input":
+        x[2, 7] = bad
+        expected[2] = -1
+    else:
+        weights[0 if of == "first output" else -1, 7] = bad
+        expected[:] = expected if bad == -np.inf else -1
+    for kernels in variants:
+        assert kernels.most_likely(x, Matrix.from_floats(weights), None).tolist() == expected.tolist()
+
+
 def test_float_linear_is_exact_where_arithmetic_is(native: NativeKernels) -> None:
     rng = np.random.default_rng(2)
     weights, x = (rng.integers(-9, 10, shape).astype(np.float32) for shape in ((33, 65), (6, 65)))
@@ -125,6 +159,13 @@ def test_quantised_activations_are_within_half_a_step() -> None:
     assert np.abs(numbers).max() == 127
     assert np.abs(numbers * np.repeat(scales, 32, axis=1) - x).max() <= scales.max() * 0.501
     assert not numbers[2].any()
+
+
+def test_no_rows_have_no_most_likely_output(native: NativeKernels) -> None:
+    assert (
+        native.most_likely(np.empty((0, 3), np.float32), Matrix.from_floats(np.ones((5, 3), np.float32)), None).size
+        == 0
+    )
 
 
 def test_no_rows_are_no_work(native: NativeKernels) -> None:

@@ -31,6 +31,10 @@ class Kernels(Protocol):
         """out[T, N1 + N2 + …] = x[T, K] · Wᵀ for several matrices that share their input, side by side."""
         ...
 
+    def most_likely(self, x: Float32, head: Matrix, softcap: float | None) -> Int32:
+        """What `linear`, `softcap` if given and a greedy `sample` would say of x[T, K], without writing the logits."""
+        ...
+
     def embed(self, matrix: Matrix, tokens: Int32, scale: float, out: Float32) -> None:
         """out[T, K] = scale · row `token` of the (dequantised) matrix."""
         ...

@@ -28,6 +28,14 @@ class ReferenceKernels:
             out[:, start : start + matrix.rows] = product
             start += matrix.rows
 
+    def most_likely(self, x: Float32, head: Matrix, softcap: float | None) -> Int32:
+        """See `Kernels.most_likely`."""
+        logits = np.empty((len(x), head.rows), np.float32)
+        self.linear(x, (head,), logits)
+        if softcap is not None:
+            self.softcap(logits, softcap)
+        return np.where(np.isfinite(logits.max(axis=1)), logits.argmax(axis=1), -1).astype(np.int32)
+
     def embed(self, matrix: Matrix, tokens: Int32, scale: float, out: Float32) -> None:
         """See `Kernels.embed`."""
         out[:] = matrix.dequantised_rows(tokens) * np.float32(scale)

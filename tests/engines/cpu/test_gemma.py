@@ -136,9 +136,9 @@ def test_steps_within_a_step_change_no_bit(checkpoint: Callable[..., Checkpoint]
 
     def between() -> None:
         if len(found) < len(inner):
-            found.append(shared.forward(inner[len(found)]).copy())
+            found.append(shared.forward(inner[len(found)]).logits().copy())
 
-    logits = shared.forward(outer, between).copy()
+    logits = shared.forward(outer, between).logits()
     for length, row in zip((3, 90, 70), (*found, logits), strict=True):
         assert np.array_equal(row, run(runner(case, native), prompt(length)).logits[-1:])
 
@@ -148,8 +148,21 @@ def test_only_the_wanted_rows_get_logits(checkpoint: Callable[[str], Checkpoint]
     every_row = run(runner(case, native), prompt(40)).logits
     target = runner(case, native)
     batch = Batch.of([Chunk(Blocks(target).sequence(prompt(40)), 40)])
-    assert np.array_equal(target.forward(batch), every_row[39:])
-    assert np.array_equal(target.forward(replace(batch, logit_rows=batch.logit_rows[:0])), every_row[:0])
+    assert np.array_equal(target.forward(batch).logits(), every_row[39:])
+    assert np.array_equal(target.forward(replace(batch, logit_rows=batch.logit_rows[:0])).logits(), every_row[:0])
+
+
+@pytest.mark.parametrize("architecture", checkpoints.ARCHITECTURES)
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+def test_the_most_likely_tokens_are_those_of_the_logits(
+    checkpoint: Callable[..., Checkpoint], native: Kernels, reference: Kernels, architecture: str, quantize: str
+) -> None:
+    case = checkpoint(architecture, quantize=quantize)
+    for kernels in (native, reference):
+        target = runner(case, kernels)
+        batch = Batch.of([Chunk(Blocks(target).sequence(prompt(40)), 40)])
+        output = target.forward(replace(batch, logit_rows=np.arange(40, dtype=np.int32)))
+        assert output.most_likely().tolist() == output.logits().argmax(axis=1).tolist()
 
 
 def test_all_logits_come_in_order(checkpoint: Callable[[str], Checkpoint], native: Kernels) -> None:

@@ -22,6 +22,7 @@ from gemlora.engines.cpu.blocks import BlockPool
 from gemlora.engines.cpu.config import GemmaConfig
 from gemlora.engines.cpu.engine import StepLoop
 from gemlora.engines.cpu.frames import Cancel, Delivered, ProbeAdapter, Probed, Submit, UnloadAdapter
+from gemlora.engines.cpu.interfaces import Output
 from gemlora.engines.cpu.interfaces import Speculation as Speculating
 from gemlora.engines.cpu.pace import Pace
 from gemlora.engines.cpu.prefix_cache import PrefixCache
@@ -31,7 +32,6 @@ from gemlora.engines.cpu.scheduler import Scheduler
 from gemlora.engines.cpu.speculation import Speculation
 from gemlora.engines.cpu.weights.packed import PackedModel
 from gemlora.kernels import EmbeddingPair, Kernels, LoraPair, LoraWeights
-from gemlora.kernels.interface import Float32
 from gemlora.kernels.native import NativeKernels, instruction_sets
 
 REQUESTS = 200
@@ -151,15 +151,15 @@ class RecordingRunner:
         self._hashes: dict[str, dict[int, bytes]] = defaultdict(dict)
         self._generated: dict[str, int] = {}
 
-    def forward(self, batch: Batch, between: Callable[[], None] | None = None) -> Float32:
-        logits = self.runner.forward(batch, between)
+    def forward(self, batch: Batch, between: Callable[[], None] | None = None) -> Output:
+        output = self.runner.forward(batch, between)
         owners = [batch.chunks[number].sequence for number in batch.sequence_of_row[batch.logit_rows]]
         positions = batch.positions[batch.logit_rows].tolist()
-        for sequence, position, row in zip(owners, positions, logits, strict=True):
+        for sequence, position, row in zip(owners, positions, output.logits(), strict=True):
             index = position + 1 - len(sequence.request.prompt)
             self._generated[sequence.request.id] = len(sequence.request.generated)
             self._hashes[sequence.request.id][index] = blake2b(row.tobytes(), digest_size=16).digest()
-        return logits
+        return output
 
     def hashes(self, id: str, tokens: int) -> list[bytes]:
         """Those of so many new tokens and, if one was computed, of the token that stopped them."""

@@ -182,9 +182,9 @@ def test_what_came_before_a_failure_is_delivered() -> None:
     forward = bench.runner.forward
 
     def failing(batch, between):
-        logits = forward(batch, between)
-        logits[2] = float("nan")
-        return logits
+        output = forward(batch, between)
+        output.logits()[2] = float("nan")
+        return output
 
     bench.runner.forward = failing
     bench.step()

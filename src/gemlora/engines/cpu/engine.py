@@ -18,9 +18,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from itertools import count
 
-import numpy as np
 from msgspec.structs import replace
-from numpy.typing import NDArray
 
 from gemlora.engines.contract import EngineStats, FinishReason, GenerateRequest, Sampling
 from gemlora.engines.cpu.batch import Batch, Chunk
@@ -42,16 +40,12 @@ from gemlora.engines.cpu.frames import (
 )
 from gemlora.engines.cpu.interfaces import Adapters, Constraints, Mailbox, Runner, Speculation
 from gemlora.engines.cpu.probing import Probing, with_changed_tokens
-from gemlora.engines.cpu.sampler import Sampler
+from gemlora.engines.cpu.sampler import Drawn, Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
 from gemlora.engines.cpu.sequence import Sequence
 from gemlora.errors import EngineFailed, GemloraError, InvalidRequest, PromptTooLong
 
 logger = logging.getLogger(__name__)
-
-Drawn = tuple[Chunk, list[int | None] | BaseException]
-"""The tokens drawn behind a chunk and each token of its draft, None where logits were not finite; for a probe none.
-Or why there are none for this sequence."""
 
 
 @dataclass(slots=True)
@@ -320,10 +314,10 @@ class StepLoop:
             if chunk.sequence.text is not None
         }
         try:
-            logits = self._runner.forward(batch, between)
+            output = self._runner.forward(batch, between)
         finally:
             wait(masks.values())
-        drawn = self._draw(logits, complete, masks)
+        drawn = self._sampler.draw(output, complete, masks)
         for chunk in chunks:
             chunk.sequence.computed += chunk.length
         outputs = sum(chunk.sequence.probing is None for chunk in complete)
@@ -332,32 +326,6 @@ class StepLoop:
         self._counters.output_tokens += outputs
         self._counters.drafted_tokens += drafted
         return drawn
-
-    def _draw(
-        self, logits: NDArray[np.float32], complete: Several[Chunk], masks: Mapping[Chunk, Future[NDArray[np.uint32]]]
-    ) -> list[Drawn]:
-        """The tokens behind the rows of logits [R, V]; those of probes are kept instead."""
-        failures = {chunk: error for chunk, future in masks.items() if (error := future.exception()) is not None}
-        drawn: dict[Chunk, list[int | None]] = {chunk: [] for chunk in complete}
-        places = [(chunk, length) for chunk in complete for length in range(len(chunk.draft) + 1)]
-        rows = []
-        for row, (chunk, _) in enumerate(places):
-            if (probing := chunk.sequence.probing) is not None:
-                probing.keep(logits[row], adapted=chunk.sequence.adapter is not None)
-            elif chunk not in failures:
-                rows.append(row)
-        if rows:
-            taken = [places[row] for row in rows]
-            logits = logits if len(rows) == len(places) else logits[rows]
-            tokens = self._sampler.sample(
-                logits,
-                [chunk.sequence for chunk, _ in taken],
-                [chunk.draft[:length] for chunk, length in taken],
-                [masks[chunk].result()[length] if chunk in masks else None for chunk, length in taken],
-            )
-            for (chunk, _), token in zip(taken, tokens, strict=True):
-                drawn[chunk].append(token)
-        return [*(drawn | failures).items()]
 
     def _deliver(self, chunk: Chunk, tokens: Several[int | None] | BaseException) -> None:
         sequence = chunk.sequence

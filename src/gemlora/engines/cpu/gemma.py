@@ -18,6 +18,7 @@ from gemlora.kernels import Kernels, Matrix, Segments, aligned_rows
 from gemlora.kernels.interface import Places
 
 Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
 
 LayerCache = NDArray[np.generic]
 """Keys and values of one layer: [blocks, 2, C, block size, D]."""
@@ -152,6 +153,23 @@ class Activations:
         return x.reshape(len(x), -1, config.head_dim)
 
 
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What the last layer leaves of the batch's logit rows. The head is computed for whoever asks for what it gives."""
+
+    _model: "Gemma"
+    _normed: Float32  # [R, E]
+    _segments: Segments  # of the R rows
+
+    def logits(self) -> Float32:
+        """The logits [R, V], valid until those of another output are asked for; the caller may overwrite them."""
+        return self._model.logits(self._normed, self._segments)
+
+    def most_likely(self) -> Int32:
+        """The tokens [R] with the largest logits, of equal ones the first; −1 for a row without finite logits."""
+        return self._model.most_likely(self._normed, self._segments)
+
+
 class Gemma:
     """A Gemma model with its kernels. Not thread-safe: it writes into arrays that the next step reuses."""
 
@@ -183,15 +201,14 @@ class Gemma:
         caches: Sequence[LayerCache],
         between: Callable[[], None] | None = None,
         observe: Observer | None = None,
-    ) -> Float32:
-        """Compute the batch's rows, write their keys and values into `caches` (one per layer).
+    ) -> Output:
+        """Compute the batch's rows up to the head, write their keys and values into `caches` (one per layer).
 
-        Returns the logits [R, V] of the batch's logit rows, valid until the next call; the caller may overwrite them.
         `between` is called after each layer; it may itself call this, with a batch of other sequences.
         """
         with self._activations(len(batch.tokens)) as step:
             self._layers_of(step, batch, caches, between, observe)
-            return self._output(step.normed[batch.logit_rows], batch.segments.of_rows(batch.logit_rows))
+            return Output(self, step.normed[batch.logit_rows], batch.segments.of_rows(batch.logit_rows))
 
     def _layers_of(
         self,
@@ -267,8 +284,8 @@ class Gemma:
         """Add the branch to the stream, and let the next half read the stream normed."""
         self._kernels.add_branch(step.hidden, step.branch, branch_norm, norm, self.config.norm_epsilon, step.normed)
 
-    def _output(self, normed: Float32, segments: Segments) -> Float32:
-        """Logits [R, V] of the rows normed[R, E] that the last layer leaves; `segments` are those of the R rows."""
+    def logits(self, normed: Float32, segments: Segments) -> Float32:
+        """See `Output.logits`; of the rows normed[R, E] that the last layer leaves, whose segments these are."""
         rows = len(normed)
         if rows > len(self._logits):
             self._logits = aligned_rows(rows, self.config.vocabulary)
@@ -279,6 +296,13 @@ class Gemma:
             if self.config.logit_softcap is not None:
                 self._kernels.softcap(logits, self.config.logit_softcap)
         return logits
+
+    def most_likely(self, normed: Float32, segments: Segments) -> Int32:
+        """See `Output.most_likely`."""
+        if not any(adapter is not None and adapter.head is not None for adapter in segments.adapters):
+            return self._kernels.most_likely(normed, self._head, self.config.logit_softcap)
+        logits = self.logits(normed, segments)
+        return np.where(np.isfinite(logits.max(axis=1)), logits.argmax(axis=1), -1).astype(np.int32)
 
     @contextmanager
     def _activations(self, rows: int) -> Iterator[Activations]:

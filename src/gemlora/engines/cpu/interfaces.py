@@ -28,11 +28,23 @@ class Mailbox(Protocol):
         ...
 
 
-class Runner(Protocol):
-    """What computes the logits."""
+class Output(Protocol):
+    """What is computed of the rows behind which a token is drawn; `gemma.Output` explains."""
 
-    def forward(self, batch: Batch, between: Callable[[], None] | None = None) -> NDArray[np.float32]:
-        """The logits [R, V] of the batch's logit rows; valid until the next call.
+    def logits(self) -> NDArray[np.float32]:
+        """[R, V], valid until those of another output are asked for; the caller may overwrite them."""
+        ...
+
+    def most_likely(self) -> NDArray[np.int32]:
+        """The tokens [R] with the largest logits, −1 for a row without finite logits: cheaper than the logits."""
+        ...
+
+
+class Runner(Protocol):
+    """What computes the model."""
+
+    def forward(self, batch: Batch, between: Callable[[], None] | None = None) -> Output:
+        """Compute a batch; the output is that of its logit rows.
 
         `between` is called now and then while it computes; it may itself call `forward`, with other sequences.
         """

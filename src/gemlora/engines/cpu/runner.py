@@ -9,7 +9,7 @@ import numpy as np
 from gemlora.engines import contract
 from gemlora.engines.cpu.batch import Batch, Chunk
 from gemlora.engines.cpu.blocks import BLOCK_SIZE, blocks_for
-from gemlora.engines.cpu.gemma import Float32, Gemma, Observer, Weights
+from gemlora.engines.cpu.gemma import Float32, Gemma, Observer, Output, Weights
 from gemlora.engines.cpu.sequence import Sequence as EngineSequence
 from gemlora.errors import SettingsInvalid
 from gemlora.kernels import Kernels, LoraWeights
@@ -39,8 +39,8 @@ class Runner:
 
     def forward(
         self, batch: Batch, between: Callable[[], None] | None = None, observe: Observer | None = None
-    ) -> Float32:
-        """Compute one step; returns the logits [R, V] of the batch's logit rows, valid until the next call.
+    ) -> Output:
+        """Compute one step up to the head of the batch's logit rows.
 
         `between` is called after each layer; it may itself call this, with a batch of other sequences.
         """
@@ -60,5 +60,6 @@ def all_logits(
     sequence.blocks = list(range(blocks_for(len(tokens))))
     while sequence.remaining:
         chunk = Chunk(sequence, min(rows, sequence.remaining))
-        yield runner.forward(replace(Batch.of([chunk]), logit_rows=np.arange(chunk.length, dtype=np.int32)))
+        batch = replace(Batch.of([chunk]), logit_rows=np.arange(chunk.length, dtype=np.int32))
+        yield runner.forward(batch).logits()
         sequence.computed += chunk.length

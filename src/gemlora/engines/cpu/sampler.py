@@ -1,16 +1,25 @@
-"""From logits to tokens. The formulas are the kernels'; this turns the requests' parameters into their arrays."""
+"""From outputs to tokens. The formulas are the kernels'; this turns the requests' parameters into their arrays."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Several
+from concurrent.futures import Future
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gemlora.engines.contract import GREEDY_TEMPERATURE, Sampling
+from gemlora.engines.cpu.batch import Chunk
+from gemlora.engines.cpu.interfaces import Output
 from gemlora.engines.cpu.sequence import Sequence
 from gemlora.kernels import Kernels, SamplingBatch
 
 _NOTHING = np.zeros(0, np.int32)
+
+
+Drawn = tuple[Chunk, list[int | None] | BaseException]
+"""The tokens drawn behind a chunk and each token of its draft, None where logits were not finite; for a probe none.
+Or why there are none for this sequence."""
 
 
 class Sampler:
@@ -19,24 +28,55 @@ class Sampler:
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels
 
-    def sample(
+    def draw(
+        self, output: Output, complete: Several[Chunk], masks: Mapping[Chunk, Future[NDArray[np.uint32]]]
+    ) -> list[Drawn]:
+        """The tokens behind the logit rows of the chunks that complete; the logits of probes are kept instead.
+
+        Behind a chunk with masks [1 + len(draft), words], which must be done, only tokens come whose bit is set.
+        """
+        places = [(chunk, length) for chunk in complete for length in range(len(chunk.draft) + 1)]
+        drawn: dict[Chunk, list[int | None]] = {chunk: [] for chunk in complete}
+        failures: dict[Chunk, BaseException] = {}
+        rows = list(range(len(places)))
+        if not masks and all(_takes_most_likely(chunk.sequence) for chunk in complete):
+            tokens = output.most_likely() if places else _NOTHING
+        else:
+            failures = {chunk: error for chunk, future in masks.items() if (error := future.exception()) is not None}
+            logits = output.logits()
+            for row, (chunk, _) in enumerate(places):
+                if (probing := chunk.sequence.probing) is not None:
+                    probing.keep(logits[row], adapted=chunk.sequence.adapter is not None)
+            rows = [row for row in rows if places[row][0].sequence.probing is None and places[row][0] not in failures]
+            tokens = self._sample(
+                logits if len(rows) == len(places) else logits[rows], [places[row] for row in rows], masks
+            )
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            drawn[places[row][0]].append(token if token >= 0 else None)
+        return [*(drawn | failures).items()]
+
+    def _sample(
         self,
         logits: NDArray[np.float32],
-        sequences: Several[Sequence],
-        drafts: Several[Several[int]] = (),
-        masks: Several[NDArray[np.uint32] | None] = (),
-    ) -> list[int | None]:
-        """One token per row of logits [R, V], which are overwritten; None where the logits are not finite.
-
-        A row's token is what comes behind its sequence and, if there are drafts, its draft. Of a row with a mask
-        [words] it is one whose bit is set.
-        """
-        batch = sampling_batch(sequences, drafts)
-        if masked := [row for row, mask in enumerate(masks) if mask is not None]:
-            words = [mask for mask in masks if mask is not None]
+        places: Several[tuple[Chunk, int]],
+        masks: Mapping[Chunk, Future[NDArray[np.uint32]]],
+    ) -> NDArray[np.int32]:
+        """The tokens [R] behind the chunks and so many tokens of their drafts; the logits [R, V] are overwritten."""
+        if not places:
+            return _NOTHING
+        batch = sampling_batch(
+            [chunk.sequence for chunk, _ in places], [chunk.draft[:length] for chunk, length in places]
+        )
+        if masked := [row for row, (chunk, _) in enumerate(places) if chunk in masks]:
+            words = [masks[chunk].result()[length] for chunk, length in places if chunk in masks]
             batch = replace(batch, masks=np.stack(words), mask_rows=np.array(masked, np.int32))
-        tokens = self._kernels.sample(logits, batch)
-        return [token if token >= 0 else None for token in tokens.tolist()]
+        return self._kernels.sample(logits, batch)
+
+
+def _takes_most_likely(sequence: Sequence) -> bool:
+    """Whether nothing but the largest of the logits decides, so that they need not be written down."""
+    greedy = _temperature(sequence.request.sampling) == 0
+    return greedy and sequence.history is None and sequence.probing is None
 
 
 def sampling_batch(sequences: Several[Sequence], drafts: Several[Several[int]] = ()) -> SamplingBatch:

@@ -100,7 +100,7 @@ class Scoring:
                 wanted.append((reading, answer[position - len(prompt) + 1]))
                 rows.append(start + position - first)
             start += chunk.length
-        logits = self._runner.forward(replace(batch, logit_rows=np.asarray(rows, np.int32)))
+        logits = self._runner.forward(replace(batch, logit_rows=np.asarray(rows, np.int32))).logits()
         for (reading, token), row in zip(wanted, logits, strict=True):
             reading.found.append(log_probability(row, token))
         for chunk in batch.chunks:
