@@ -3,7 +3,8 @@
 
 #include "attention.h"
 #include "cache.h"
-#include "linear.h"
+#include "float_linear.h"
+#include "integer_linear.h"
 #include "lora.h"
 #include "rows.h"
 #include "sampling.h"

@@ -47,8 +47,7 @@ def build(target: Target, folder: Path) -> Path:
     variants: dict[Path, tuple[str, ...]] = {
         NATIVE / "simd" / f"{name}.cpp": options for name, options in target.variants.items()
     }
-    shared = [source for source in NATIVE.glob("*.cpp") if source.name != "bindings.cpp"]
-    shared += [PROGRAM, *(NATIVE / "simd" / name for name in ("dispatch.cpp", "portable.cpp"))]
+    shared = [*NATIVE.glob("*.cpp"), PROGRAM, *(NATIVE / "simd" / name for name in ("dispatch.cpp", "portable.cpp"))]
 
     def compile_one(source: Path) -> Path:
         made = folder / f"{source.parent.name}_{source.stem}.o"
