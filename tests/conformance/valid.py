@@ -128,7 +128,7 @@ def _mend_shape(body: dict[str, Any]) -> None:
         name = tools[0].get("function", tools[0])["name"]
         if isinstance(function, str):
             choice["function"] = name
-        elif isinstance(function.get("name"), str):
+        elif isinstance(function, dict) and isinstance(function.get("name"), str):
             function["name"] = name
     if tools or (wanted and wanted["type"] != "text"):
         body |= {limit: ENOUGH_TOKENS for limit in ("max_tokens", "max_completion_tokens") if limit in body}
