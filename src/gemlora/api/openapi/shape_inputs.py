@@ -18,7 +18,8 @@ _ANSWER_SCHEMA: Schema = {
     "description": f"A schema in the terms of JSON Schema 2020-12. Answers are held to {_KEYWORDS}; annotations are "
     f"ignored. Refused is what answers cannot be held to: {_REFUSED}, keywords that are not known, a `format` other "
     f"than {', '.join(sorted(FORMATS))}, a `pattern` that looks around or back, a `oneOf` whose alternatives do not "
-    "exclude each other visibly, a `$ref` elsewhere, and schemas larger than the server's settings allow.",
+    "exclude each other visibly, a `$ref` elsewhere, and schemas larger than `max_schema_bytes` and its kin of the "
+    "server's settings allow.",
 }
 _WRAPPED: Schema = {
     "if": {"required": ["schema"], "properties": dict.fromkeys(READERS, False)},
