@@ -13,6 +13,9 @@ import typer
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for those who run this file as a script
 
 from docs.errors_page import errors_page as error_reference
+
+from gemlora.aliases.service import AliasLimits
+from gemlora.api.limits import Limits
 from gemlora.api.openapi.document import document
 from gemlora.cli import COMMANDS, app, load_command
 from gemlora.cli.options import choices, default_text
@@ -269,7 +272,8 @@ def openapi_document() -> str:
     """The OpenAPI document of a server with the defaults."""
     model = served_model(HOSTED_ID, "starter", Base.of(FAKE_FACTS), AdapterLimits())
     page = (files("gemlora.api") / "schemas" / "gemma-7b-it-lora.input.json").read_text(encoding="utf-8")
-    return json.dumps(document(Catalogue([model]), json.loads(page)), ensure_ascii=False, indent=1) + "\n"
+    described = document(Catalogue([model]), json.loads(page), Limits(), AliasLimits())
+    return json.dumps(described, ensure_ascii=False, indent=1) + "\n"
 
 
 PAGES = {

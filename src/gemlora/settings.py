@@ -227,6 +227,14 @@ class Settings(BaseSettings):
         description="Largest schema or grammar that an answer may be held to, in symbols of its rules.",
         examples=[500_000],
     )
+    prepare_grammars: bool = Field(
+        False,
+        description="Whether what every schema and grammar needs of the vocabulary is made before the server is ready: "
+        "about a second and 130 MB. Else it is made for the first answer that is held to one, and all others stand "
+        "still meanwhile.",
+        examples=["true"],
+        json_schema_extra={"default": "false"},
+    )
     adapter_memory_bytes: int = Field(
         GIB, ge=MIB, description="Adapters kept in memory, least recently used leave first.", examples=[GIB]
     )

@@ -7,11 +7,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.api.bodies import SCHEMA
+
 from gemlora.accounts.records import Account, Caller, Scope, Token
 from gemlora.accounts.sign_in import SignIn
 from gemlora.aliases.records import Alias
-from gemlora.api.application import Limits, Services, create_api
+from gemlora.aliases.service import AliasLimits
+from gemlora.api.application import Services, create_api
 from gemlora.api.health import Lifecycle, Phase
+from gemlora.api.limits import Limits
+from gemlora.api.openapi.document import document
 from gemlora.engines.fake import FakeEngine
 from gemlora.errors import AdapterIncomplete, AdapterNotFound, AliasNotFound, GemloraError, Unauthenticated
 from gemlora.registry.models import AdapterLimits, Base, Catalogue, DefaultAdapter, Model, served_model
@@ -78,6 +83,8 @@ class FakeAdapters:
 class NoAliases:
     """No account has an alias."""
 
+    limits = AliasLimits()
+
     async def find(self, account_id: str, name: str) -> Alias:
         raise AliasNotFound(name)
 
@@ -129,6 +136,11 @@ class Parts:
             limits=limits or Limits(),
         )
         self.api = create_api(self.services)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What `/openapi.json` shows."""
+        return document(self.services.catalogue, SCHEMA, self.services.limits, self.services.aliases.limits)
 
     @property
     def log_lines(self) -> list[dict[str, Any]]:

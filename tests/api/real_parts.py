@@ -17,7 +17,7 @@ from gemlora.accounts.repository import AccountRepository
 from gemlora.accounts.service import Accounts, token_digest
 from gemlora.aliases.repository import AliasRepository
 from gemlora.aliases.service import Aliases, AliasLimits
-from gemlora.api.application import Limits
+from gemlora.api.limits import Limits
 from gemlora.engines.contract import ModelFacts
 from gemlora.engines.fake import FAKE_FACTS, FakeEngine
 from gemlora.registry.adapters import CONFIG_FILE, WEIGHTS_FILE, Adapters

@@ -7,11 +7,8 @@ from pathlib import Path
 import httpx
 import jsonschema_rs
 import pytest
-from tests.api.bodies import SCHEMA
 from tests.api.parts import MODEL
 from tests.api.real_parts import FINETUNES, RUN, RealParts, peft_files, ready, real_parts, refusal
-
-from gemlora.api.openapi.document import document
 
 ALIASES = FINETUNES.replace("finetunes", "aliases")
 BOT = f"{ALIASES}/support%20bot"
@@ -170,8 +167,23 @@ async def test_what_is_wrong_is_refused_and_changes_nothing(alice: httpx.AsyncCl
     assert (await alice.get(BOT)).json() == before
 
 
+async def test_an_alias_points_to_as_many_versions_as_its_document_says(
+    alice: httpx.AsyncClient, parts: RealParts, tmp_path: Path
+) -> None:
+    for name in ("newer", "newest"):
+        await ready(alice, name, peft_files(at=tmp_path / name))
+    described = {"$ref": "#/components/schemas/AliasShares", "components": parts.document["components"]}
+    shares = jsonschema_rs.validator_for(described)
+
+    for names, status in ((("new", "newer", "newest"), 200), (("new", "newer", "newest", "base"), 400)):
+        versions = pointing(**dict.fromkeys(names, 1))
+        response = await alice.post(ALIASES, json={"name": NAME, "versions": versions})
+        assert response.status_code == status, response.text
+        assert shares.is_valid(versions) is (status == 200)
+
+
 async def test_answers_are_as_described(alice: httpx.AsyncClient, parts: RealParts) -> None:
-    described = document(parts.services.catalogue, SCHEMA)
+    described = parts.document
 
     def check(name: str, value: object) -> None:
         schema = {"$ref": f"#/components/schemas/{name}", "components": described["components"]}

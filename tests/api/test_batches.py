@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import insert
 from tests.api.parts import ALICE, BOB, BOBS_TOKEN, MODEL, RUN, TOKEN, Parts
 
-from gemlora.api.application import Limits, batch_answers
+from gemlora.api.application import batch_answers
+from gemlora.api.limits import Limits
 from gemlora.batches.repository import BatchRepository
 from gemlora.engines.fake import FakeEngine
 from gemlora.errors import EngineFailed

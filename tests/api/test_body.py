@@ -11,8 +11,8 @@ import pytest
 from tests.api.parts import RUN, TOKEN, Parts
 from tests.api.real_server import RealServer, run_request
 
-from gemlora.api.application import Limits
 from gemlora.api.body import parse
+from gemlora.api.limits import Limits
 from gemlora.engines.fake import FakeEngine
 from gemlora.errors import IncompleteRequest, InvalidRequest
 

@@ -14,8 +14,8 @@ from tests.api.parts import ALICE, MODEL, RUN, TOKEN, Parts
 from tests.api.real_parts import FINETUNES, create, real_parts, upload
 
 from gemlora import errors
-from gemlora.api.application import Limits
 from gemlora.api.envelope import ERROR_KINDS, REFUSALS, Form, error_kind
+from gemlora.api.limits import Limits
 from gemlora.engines.fake import FakeEngine
 from gemlora.registry.adapters import CONFIG_FILE, WEIGHTS_FILE
 

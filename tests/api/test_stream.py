@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from tests.api.parts import ALICE, MODEL, RUN, TOKEN, Parts
 from tests.api.real_server import RealServer, eventually, run_request
 
-from gemlora.api.application import Limits
+from gemlora.api.limits import Limits
 from gemlora.api.run import events
 from gemlora.api.streaming import EventStream
 from gemlora.engines.contract import FinishReason

@@ -23,9 +23,16 @@ from gemlora.registry.adapters import CONFIG_FILE, WEIGHTS_FILE
 from gemlora.registry.names import PUBLIC_PREFIX
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-FINETUNES = "/client/v4/accounts/{account_id}/ai/finetunes"
-NAMING = {f"POST {FINETUNES}", f"PATCH {FINETUNES}/{{finetune}}", f"POST {FINETUNES}/{{finetune}}/publish"}
+AI = "/client/v4/accounts/{account_id}/ai"
+FINETUNES = f"{AI}/finetunes"
+NAMING = {
+    *(f"POST {place}" for place in (FINETUNES, f"{FINETUNES}/{{finetune}}/publish", f"{AI}/aliases")),
+    f"PATCH {FINETUNES}/{{finetune}}",
+}
 """Operations that want a name which is free."""
+BINDING = {"POST /run", "POST /ai-gateway/run", f"POST {AI}/run/proxy"}
+"""Operations that have what generates text as a member of their bodies."""
+GENERATING = BINDING | {f"POST {AI}/{place}" for place in ("run/{model}", "v1/chat/completions", "v1/completions")}
 ANSWER = {"enum": [True, False]}
 ENOUGH_TOKENS = 200
 """For an answer that is held to these."""
@@ -69,14 +76,9 @@ class Mended:
         body = copy.deepcopy(case.body)
         if names:
             body["name"] = self._fresh(self._named(case, body["name"]))
-        else:
-            inputs = body.get("inputs", body)
-            single = "requests" not in inputs or "prompt" in inputs or "messages" in inputs
-            if not single:
-                inputs["queueRequest"] = True
-            for request in (inputs,) if single else inputs["requests"]:
-                if isinstance(request, dict):  # anything may be in a batch: what is wrong is answered there
-                    _mend_shape(request)
+        elif case.operation.label in GENERATING:
+            for request in _asked(body["inputs"] if case.operation.label in BINDING else body):
+                _mend_shape(request)
         case.body = body
 
     def _named(self, case: Case, name: str) -> str:
@@ -97,6 +99,20 @@ class Mended:
         return name
 
 
+def _asked(inputs: dict[str, Any]) -> list[dict[str, Any]]:
+    """The inputs of the requests that a body makes: one, or those of a batch, which then waits for its turn.
+
+    A question about a batch makes none: what else stands in it may be anything.
+    """
+    if "prompt" in inputs or "messages" in inputs:
+        return [inputs]
+    if "request_id" in inputs or "requests" not in inputs:
+        return []
+    inputs["queueRequest"] = True
+    several: list[dict[str, Any]] = inputs["requests"]
+    return several
+
+
 def _mend_shape(body: dict[str, Any]) -> None:
     """Schemas that answers can be held to, tools of different names, a choice of one of them, and enough tokens."""
     wanted, tools, choice = (body.get(key) for key in ("response_format", "tools", "tool_choice"))
@@ -112,7 +128,7 @@ def _mend_shape(body: dict[str, Any]) -> None:
         name = tools[0].get("function", tools[0])["name"]
         if isinstance(function, str):
             choice["function"] = name
-        elif isinstance(function.get("name"), str):
+        elif isinstance(function, dict) and isinstance(function.get("name"), str):
             function["name"] = name
     if tools or (wanted and wanted["type"] != "text"):
         body |= {limit: ENOUGH_TOKENS for limit in ("max_tokens", "max_completion_tokens") if limit in body}

@@ -62,7 +62,7 @@ class Aliases:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._repository = repository
-        self._limits = limits
+        self.limits = limits
         self._log = log
         self._clock = clock
 
@@ -96,8 +96,8 @@ class Aliases:
         async with self._repository.changing() as changes:
             if await changes.is_taken(account_id, name):
                 raise AdapterExists(f"An adapter or an alias named {name!r} exists already")
-            if await changes.count(account_id) >= self._limits.aliases:
-                raise TooManyAliases(f"The account has {self._limits.aliases} aliases already, which is the limit")
+            if await changes.count(account_id) >= self.limits.aliases:
+                raise TooManyAliases(f"The account has {self.limits.aliases} aliases already, which is the limit")
             revision = self._revision(1, wanted.by, Action.CREATE, wanted.note, ())
             revision = await _pointing(changes, account_id, revision, wanted)
             alias = Alias(str(uuid.uuid4()), account_id, name, revision.made_at, revision)
@@ -207,8 +207,8 @@ class Aliases:
 
     def _check(self, wanted: Wanted) -> None:
         check_note(wanted.note)
-        if not 1 <= len(wanted.shares) <= self._limits.versions:
-            raise InvalidRequest(f"versions: must be from 1 to {self._limits.versions}")
+        if not 1 <= len(wanted.shares) <= self.limits.versions:
+            raise InvalidRequest(f"versions: must be from 1 to {self.limits.versions}")
         for share in wanted.shares:
             if not isfinite(share.weight) or not 0 <= share.weight <= HIGHEST_WEIGHT:
                 raise InvalidRequest(f"weight: must be from 0 to {HIGHEST_WEIGHT:.0f}")

@@ -25,12 +25,13 @@ from gemlora.api.failures import render_error, render_routing_error
 from gemlora.api.finetunes import Finetunes
 from gemlora.api.health import Health, Lifecycle
 from gemlora.api.inputs import InputReader
+from gemlora.api.limits import Limits
 from gemlora.api.models import Models
 from gemlora.api.openai import OpenAi
 from gemlora.api.openai_inputs import Reader
 from gemlora.api.routes import endpoints, router
 from gemlora.api.run import Run
-from gemlora.api.shapes import ShapeLimits, ShapeReader
+from gemlora.api.shapes import ShapeReader
 from gemlora.api.sign_in import SignInRoute
 from gemlora.errors import GemloraError
 from gemlora.registry.adapters import Adapters
@@ -41,17 +42,6 @@ from gemlora.serving.service import TextGeneration
 from gemlora.telemetry.metrics import Metrics
 
 SCHEMAS = "gemma-7b-it-lora"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds on what a client may make the server hold. Times in seconds."""
-
-    body_bytes: int = 16 << 20
-    body_idle_seconds: float = 15
-    write_stall_seconds: float = 30
-    batch_requests: int = 1000
-    shapes: ShapeLimits = field(default_factory=ShapeLimits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +59,7 @@ class Services:
     lifecycle: Lifecycle
     metrics: Metrics
     log: FilteringBoundLogger
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
@@ -109,7 +99,7 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
     sign_in = SignInRoute(services.sign_in, services.limits.body_idle_seconds, services.log)
     binding = Binding(run, models, services.catalogue)
     health = Health(services.lifecycle, services.metrics)
-    description = Description(partial(_document, services.catalogue, schemas["input"]))
+    description = Description(partial(_document, services, schemas["input"]))
     routes = endpoints(run, binding, openai, models, finetunes, aliases, accounts, sign_in, health, description)
     app = FastAPI(
         title="gemlora",
@@ -123,10 +113,10 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
     return app
 
 
-def _document(catalogue: Catalogue, page: dict[str, Any]) -> dict[str, Any]:
+def _document(services: Services, page: dict[str, Any]) -> dict[str, Any]:
     from gemlora.api.openapi.document import document  # only for those who ask for it
 
-    return document(catalogue, page)
+    return document(services.catalogue, page, services.limits, services.aliases.limits)
 
 
 def batch_answers(services: Services) -> BatchAnswers:

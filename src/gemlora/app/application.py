@@ -19,8 +19,9 @@ from gemlora.accounts.service import Accounts, FirstAccess
 from gemlora.accounts.sign_in import SignIn
 from gemlora.aliases.repository import AliasRepository
 from gemlora.aliases.service import Aliases, AliasLimits
-from gemlora.api.application import Limits, Services, batch_answers, create_api
+from gemlora.api.application import Services, batch_answers, create_api
 from gemlora.api.health import Lifecycle
+from gemlora.api.limits import Limits
 from gemlora.api.server import Config, Server
 from gemlora.api.shapes import ShapeLimits
 from gemlora.app.backend import StartingBackend, starting_backend

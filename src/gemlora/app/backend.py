@@ -93,6 +93,7 @@ def _cpu_backend(settings: Settings, progress: Progress) -> Backend:
         step_milliseconds=settings.step_milliseconds,
         draft_tokens=settings.draft_tokens,
         grammar_symbols=settings.grammar_symbols,
+        prepare_grammars=settings.prepare_grammars,
         adapter_memory_bytes=settings.adapter_memory_bytes,
         adapter_cache=str(settings.cache_dir / "adapters"),
         adapter_cache_bytes=settings.adapter_cache_bytes,

@@ -12,7 +12,7 @@ from tests.api.parts import ALICE
 from tests.api.real_parts import FINETUNES, RealParts, create, ready, real_parts, upload
 from tests.api.real_server import RealServer, eventually, leave
 
-from gemlora.api.application import Limits
+from gemlora.api.limits import Limits
 from gemlora.registry.adapters import CONFIG_FILE, WEIGHTS_FILE
 from gemlora.storage.tables import adapters
 

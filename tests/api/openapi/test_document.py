@@ -22,9 +22,9 @@ from gemlora.api.authentication import Access
 from gemlora.api.batches import QUEUE, Batching
 from gemlora.api.envelope import error_text
 from gemlora.api.inputs import InputReader
+from gemlora.api.limits import Limits
 from gemlora.api.openai_inputs import Reader
 from gemlora.api.openapi.batches import with_batches
-from gemlora.api.openapi.document import document
 from gemlora.api.openapi.operation import SCHEME
 from gemlora.api.shapes import ShapeLimits, ShapeReader
 from gemlora.batches.records import Answer, Answered, Batch, Progress, Status
@@ -43,7 +43,7 @@ COMMITTED = Path(__file__).parents[3] / "docs" / "openapi.json"
 
 @pytest.fixture
 def described(parts: Parts) -> Any:
-    return document(parts.services.catalogue, SCHEMA)
+    return parts.document
 
 
 def with_page(parts: Parts) -> Parts:
@@ -206,6 +206,27 @@ def test_the_schema_of_batches_and_the_server_accept_the_same_bodies(parts: Part
 
     assert sum("requests" in body for body in accepted) > 200
     assert sum("request_id" in body for body in accepted) > 2
+
+
+def test_lists_may_be_as_long_as_the_limits_say() -> None:
+    limits = Limits(batch_requests=3, shapes=ShapeLimits(tools=2))
+    described = Parts(FakeEngine(), limits).document
+    shapes = ShapeReader(limits.shapes)
+    inputs = InputReader(SCHEMA, shapes)
+    batching = Batching(Finished(), inputs, limits.batch_requests)
+    single = {"prompt": "x"}
+    tooled = [{**single, "tools": [{"name": f"t{number}"} for number in range(count)]} for count in range(5)]
+    chats = [{"model": MODEL, "messages": [{"role": "user", "content": "x"}], "tools": one["tools"]} for one in tooled]
+    batches = [{"requests": [single] * count} for count in range(1, 6)]
+
+    def read_batch(body: Any) -> object:
+        return batching.asked(body, None, {QUEUE: "true"}, MODEL)
+
+    run = body_schema(described, RUN_PLACE)
+    chat = body_schema(described, f"{OPENAI}/chat/completions")
+    assert check(run, lambda body: inputs.read(body, MODEL), tooled) == tooled[:3]
+    assert check(chat, Reader(256, 0.6, shapes).chat, chats) == chats[:3]
+    assert check(run, read_batch, batches) == batches[:3]
 
 
 def answer_schema(described: Any, place: str) -> jsonschema_rs.Validator:

@@ -5,7 +5,7 @@ import json
 import pytest
 from llguidance import LLMatcher
 from msgspec.structs import replace
-from tests.stepping import NOT_FINITE, TOKENS, Bench, LateExecutor, Prophet, request
+from tests.stepping import NOT_FINITE, TOKENS, Bench, LateExecutor, PromptExecutor, Prophet, request
 
 from gemlora.engines.contract import FinishReason
 from gemlora.engines.cpu.frames import Started
@@ -67,6 +67,19 @@ def test_a_request_waits_for_its_grammar_while_others_go_on() -> None:
     late.run()
     bench.run()
     assert bench.finish_reason("a")
+
+
+def test_what_was_prepared_is_not_made_again() -> None:
+    bench = Bench()
+    constraints = bench.loop._constraints
+    constraints._compiler = PromptExecutor()
+    constraints.prepare()
+    made = constraints._vocabulary
+    assert made is not None
+    bench.submit(request("a", max_tokens=30, grammar=GRAMMAR))
+    bench.run()
+    assert bench.finish_reason("a")
+    assert constraints._vocabulary is made
 
 
 def test_a_request_that_is_cancelled_while_its_grammar_compiles_is_gone() -> None:

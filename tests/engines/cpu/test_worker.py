@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from tests.adapters import random_pairs, write_adapter
 from tests.collecting import collect, until
@@ -91,6 +92,19 @@ async def test_streams_survive_the_death_of_the_worker(
         os.kill(engine.worker_pid, signal.SIGKILL)
         assert await asyncio.gather(*tasks) == expected
     assert engine.stats().restarts == 1
+
+
+@pytest.mark.parametrize("prepare", [True, False])
+async def test_grammars_are_prepared_before_the_engine_is_ready_only_where_that_is_wanted(
+    model: PackedModel, prepare: bool
+) -> None:
+    engine = new_engine(model.tokenizer_path.parent, prepare_grammars=prepare)
+    await engine.start()
+    try:
+        loaded = {Path(mapped.path).parent.name for mapped in psutil.Process(engine.worker_pid).memory_maps()}
+    finally:
+        await engine.close()
+    assert ("llguidance" in loaded) is prepare
 
 
 async def test_facts_describe_the_model(engine: CpuEngine, model: PackedModel) -> None:

@@ -32,17 +32,11 @@ _NOTE: dict[str, Schema] = {
 }
 _REVISION: dict[str, Schema] = {"revision": or_null({"type": "integer", "minimum": 1, "maximum": HIGHEST_REVISION})}
 _WEIGHT: Schema = {"type": "number", "minimum": 0, "maximum": service.HIGHEST_WEIGHT}
-_SHARES: Schema = {
-    **sequence(
-        members({
-            "version": {**TEXT, "description": f"An adapter's name or id, each once; `{BARE_BASE}`: the bare base."},
-            "weight": _WEIGHT,
-        }),
-        minItems=1,
-        contains={"properties": {"weight": {"exclusiveMinimum": 0}}},
-    ),
-    "description": "At most `max_alias_versions` of the server's settings.",
-}  # fmt: skip
+_SHARE: Schema = members({
+    "version": {**TEXT, "description": f"An adapter's name or id, each once; `{BARE_BASE}`: the bare base."},
+    "weight": _WEIGHT,
+})  # fmt: skip
+_SHARES = ref("AliasShares")
 
 
 def _between(lowest: float, highest: float, **more: float) -> Schema:
@@ -82,10 +76,18 @@ _TESTED: dict[str, Schema] = {
     "test": members({**_TEST, **_TEST_OPTIONAL, "sample": _SAMPLE}, {"verdict": one_of(*Verdict)})
 }
 
-SCHEMAS: dict[str, Schema] = {
-    "Alias": members({"id": UUID, "name": TEXT, "created_at": MOMENT, "modified_at": MOMENT, **_STATE}, _TESTED),
-    "AliasRevision": members({**_STATE, "made_at": MOMENT}, _TESTED),
-}
+
+def schemas(most_versions: int) -> dict[str, Schema]:
+    """Components, with how many versions an alias may point to."""
+    weighty: Schema = {"properties": {"weight": {"exclusiveMinimum": 0}}}
+    return {
+        "AliasShares": {
+            **sequence(_SHARE, minItems=1, maxItems=most_versions, contains=weighty),
+            "description": "At most `max_alias_versions` of the server's settings.",
+        },
+        "Alias": members({"id": UUID, "name": TEXT, "created_at": MOMENT, "modified_at": MOMENT, **_STATE}, _TESTED),
+        "AliasRevision": members({**_STATE, "made_at": MOMENT}, _TESTED),
+    }
 
 
 def aliases() -> dict[str, dict[str, Operation]]:

@@ -24,39 +24,39 @@ _FAILED: dict[str, Schema] = {
 }
 _NUMBERED: dict[str, Schema] = {"id": COUNT, "external_reference": or_null(TEXT)}
 
-SCHEMAS: dict[str, Schema] = {
-    "BatchRequests": {
-        **members(
-            {
-                "requests": {
-                    **sequence(_REQUEST, minItems=1),
-                    "description": "At most `max_batch_requests` of the server's settings.",
-                }
-            },
-            {QUEUE: {"description": "True, unless the query or the options say so."}},
-        ),
-        "description": "Requests to be answered later.",
-        "not": {"anyOf": [*_INPUTS, {"required": ["request_id"]}]},
-    },
-    "BatchQuestion": {
-        **members({"request_id": _REFERENCE}),
-        "description": "How far a batch is, by the id that it was acknowledged with.",
-        "not": {"anyOf": _INPUTS},
-    },
-    "BatchState": members({"status": one_of(Status.QUEUED, Status.RUNNING), "request_id": TEXT, "model": TEXT}),
-    "BatchAnswers": members({
-        "responses": {
-            **sequence({
-                "anyOf": [
-                    members({**_NUMBERED, "result": ref("Generated"), "success": {"const": True}}),
-                    members({**_NUMBERED, **_FAILED}),
-                ]
-            }, minItems=1),
-            "description": "In the order of the requests.",
+
+def schemas(most_requests: int) -> dict[str, Schema]:
+    """Components, with how many requests a batch may have."""
+    requests: Schema = {
+        **sequence(_REQUEST, minItems=1, maxItems=most_requests),
+        "description": "At most `max_batch_requests` of the server's settings.",
+    }
+    queue: Schema = {"description": "True, unless the query or the options say so."}
+    return {
+        "BatchRequests": {
+            **members({"requests": requests}, {QUEUE: queue}),
+            "description": "Requests to be answered later.",
+            "not": {"anyOf": [*_INPUTS, {"required": ["request_id"]}]},
         },
-        "usage": members(dict.fromkeys(COUNTS, COUNT)),
-    }),
-}  # fmt: skip
+        "BatchQuestion": {
+            **members({"request_id": _REFERENCE}),
+            "description": "How far a batch is, by the id that it was acknowledged with.",
+            "not": {"anyOf": _INPUTS},
+        },
+        "BatchState": members({"status": one_of(Status.QUEUED, Status.RUNNING), "request_id": TEXT, "model": TEXT}),
+        "BatchAnswers": members({
+            "responses": {
+                **sequence({
+                    "anyOf": [
+                        members({**_NUMBERED, "result": ref("Generated"), "success": {"const": True}}),
+                        members({**_NUMBERED, **_FAILED}),
+                    ]
+                }, minItems=1),
+                "description": "In the order of the requests.",
+            },
+            "usage": members(dict.fromkeys(COUNTS, COUNT)),
+        }),
+    }  # fmt: skip
 
 
 def with_batches(inputs: Schema, more: dict[str, Schema] | None = None) -> Schema:

@@ -4,7 +4,9 @@ import copy
 from importlib.metadata import version
 
 from gemlora.accounts.records import Scope
+from gemlora.aliases.service import AliasLimits
 from gemlora.api.authentication import PLACEHOLDER_ACCOUNT
+from gemlora.api.limits import Limits
 from gemlora.api.openapi import (
     aliases,
     batches,
@@ -35,8 +37,11 @@ surrogate pairs, at most 64 levels deep. Lengths of prompts and contents count U
 path makes no difference."""
 
 
-def document(catalogue: Catalogue, page: Schema) -> Schema:
-    """The document for what `catalogue` serves. `page` is the input schema of the hosted model's page."""
+def document(catalogue: Catalogue, page: Schema, limits: Limits, alias_limits: AliasLimits) -> Schema:
+    """The document for what `catalogue` serves within the limits.
+
+    `page` is the input schema of the hosted model's page.
+    """
     names = [model.name for model in catalogue.list()]
     model: Schema = {"type": "string", "enum": names}
     run = _granted(Scope.RUN, models.of_binding(names))
@@ -55,8 +60,9 @@ def document(catalogue: Catalogue, page: Schema) -> Schema:
             "schemas": {
                 "RunInputs": inputs,
                 "BindingInputs": _without_options(inputs),
-                **shape_inputs.SCHEMAS, **generation.SCHEMAS, **streams.SCHEMAS, **batches.SCHEMAS,
-                **models.SCHEMAS, **openai.SCHEMAS, **registry.SCHEMAS, **aliases.SCHEMAS,
+                **shape_inputs.schemas(limits.shapes.tools), **generation.SCHEMAS, **streams.SCHEMAS,
+                **batches.schemas(limits.batch_requests),
+                **models.SCHEMAS, **openai.SCHEMAS, **registry.SCHEMAS, **aliases.schemas(alias_limits.versions),
                 **failures.SCHEMAS,
             },
             "securitySchemes": {SCHEME: {"type": "http", "scheme": "bearer"}},

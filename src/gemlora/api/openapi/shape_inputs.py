@@ -1,7 +1,7 @@
 """What a body says of the answer's shape, the same on every route: `response_format`, `tools` and how they are called.
 
-No schema says which schemas answers can be held to, which names are taken, or how much a server's settings allow:
-the descriptions do.
+No schema says which schemas answers can be held to, which names are taken, or how large all of it may be: the
+descriptions do.
 """
 
 from gemlora.api.openapi.shapes import BOOLEAN, NULL, TEXT, Schema, members, one_of, or_null, ref, sequence
@@ -18,7 +18,8 @@ _ANSWER_SCHEMA: Schema = {
     "description": f"A schema in the terms of JSON Schema 2020-12. Answers are held to {_KEYWORDS}; annotations are "
     f"ignored. Refused is what answers cannot be held to: {_REFUSED}, keywords that are not known, a `format` other "
     f"than {', '.join(sorted(FORMATS))}, a `pattern` that looks around or back, a `oneOf` whose alternatives do not "
-    "exclude each other visibly, a `$ref` elsewhere, and schemas larger than the server's settings allow.",
+    "exclude each other visibly, a `$ref` elsewhere, and schemas larger than `max_schema_bytes` and its kin of the "
+    "server's settings allow.",
 }
 _WRAPPED: Schema = {
     "if": {"required": ["schema"], "properties": dict.fromkeys(READERS, False)},
@@ -63,10 +64,7 @@ def _chosen(*words: str) -> Schema:
 
 SHAPE_MEMBERS: dict[str, Schema] = {
     "response_format": ref("ResponseFormat"),
-    "tools": {
-        **or_null(sequence(ref("Tool"))),
-        "description": "Functions that the answer may call, at most `max_tools` of the server's settings.",
-    },
+    "tools": ref("Tools"),
     "tool_choice": ref("ToolChoice"),
     "parallel_tool_calls": {
         **or_null(BOOLEAN),
@@ -81,27 +79,34 @@ SHAPE_RULES: Schema = {
 }
 """What these members demand of each other: no call can be demanded without tools."""
 
-SCHEMAS: dict[str, Schema] = {
-    "AnswerSchema": _ANSWER_SCHEMA,
-    "ResponseFormat": {
-        "description": "Null and text leave the answer free; else it is JSON, in a stream its text.",
-        "anyOf": [
-            NULL,
-            members({"type": one_of("text", "json_object")}),
-            members({
-                "type": {"const": "json_schema"},
-                "json_schema": {
-                    "type": "object",
-                    "description": "A schema, or one beside its name as `schema`.",
-                    **_WRAPPED,
-                    "else": ref("AnswerSchema"),
-                },
-            }),
-        ],
-    },
-    "Tool": _TOOL,
-    "ToolChoice": {
-        "description": "`auto` unless something is said. A call can be demanded only if there are tools.",
-        "anyOf": [NULL, _chosen(NO_CALL, *CHOICES), _NAMED],
-    },
-}  # fmt: skip
+
+def schemas(most_tools: int) -> dict[str, Schema]:
+    """Components, with how many tools there may be."""
+    return {
+        "AnswerSchema": _ANSWER_SCHEMA,
+        "ResponseFormat": {
+            "description": "Null and text leave the answer free; else it is JSON, in a stream its text.",
+            "anyOf": [
+                NULL,
+                members({"type": one_of("text", "json_object")}),
+                members({
+                    "type": {"const": "json_schema"},
+                    "json_schema": {
+                        "type": "object",
+                        "description": "A schema, or one beside its name as `schema`.",
+                        **_WRAPPED,
+                        "else": ref("AnswerSchema"),
+                    },
+                }),
+            ],
+        },
+        "Tools": {
+            **or_null(sequence(ref("Tool"), maxItems=most_tools)),
+            "description": "Functions that the answer may call, at most `max_tools` of the server's settings.",
+        },
+        "Tool": _TOOL,
+        "ToolChoice": {
+            "description": "`auto` unless something is said. A call can be demanded only if there are tools.",
+            "anyOf": [NULL, _chosen(NO_CALL, *CHOICES), _NAMED],
+        },
+    }  # fmt: skip

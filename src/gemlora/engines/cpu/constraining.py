@@ -1,7 +1,7 @@
 """Where the step loop gets constrained texts and their masks from, without waiting for a grammar.
 
-Grammars are compiled on one thread, which also makes the vocabulary's trie for the first of them; masks are computed on
-another one while the model computes the logits. The library that does it is loaded for the first constrained request.
+Grammars are compiled on one thread, which also makes the vocabulary's trie, for the first of them or before any comes;
+masks are computed on another one while the model computes the logits. The library that does it is loaded with the trie.
 """
 
 from collections.abc import Callable, Sequence
@@ -86,6 +86,10 @@ class Constraining:
         self._on_opened = on_opened
         self._vocabulary: GrammarVocabulary | None = None
 
+    def prepare(self) -> None:
+        """Make the trie now, so that no step has to wait for it."""
+        self._compiler.submit(self._loaded).result()
+
     def open(
         self, constraint: Constraint, stop_tokens: Sequence[int], room: int, generated: Sequence[int]
     ) -> Future[Opened]:
@@ -104,14 +108,18 @@ class Constraining:
     def _open(self, constraint: Constraint, stop_tokens: Sequence[int], room: int, generated: Sequence[int]) -> Opened:
         from gemlora.engines.constraints import ConstrainedText, compile_grammar
 
-        if self._vocabulary is None:
-            self._vocabulary = self._load_vocabulary()
-        matcher = compile_grammar(constraint.grammar, self._vocabulary, self._grammar_symbols)
-        text = ConstrainedText(self._vocabulary, matcher, stop_tokens, room)
+        vocabulary = self._loaded()
+        matcher = compile_grammar(constraint.grammar, vocabulary, self._grammar_symbols)
+        text = ConstrainedText(vocabulary, matcher, stop_tokens, room)
         ended = text.resume(generated)
         if ended is None:
             _masks(text, ())  # the first one takes longer
         return Opened(text, ended)
+
+    def _loaded(self) -> "GrammarVocabulary":
+        if self._vocabulary is None:
+            self._vocabulary = self._load_vocabulary()
+        return self._vocabulary
 
     def _tell(self, _: object) -> None:
         self._on_opened()

@@ -27,5 +27,6 @@ class CpuOptions(Struct, frozen=True, kw_only=True):
     adapter_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     draft_tokens: int = 0
     grammar_symbols: int = 500_000
+    prepare_grammars: bool = False
     context_window: int | None = None
     """Longest prompt plus output; None is the model's own."""

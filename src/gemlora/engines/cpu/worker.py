@@ -80,6 +80,8 @@ def build(options: CpuOptions, mailbox: SocketMailbox) -> tuple[ModelFacts, Step
         masker=ThreadPoolExecutor(1),
         on_opened=mailbox.wake,
     )
+    if options.prepare_grammars:
+        constraints.prepare()
     loop = StepLoop(
         mailbox, scheduler, runner, Sampler(kernels), adapters, Speculation(options.draft_tokens), constraints,
         context_window=window, vocabulary=config.vocabulary,
