@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import requests
 import schemathesis
+from schemathesis.checks import CHECKS
 from schemathesis.config import (
     CoveragePhaseConfig,
     GenerationConfig,
@@ -38,8 +41,17 @@ class Outcome:
     """By phase."""
     checks: Counter[str] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
+    described: set[str] = field(default_factory=set)
+    """All operations of the document."""
     operations: set[str] = field(default_factory=set)
+    """Those that were tried."""
     failures: list[str] = field(default_factory=list)
+
+    @property
+    def untried(self) -> set[str]:
+        """Operations, phases and checks of which there was no case."""
+        wanted = {*self.described, *PHASES, *CHECKS.get_all_names()}
+        return wanted - {*self.operations, *(+self.cases), *self.checks}
 
 
 @contextmanager
@@ -58,6 +70,7 @@ def conform(server: RunningServer, outcome: Outcome, *, seed: int, examples: int
     """
     generation = GenerationConfig(max_examples=examples, database="none")
     project = ProjectConfig(
+        base_url=server.url,
         headers=server.authorization,
         request_timeout=ANSWER_SECONDS,
         continue_on_failure=True,
@@ -67,9 +80,17 @@ def conform(server: RunningServer, outcome: Outcome, *, seed: int, examples: int
     )
     config = schemathesis.Config(seed=seed, projects=ProjectsConfig(default=project))
     with supplied(server):
-        schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json", config=config)
-        for event in from_schema(schema).execute():
+        # By its address, Schemathesis would leave out the route that serves it.
+        document = requests.get(f"{server.url}/openapi.json", timeout=ANSWER_SECONDS).json()
+        outcome.described |= _operations(document)
+        for event in from_schema(schemathesis.openapi.from_dict(document, config=config)).execute():
             _note(event, outcome)
+
+
+def _operations(document: dict[str, Any]) -> set[str]:
+    """Their labels, as Schemathesis has them."""
+    places = document["paths"].items()
+    return {f"{method.upper()} {place}" for place, methods in places for method in methods if method != "parameters"}
 
 
 def _uncovered(seed: int, share: int) -> OperationConfig:

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from schemathesis.checks import CHECKS
-from tests.conformance.run import PHASES, Outcome, conform, fake_server
+from tests.conformance.run import Outcome, conform, fake_server
 
 
 def test_the_server_does_what_its_document_says(tmp_path: Path) -> None:
@@ -12,7 +11,5 @@ def test_the_server_does_what_its_document_says(tmp_path: Path) -> None:
         conform(server, outcome, seed=38, examples=2, steps=5, share=5)
 
     assert outcome.failures == []
-    assert set(outcome.cases) == {*PHASES}
-    assert all(outcome.cases.values())
-    assert set(outcome.checks) == {*CHECKS.get_all_names()}
+    assert outcome.untried == set()
     assert {200, 400, 401, 403, 404, 405, 409} <= outcome.statuses.keys()

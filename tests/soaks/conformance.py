@@ -11,8 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.results import commit
-from schemathesis.checks import CHECKS
-from tests.conformance.run import PHASES, Outcome, conform, fake_server
+from tests.conformance.run import Outcome, conform, fake_server
 
 RESULT = Path(__file__).parents[2] / "benchmarks/results/conformance.json"
 EXAMPLES = 100
@@ -31,8 +30,8 @@ def main() -> None:
             conform(server, outcome, seed=options.seed + rounds, examples=EXAMPLES, steps=STEPS)
         rounds += 1
         print(f"round {rounds}: {outcome.cases.total():,} cases, {len(outcome.failures)} failures", flush=True)
-        if outcome.failures or set(outcome.cases) != {*PHASES} or set(outcome.checks) != {*CHECKS.get_all_names()}:
-            raise SystemExit("\n\n".join([*outcome.failures, f"{outcome.cases}", f"{outcome.checks}"]))
+        if outcome.failures or outcome.untried:
+            raise SystemExit("\n\n".join([*outcome.failures, f"not tried: {sorted(outcome.untried)}"]))
     report = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "commit": soaked,
