@@ -148,7 +148,7 @@ def test_judgements_need_no_cases_and_no_server(gemlora: Command, tmp_path: Path
     [
         ([], "Name a file of cases, or --judgements"),
         (["cases.jsonl", "--no-base"], "There is nothing to evaluate"),
-        (["missing.jsonl"], "Could not read missing.jsonl"),
+        (["missing.jsonl"], "missing.jsonl: cannot be read: No such file"),
         (["cases.jsonl", "--scorer", "bleu"], "No scorer bleu"),
         (["cases.jsonl", "--scorer", "json_fields"], "line 1: json_fields needs an expected JSON object"),
         (["cases.jsonl", "--report", "nowhere/report.html"], "no such folder"),
