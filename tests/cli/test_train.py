@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from rich.console import Console
 from tests.checkpoints import random_model, save
 from tests.cli.conftest import Command
 
+from gemlora.cli.plan_options import OPTIONS
 from gemlora.cli.training_view import TrainingView, loss_plot
 from gemlora.training.history import Evaluation, History, Step
+from gemlora.training.plan import Plan
 
 
 @pytest.fixture
@@ -60,6 +63,10 @@ def test_wrong_settings_are_refused(gemlora: Command, data: Path) -> None:
     result = gemlora("train", data, "--name", "fox", "--rank", 0, "--modules", "q_proj,attention")
     assert result.status == 1
     assert result.errors.startswith("Error: rank must be 1 to 256; modules must be among q_proj, ")
+
+
+def test_every_field_of_the_plan_is_an_option() -> None:
+    assert list(OPTIONS) == [field.name for field in fields(Plan)]
 
 
 def test_a_terminal_sees_the_losses_as_a_plot() -> None:
