@@ -241,6 +241,8 @@ def adapters_page() -> str:
         - A quantised GGUF base becomes floats: larger, and no more exact than it was. Quantise the result again with
           llama.cpp's tools, or serve it with `--quantize`.
         - In another type than the base's, transformers and gemlora scale embeddings by √hidden rounded to that type.
+        - A base without a chat template gets one that renders conversations as the server does, but for function calls;
+          a template that is there stays. In a folder the end of a turn ends answers too, as it does here.
         - Nothing is at `OUTPUT` before it is whole. What is there stays, unless `--force` lets a model be replaced.
     """
     kinds = "\n".join(["| `peft_type` | why |", "|---|---|", *_kind_rows()])

@@ -5,17 +5,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from tests.registry.peft_folder import BASE, MODEL, PeftFolder, config, tensors
+from tests.cli.conftest import Command, fitting
+from tests.registry.peft_folder import BASE, MODEL
 
 from gemlora.app.application import open_records
-from gemlora.cli import main
-from gemlora.engines.fake import FAKE_FACTS
 from gemlora.settings import Settings
 
 
@@ -24,29 +21,11 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def fitting(**changes: object) -> PeftFolder:
-    """An adapter for what the fake engine serves."""
-    return PeftFolder(config(**changes), tensors(layers=range(FAKE_FACTS.layers), shapes=FAKE_FACTS.modules))
-
-
-class Result(NamedTuple):
-    status: int
-    output: str
-    errors: str
-
-
 @pytest.fixture
-def adapters(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Runs `gemlora adapters …` on the data folder, in this process."""
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["gemlora", "adapters", *map(str, arguments), "--data-dir", str(data)])
-        monkeypatch.setenv("GEMLORA_ENGINE", "fake")
-        with pytest.raises(SystemExit) as end:
-            main()
-        return Result(int(end.value.code or 0), *capsys.readouterr())
-
-    return run
+def adapters(data: Path, gemlora: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs `gemlora adapters …` on the data folder."""
+    monkeypatch.setenv("GEMLORA_ENGINE", "fake")
+    return lambda *arguments: gemlora("adapters", *arguments, "--data-dir", data)
 
 
 def started(*arguments: object) -> subprocess.Popen[str]:
@@ -56,7 +35,7 @@ def started(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def test_add_list_and_remove(adapters: Callable[..., Result], tmp_path: Path) -> None:
+def test_add_list_and_remove(adapters: Command, tmp_path: Path) -> None:
     folder = fitting().write(tmp_path / "peft")
 
     added = adapters("add", "poet", folder)
@@ -74,7 +53,7 @@ def test_add_list_and_remove(adapters: Callable[..., Result], tmp_path: Path) ->
     assert json.loads(adapters("list", "--json").output) == []
 
 
-def test_errors_are_one_line_and_a_status(adapters: Callable[..., Result], tmp_path: Path) -> None:
+def test_errors_are_one_line_and_a_status(adapters: Command, tmp_path: Path) -> None:
     broken = fitting(r=3).write(tmp_path / "broken")
 
     for arguments, text in [
@@ -91,7 +70,7 @@ def test_errors_are_one_line_and_a_status(adapters: Callable[..., Result], tmp_p
         assert errors.count("\n") == 1
 
 
-def test_a_warning_goes_to_standard_error(adapters: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_warning_goes_to_standard_error(adapters: Command, tmp_path: Path) -> None:
     folder = fitting(base_model_name_or_path="google/gemma-2b").write(tmp_path / "peft")
 
     added = adapters("add", "poet", folder)
@@ -100,9 +79,7 @@ def test_a_warning_goes_to_standard_error(adapters: Callable[..., Result], tmp_p
     assert added.errors.startswith('Warning: the adapter was trained on "google/gemma-2b"')
 
 
-def test_weights_other_than_those_that_were_served_are_a_warning(
-    adapters: Callable[..., Result], data: Path, tmp_path: Path
-) -> None:
+def test_weights_other_than_those_that_were_served_are_a_warning(adapters: Command, data: Path, tmp_path: Path) -> None:
     async def record() -> None:
         async with open_records(Settings.load({"data_dir": data})) as records:
             await records.adapter_rows.record_base(MODEL.name, BASE, datetime(2026, 3, 1, tzinfo=UTC))
@@ -114,7 +91,7 @@ def test_weights_other_than_those_that_were_served_are_a_warning(
     assert (added.status, added.errors) == (0, "Warning: checked with fake; the server last had tiny-gemma\n")
 
 
-def test_processes_that_add_at_once_all_succeed(data: Path, adapters: Callable[..., Result], tmp_path: Path) -> None:
+def test_processes_that_add_at_once_all_succeed(data: Path, adapters: Command, tmp_path: Path) -> None:
     folder = fitting().write(tmp_path / "peft")
 
     processes = [started("adapters", "add", f"poet {number}", folder, "--data-dir", data) for number in range(3)]
@@ -125,7 +102,7 @@ def test_processes_that_add_at_once_all_succeed(data: Path, adapters: Callable[.
     assert sorted(adapter["name"] for adapter in listed) == ["poet 0", "poet 1", "poet 2"]
 
 
-def test_looking_into_an_empty_folder_makes_no_account(adapters: Callable[..., Result], data: Path) -> None:
+def test_looking_into_an_empty_folder_makes_no_account(adapters: Command, data: Path) -> None:
     assert json.loads(adapters("list", "--json").output) == []
     assert adapters("show", "poet").errors == "Error: Adapter poet not found\n"
 

@@ -1,76 +1,25 @@
 """`gemlora evaluate` on a data folder with and without a server, on a server, and on a tiny model."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
-from tests.e2e.running_server import API_TOKEN, RunningServer, running_server
-from tests.registry.peft_folder import PeftFolder, config, tensors
+from tests.cli.conftest import Command, fitting, targets, write_cases
+from tests.e2e.running_server import API_TOKEN, RunningServer
 
-from gemlora.cli import main
-from gemlora.engines.fake import FAKE_FACTS
-
-
-class Result(NamedTuple):
-    status: int
-    output: str
-    errors: str
-
-
-Command = Callable[..., Result]
 CASES = [{"id": f"case {n}", "prompt": f"question {n}", "expected": f"answer {n}"} for n in range(7)]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    folder = tmp_path_factory.mktemp("evaluate")
-    with running_server(folder / "data", folder / "cache", "--engine", "fake", "--log-level", "debug") as server:
-        added = server.command_line("adapters", "add", "poet", str(fitting(folder / "poet")))
-        assert added.returncode == 0, added.stderr
-        yield server
-
-
-@pytest.fixture
-def gemlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Runs a command in this process, whose environment has no settings of gemlora's; the folder is the test's own."""
-    for variable in os.environ:
-        if variable.startswith("GEMLORA_"):
-            monkeypatch.delenv(variable)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["gemlora", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return Result(int(end.value.code or 0), *capsys.readouterr())
-
-    return run
-
-
-def fitting(folder: Path) -> Path:
-    """An adapter for what the fake engine serves."""
-    return PeftFolder(config(), tensors(layers=range(FAKE_FACTS.layers), shapes=FAKE_FACTS.modules)).write(folder)
-
-
-def written(folder: Path, cases: list[dict[str, Any]] = CASES) -> Path:
-    path = folder / "cases.jsonl"
-    path.write_text("".join(json.dumps(case) + "\n" for case in cases))
-    return path
-
-
-def targets(server: RunningServer) -> dict[str, tuple[object, ...]]:
-    return {
-        "data folder": ("--data-dir", server.data_dir),
-        "server": ("--url", server.url, "--token", API_TOKEN),
-    }
+def server(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> RunningServer:
+    """The server with an adapter."""
+    added = server.command_line("adapters", "add", "poet", str(fitting().write(tmp_path_factory.mktemp("poet"))))
+    assert added.returncode == 0, added.stderr
+    return server
 
 
 @pytest.mark.parametrize("target", ["data folder", "server"])
@@ -78,7 +27,7 @@ def test_a_running_server_answers_for_the_base_and_an_adapter(
     gemlora: Command, server: RunningServer, tmp_path: Path, target: str
 ) -> None:
     done = gemlora(
-        "evaluate", written(tmp_path), "--adapter", "poet", "--scorer", "f1", "--scorer", "json",
+        "evaluate", write_cases(tmp_path, CASES), "--adapter", "poet", "--scorer", "f1", "--scorer", "json",
         "--json", "result.json", "--report", "report.html", "--max-tokens", 5, *targets(server)[target],
     )  # fmt: skip
 
@@ -101,9 +50,11 @@ def test_a_running_server_answers_for_the_base_and_an_adapter(
 
 def test_without_a_server_there_is_one_for_the_evaluation(gemlora: Command, tmp_path: Path) -> None:
     here = ("--data-dir", tmp_path / "data", "--engine", "fake")
-    assert gemlora("adapters", "add", "poet", fitting(tmp_path / "poet"), *here).status == 0
+    assert gemlora("adapters", "add", "poet", fitting().write(tmp_path / "poet"), *here).status == 0
 
-    done = gemlora("evaluate", written(tmp_path), "--adapter", "poet", "--no-base", "--json", "r.json", *here)
+    done = gemlora(
+        "evaluate", write_cases(tmp_path, CASES), "--adapter", "poet", "--no-base", "--json", "r.json", *here
+    )
 
     assert done.status == 0, done.errors
     result = json.loads((tmp_path / "r.json").read_text())
@@ -113,13 +64,15 @@ def test_without_a_server_there_is_one_for_the_evaluation(gemlora: Command, tmp_
         json.loads(gemlora("tokens", "list", "--json", "--data-dir", tmp_path / "data").output)[0]["name"]
         != "command line"
     )
-    assert gemlora("evaluate", written(tmp_path), "--json", "again.json", *here).status == 0
+    assert gemlora("evaluate", write_cases(tmp_path, CASES), "--json", "again.json", *here).status == 0
 
 
 def test_own_scorers_are_found_in_the_folder(gemlora: Command, server: RunningServer, tmp_path: Path) -> None:
     (tmp_path / "own_scorer.py").write_text("def letters(case, answer): return len(answer) + len(case['prompt'])\n")
 
-    done = gemlora("evaluate", written(tmp_path), "--scorer", "own_scorer:letters", *targets(server)["data folder"])
+    done = gemlora(
+        "evaluate", write_cases(tmp_path, CASES), "--scorer", "own_scorer:letters", *targets(server)["data folder"]
+    )
 
     assert done.status == 0, done.errors
     assert re.search(r"own_scorer:letters +base model +7 +\d\d\.", done.output)
@@ -148,7 +101,7 @@ def test_judgements_need_no_cases_and_no_server(gemlora: Command, tmp_path: Path
     [
         ([], "Name a file of cases, or --judgements"),
         (["cases.jsonl", "--no-base"], "There is nothing to evaluate"),
-        (["missing.jsonl"], "Could not read missing.jsonl"),
+        (["missing.jsonl"], "missing.jsonl: cannot be read: No such file"),
         (["cases.jsonl", "--scorer", "bleu"], "No scorer bleu"),
         (["cases.jsonl", "--scorer", "json_fields"], "line 1: json_fields needs an expected JSON object"),
         (["cases.jsonl", "--report", "nowhere/report.html"], "no such folder"),
@@ -162,7 +115,7 @@ def test_judgements_need_no_cases_and_no_server(gemlora: Command, tmp_path: Path
 def test_refusals_are_one_line_and_leave_no_file(
     gemlora: Command, server: RunningServer, tmp_path: Path, arguments: list[str], reason: str
 ) -> None:
-    written(tmp_path)
+    write_cases(tmp_path, CASES)
     token = [] if "--token" in arguments else ["--token", API_TOKEN]
     files = [] if {"--report", "--json"} & {*arguments} else ["--report", "report.html"]
 
@@ -178,12 +131,12 @@ def test_answers_that_fail_are_counted(gemlora: Command, tmp_path: Path) -> None
     long = {"id": "long", "prompt": "much " * 400, "expected": "x"}
     here = ("--data-dir", tmp_path / "data", "--engine", "fake", "--context-window", "1000")
 
-    done = gemlora("evaluate", written(tmp_path, [*CASES, long]), "--json", "r.json", *here)
+    done = gemlora("evaluate", write_cases(tmp_path, [*CASES, long]), "--json", "r.json", *here)
 
     assert done.status == 0
     assert "Warning: 1 of 8 answers are missing and have no score: 413, code 5021" in done.errors
     assert json.loads((tmp_path / "r.json").read_text())["failed"] == 1
-    alone = gemlora("evaluate", written(tmp_path, [long]), *here)
+    alone = gemlora("evaluate", write_cases(tmp_path, [long]), *here)
     assert (alone.status, "No answer came: 413" in alone.errors) == (1, True)
 
 
@@ -195,7 +148,7 @@ def test_an_interrupt_leaves_no_report(server: RunningServer, tmp_path: Path) ->
         "    return 1.0\n"
     )  # fmt: skip
     command = [
-        *(sys.executable, "-c", "from gemlora.cli import main; main()", "evaluate", written(tmp_path)),
+        *(sys.executable, "-c", "from gemlora.cli import main; main()", "evaluate", write_cases(tmp_path, CASES)),
         *("--scorer", "stop_here:score", "--report", "report.html", "--json", "r.json", *targets(server)["server"]),
     ]
 

@@ -1,18 +1,15 @@
 """`gemlora merge`, `gemlora models export` and `gemlora adapters convert`, from the words to the files."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from tests.cli.conftest import Command, fitting
 from tests.gguf_files import tensor_shapes, write_gguf
-from tests.registry.peft_folder import PeftFolder, config, tensors
+from tests.registry.peft_folder import tensors
 
-from gemlora.cli import main
 from gemlora.engines.cpu.weights.gguf_checkpoint import GgufCheckpoint
 from gemlora.engines.cpu.weights.huggingface_checkpoint import opened_folder
 from gemlora.engines.cpu.weights.huggingface_export import floats
@@ -20,28 +17,12 @@ from gemlora.engines.cpu.weights.pieces import Pieces
 from gemlora.engines.fake import FAKE_FACTS
 
 
-class Result(NamedTuple):
-    status: int
-    output: str
-    errors: str
-
-
-Command = Callable[..., Result]
-
-
 @pytest.fixture
-def gemlora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command line in this process, with a data directory of its own and the fake engine."""
+def gemlora(gemlora: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs a command with a data directory of its own and the fake engine."""
     monkeypatch.setenv("GEMLORA_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("GEMLORA_ENGINE", "fake")
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["gemlora", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return Result(int(end.value.code or 0), *capsys.readouterr())
-
-    return run
+    return gemlora
 
 
 @pytest.fixture
@@ -67,8 +48,7 @@ def base(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
-    folder = PeftFolder(config(), tensors(layers=range(FAKE_FACTS.layers), shapes=FAKE_FACTS.modules))
-    return folder.write(tmp_path / "poet")
+    return fitting().write(tmp_path / "poet")
 
 
 def query(path: Path) -> np.ndarray:

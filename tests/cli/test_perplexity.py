@@ -1,55 +1,18 @@
 """`gemlora evaluate --perplexity` on a tiny model finds what transformers and PEFT find."""
 
 import json
-import os
-import sys
-from collections.abc import Callable
 from math import exp
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from tests.cli.conftest import Command, write_cases
 from tests.e2e.tiny_model import TinyModel, tokenizer
 
-from gemlora.cli import main
 from gemlora.cli.local import LocalTarget
 from gemlora.errors import EvaluationInvalid
 from gemlora.settings import Settings
-
-
-class Result(NamedTuple):
-    status: int
-    output: str
-    errors: str
-
-
-Command = Callable[..., Result]
-
-
-@pytest.fixture
-def gemlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Runs a command in this process, whose environment has no settings of gemlora's; the folder is the test's own."""
-    for variable in os.environ:
-        if variable.startswith("GEMLORA_"):
-            monkeypatch.delenv(variable)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["gemlora", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return Result(int(end.value.code or 0), *capsys.readouterr())
-
-    return run
-
-
-def written(folder: Path, cases: list[dict[str, Any]]) -> Path:
-    path = folder / "cases.jsonl"
-    path.write_text("".join(json.dumps(case) + "\n" for case in cases))
-    return path
 
 
 def test_perplexity_is_that_of_transformers_and_peft(gemlora: Command, tmp_path: Path) -> None:
@@ -59,7 +22,7 @@ def test_perplexity_is_that_of_transformers_and_peft(gemlora: Command, tmp_path:
     here = (*here, "--quantize", "none", "--model", "@cf/tiny")
     added = gemlora("adapters", "add", "random", adapter.folder, *here)
     assert added.status == 0, added.errors
-    cases = written(
+    cases = write_cases(
         tmp_path,
         [
             {"prompt": "the first question", "expected": ["an answer", "another one"]},

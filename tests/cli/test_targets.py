@@ -9,22 +9,19 @@ import socket
 import sys
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import requests
 import typer
-from tests.e2e.running_server import ACCOUNT_ID, API_TOKEN, MODEL, RunningServer, running_server
-from tests.registry.peft_folder import PeftFolder, config, tensors
+from tests.cli.conftest import Command, fitting, targets
+from tests.e2e.running_server import ACCOUNT_ID, API_TOKEN, MODEL, RunningServer
+from tests.registry.peft_folder import PeftFolder
 
 from gemlora.app.application import open_records
-from gemlora.cli import main
 from gemlora.cli.tokens import moment
-from gemlora.engines.fake import FAKE_FACTS
 from gemlora.settings import Settings
 from gemlora.storage.servers import notice
 
@@ -32,60 +29,15 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
-class Result(NamedTuple):
-    status: int
-    output: str
-    errors: str
-
-    @property
-    def json(self) -> object:
-        assert self.status == 0, self.errors
-        return json.loads(self.output)
-
-
-Command = Callable[..., Result]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    folder = tmp_path_factory.mktemp("targets")
-    with running_server(folder / "data", folder / "cache", "--engine", "fake", "--log-level", "debug") as server:
-        yield server
-
-
-@pytest.fixture
-def gemlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command in this process, whose environment has no settings of gemlora's."""
-    for variable in os.environ:
-        if variable.startswith("GEMLORA_"):
-            monkeypatch.delenv(variable)
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["gemlora", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return Result(int(end.value.code or 0), *capsys.readouterr())
-
-    return run
-
-
 @pytest.fixture(params=["data folder", "server"])
 def target(request: pytest.FixtureRequest, gemlora: Command, server: RunningServer) -> Command:
     """The same on either target."""
-    flags = {
-        "data folder": ("--data-dir", server.data_dir),
-        "server": ("--url", server.url, "--token", API_TOKEN),
-    }[request.param]
-    return lambda *arguments: gemlora(*arguments, *flags)
+    return lambda *arguments: gemlora(*arguments, *targets(server)[request.param])
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An adapter for what the fake engine serves."""
-    fitting = PeftFolder(
-        config(base_model_name_or_path=...), tensors(layers=range(FAKE_FACTS.layers), shapes=FAKE_FACTS.modules)
-    )
-    return fitting.write(tmp_path / "peft")
+    return fitting(base_model_name_or_path=...).write(tmp_path / "peft")
 
 
 def status_of_run(server: RunningServer, token: str = API_TOKEN, **body: object) -> int:

@@ -2,24 +2,18 @@
 
 import io
 import json
-import sys
-from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from rich.console import Console
 from tests.checkpoints import random_model, save
+from tests.cli.conftest import Command
 
-from gemlora.cli import main
+from gemlora.cli.plan_options import OPTIONS
 from gemlora.cli.training_view import TrainingView, loss_plot
 from gemlora.training.history import Evaluation, History, Step
-
-
-class Result(NamedTuple):
-    status: int
-    output: str
-    errors: str
+from gemlora.training.plan import Plan
 
 
 @pytest.fixture
@@ -30,53 +24,49 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Runs a command on an empty data folder and a tiny base."""
+def gemlora(gemlora: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs a command with an empty data folder and a tiny base."""
     save(random_model("gemma3"), tmp_path / "base")
-    common = ["--data-dir", str(tmp_path / "data")]
-    settings = {"WEIGHTS": tmp_path / "base", "CACHE_DIR": tmp_path / "cache", "QUANTIZE": "none"}
+    settings = {
+        "DATA_DIR": tmp_path / "data", "WEIGHTS": tmp_path / "base", "CACHE_DIR": tmp_path / "cache",
+        "QUANTIZE": "none",
+    }  # fmt: skip
     for key, value in settings.items():
         monkeypatch.setenv(f"GEMLORA_{key}", str(value))
-    capfd.readouterr()
-
-    def run_command(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["gemlora", *map(str, arguments), *common])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return Result(int(end.value.code or 0), *capfd.readouterr())
-
-    return run_command
+    return gemlora
 
 
-def test_the_trained_adapter_is_registered(run: Callable[..., Result], data: Path, tmp_path: Path) -> None:
+def test_the_trained_adapter_is_registered(gemlora: Command, data: Path, tmp_path: Path) -> None:
     arguments = ("train", data, "--name", "fox", "--output", tmp_path / "fox", "--rank", 2, "--epochs", 1)
-    result = run(*arguments)
+    result = gemlora(*arguments)
     assert result.status == 0, result.errors
     assert "Learning from 7 examples, watching 1" in result.errors
     assert "Held out, with the base alone: loss" in result.errors
     assert "Trained 1 steps" in result.errors
     assert result.output.endswith('Requests can name it now: "lora": "fox"\n')
-    assert "fox" in run("adapters", "list").output
+    assert "fox" in gemlora("adapters", "list").output
 
-    again = run(*arguments)
+    again = gemlora(*arguments)
     assert again.status == 1
     assert again.errors == "Error: An adapter named 'fox' exists already\n"
 
 
-def test_wrong_data_is_told_of_before_anything_is_loaded(
-    run: Callable[..., Result], data: Path, tmp_path: Path
-) -> None:
+def test_wrong_data_is_told_of_before_anything_is_loaded(gemlora: Command, data: Path, tmp_path: Path) -> None:
     data.write_text('{"prompt": "a"}\n')
-    result = run("train", data, "--name", "fox", "--output", tmp_path / "fox")
+    result = gemlora("train", data, "--name", "fox", "--output", tmp_path / "fox")
     assert result.status == 1
     assert "data.jsonl, line 1: has the keys {prompt}" in result.errors
     assert not (tmp_path / "fox").exists()
 
 
-def test_wrong_settings_are_refused(run: Callable[..., Result], data: Path) -> None:
-    result = run("train", data, "--name", "fox", "--rank", 0, "--modules", "q_proj,attention")
+def test_wrong_settings_are_refused(gemlora: Command, data: Path) -> None:
+    result = gemlora("train", data, "--name", "fox", "--rank", 0, "--modules", "q_proj,attention")
     assert result.status == 1
     assert result.errors.startswith("Error: rank must be 1 to 256; modules must be among q_proj, ")
+
+
+def test_every_field_of_the_plan_is_an_option() -> None:
+    assert list(OPTIONS) == [field.name for field in fields(Plan)]
 
 
 def test_a_terminal_sees_the_losses_as_a_plot() -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,9 +20,11 @@ from tests.checkpoints import VOCABULARY
 from tests.conversion.conftest import Case
 from tests.forward import assert_identical, run
 from tests.gguf_files import write_gguf
+from transformers import AutoTokenizer
 
 from gemlora.conversion import exporting, huggingface_folder
 from gemlora.conversion.exporting import Export, Exported, export
+from gemlora.conversion.tokenizer_files import own_template
 from gemlora.engines.cpu.adapters import AdapterLoader, PackedFiles
 from gemlora.engines.cpu.runner import Runner
 from gemlora.engines.cpu.weights.checkpoint import Checkpoint
@@ -33,7 +36,7 @@ from gemlora.engines.cpu.weights.packed import PackedModel
 from gemlora.engines.cpu.weights.pieces import Pieces
 from gemlora.engines.cpu.weights.prepare import prepare
 from gemlora.engines.cpu.weights.progress import silent
-from gemlora.engines.cpu.weights.source import FolderSource, GgufSource
+from gemlora.engines.cpu.weights.source import FolderSource, GgufSource, Source
 from gemlora.errors import InvalidRequest, StorageFailed, WeightsInvalid
 from gemlora.kernels.native import NativeKernels
 
@@ -106,6 +109,44 @@ def test_a_gguf_base_keeps_its_vocabulary_and_loses_its_quantisation(tmp_path: P
             np.testing.assert_array_equal(after[key], before[key], key)
         kind, stored = written["blk.1.ffn_up.weight"]
         np.testing.assert_array_equal(floats(model.tensors["layers.1.up_proj"]), gguf.dequantize(stored, kind))
+
+
+def test_a_base_without_a_chat_template_gets_the_servers(case: Callable[[str], Case], tmp_path: Path) -> None:
+    write_gguf(tmp_path / "base.gguf")
+    own = own_template()
+    sources = {"folder": FolderSource(case("gemma3").folder), "file": GgufSource((tmp_path / "base.gguf",))}
+    for name, source in sources.items():
+        export(source, None, Export(tmp_path / name, "huggingface", "float32"), silent)
+        export(source, None, Export(tmp_path / f"{name}.gguf", "gguf", "float32"), silent)
+        assert AutoTokenizer.from_pretrained(tmp_path / name).chat_template == own
+        with opened_gguf(tmp_path / f"{name}.gguf") as (_, metadata):
+            assert metadata["tokenizer.chat_template"] == own
+
+
+def test_a_chat_template_that_is_there_stays(case: Callable[[str], Case], tmp_path: Path) -> None:
+    base = case("gemma3")
+    shutil.copytree(base.folder, tmp_path / "base")
+    (tmp_path / "base/chat_template.jinja").write_text("{{ messages }}")
+    source: Source = FolderSource(tmp_path / "base")
+    for name in ("one", "other"):
+        export(source, None, Export(tmp_path / name, "huggingface", "float32"), silent)
+        assert AutoTokenizer.from_pretrained(tmp_path / name).chat_template == "{{ messages }}"
+        export(source, None, Export(tmp_path / f"{name}.gguf", "gguf", "float32"), silent)
+        source = GgufSource((tmp_path / f"{name}.gguf",))
+
+
+def test_answers_end_with_the_turn_in_transformers_too(case: Callable[[str], Case], tmp_path: Path) -> None:
+    base = case("gemma3")
+    shutil.copytree(base.folder, tmp_path / "base")
+    path = tmp_path / "base/generation_config.json"
+    for number, before in enumerate(({"eos_token_id": 1, "top_k": 7}, {"eos_token_id": [1, 5]}, {}, None)):
+        path.unlink(missing_ok=True)
+        if before is not None:
+            path.write_text(json.dumps(before))
+        export(FolderSource(path.parent), None, Export(tmp_path / f"{number}", "huggingface", "float32"), silent)
+        after = json.loads((tmp_path / f"{number}" / path.name).read_bytes())
+        assert after["eos_token_id"] == [1, 5]
+        assert (before or {}).get("top_k") == after.get("top_k")
 
 
 def test_the_engine_computes_from_both_formats_what_it_computes_with_the_adapter(

@@ -51,8 +51,7 @@ def test_every_form_says_what_is_asked_and_expected(tmp_path: Path) -> None:
     ("line", "reason"),
     [
         ("{", "not JSON: .* at column 2"),
-        ("[]", "expected an object"),
-        ("[" * 100_000, "recursion"),
+        ("[]", "is not a JSON object"),
         ({"expected": "4"}, "either prompt or messages"),
         ({"prompt": "a", "messages": [USER]}, "either prompt or messages"),
         ({"prompt": ""}, "prompt: expected a text that is not empty"),
@@ -81,10 +80,7 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: object, reason: str) -> Non
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationInvalid, match=r"Could not read .*: No such file"):
+    with pytest.raises(EvaluationInvalid, match=r"missing: cannot be read: No such file"):
         read_cases(tmp_path / "missing")
-    with pytest.raises(EvaluationInvalid, match="has no cases"):
+    with pytest.raises(EvaluationInvalid, match="holds no cases"):
         read_cases(written(tmp_path, "", " "))
-    (tmp_path / "latin").write_bytes(b'{"prompt": "\xe4"}')
-    with pytest.raises(EvaluationInvalid, match="byte 12 is not UTF-8"):
-        read_cases(tmp_path / "latin")

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from tests.training.conftest import Opened, sequences
 from transformers import AutoModelForCausalLM
 
+from gemlora.training.base import best_dtype
 from gemlora.training.plan import Plan
 
 PLAN = Plan(rank=4, alpha=8.0)
@@ -62,3 +63,11 @@ def test_dropout_is_drawn_by_the_seed(opened: Opened) -> None:
 
     assert loss(1) == loss(1) != loss(2)
     assert base.loss(sequences(2, 3)).total.item() == base.loss(sequences(2, 3)).total.item()
+
+
+@pytest.mark.parametrize(("real", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(
+    real: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: real or including_emulation)
+    assert best_dtype(torch.device("cuda")) == dtype

@@ -38,7 +38,6 @@ def test_the_three_forms_are_read(tmp_path: Path) -> None:
     ("line", "reason"),
     [
         ("{", "is not JSON"),
-        ("[" * 100_000, "is not JSON|is nested too deeply"),
         ("[]", "is not a JSON object"),
         ({"prompt": "a"}, "has the keys {prompt}; known are {messages}, {completion, prompt}, {text}"),
         ({"prompt": "a", "completion": 1}, "completion: is not a text"),
@@ -55,21 +54,11 @@ def test_wrong_lines_are_refused_with_their_number(tmp_path: Path, line: Any, re
     with pytest.raises(TrainingDataInvalid) as refused:
         read_examples(written(tmp_path, {"text": "fine"}, line))
     assert "data.jsonl, line 2: " in str(refused.value)
-    assert any(one in str(refused.value) for one in reason.split("|"))
+    assert reason in str(refused.value)
 
 
-def test_all_wrong_lines_are_told_of_at_once(tmp_path: Path) -> None:
-    with pytest.raises(TrainingDataInvalid) as refused:
-        read_examples(written(tmp_path, *["{"] * 13))
-    assert str(refused.value).count("is not JSON") == 10
-    assert str(refused.value).endswith("… and 3 more")
-
-
-def test_files_without_examples_or_text_are_refused(tmp_path: Path) -> None:
+def test_files_without_examples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingDataInvalid, match="holds no examples"):
         read_examples(written(tmp_path, "", " "))
     with pytest.raises(TrainingDataInvalid, match="cannot be read"):
         read_examples(tmp_path / "none.jsonl")
-    (tmp_path / "latin.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xe9"}')
-    with pytest.raises(TrainingDataInvalid, match="line 2: is not UTF-8"):
-        read_examples(tmp_path / "latin.jsonl")

@@ -5,6 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import torch
 from tests.training.test_trainer import Killed, Silent
 
 from gemlora.engines.cpu.weights.source import FolderSource
@@ -13,6 +14,7 @@ from gemlora.registry.adapters import CONFIG_FILE, WEIGHTS_FILE
 from gemlora.registry.models import AdapterLimits, Base
 from gemlora.registry.peft_config import read_config
 from gemlora.registry.validation import check_adapter
+from gemlora.training.base import TrainableBase
 from gemlora.training.checkpoint import FILE
 from gemlora.training.job import Job
 from gemlora.training.plan import Plan
@@ -121,3 +123,12 @@ def test_a_file_of_held_out_examples_is_watched_instead_of_a_share(job: Job, tmp
 def test_nothing_to_learn_is_refused(job: Job) -> None:
     with pytest.raises(TrainingDataInvalid, match="every example is longer than 8 tokens"):
         changed(job, plan=Plan(max_tokens=8)).run(Silent(), lambda _: None)
+
+
+def test_a_gpu_that_is_too_small_is_said(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(TrainableBase, "loss", full)
+    with pytest.raises(TrainingRefused, match=r"too little memory .* --batch-size or --max-tokens"):
+        job.run(Silent(), lambda _: None)

@@ -34,7 +34,7 @@ def with_settings(*keys: str) -> Callable[[Command], Command]:
             command(**arguments, settings=Settings.load(flags, config))
 
         own = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
-        return _with_signature(run, [*own, *(_option(key, Settings.model_fields[key]) for key in keys), _CONFIG])
+        return with_signature(run, [*own, *(_option(key, Settings.model_fields[key]) for key in keys), _CONFIG])
 
     return decorate
 
@@ -67,7 +67,7 @@ def with_target(*keys: str, of_account: bool = True) -> Callable[[Command], Comm
         own = [p for p in parameters.values() if p.name not in ("target", "settings")]
         settings = [_option(key, Settings.model_fields[key]) for key in ("data_dir", *keys)]
         account = [_ACCOUNT] if of_account else []
-        return _with_signature(run, [*own, *settings, *_SERVER, *account, _CONFIG])
+        return with_signature(run, [*own, *settings, *_SERVER, *account, _CONFIG])
 
     return decorate
 
@@ -87,7 +87,7 @@ def _target(settings: Settings, url: str | None, token: str | None, account: str
     return RemoteTarget(url, token, account or OWN_ACCOUNT, settings.model)
 
 
-def _with_signature(run: Command, parameters: list[inspect.Parameter]) -> Command:
+def with_signature(run: Command, parameters: list[inspect.Parameter]) -> Command:
     """Let typer see these parameters."""
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]

@@ -1,26 +1,18 @@
 """`gemlora train`: from examples to an adapter that requests can name."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from gemlora.cli.options import with_target
+from gemlora.cli.plan_options import with_plan
 from gemlora.cli.targets import Target
 from gemlora.errors import AdapterExists, AdapterNotFound, TrainingRefused
-from gemlora.settings import Settings, flag
+from gemlora.settings import Settings
 from gemlora.training.plan import Plan
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-DEFAULTS = Plan()
-
-
-def _option(name: str, text: str, metavar: str) -> Any:
-    """An option that is a field of the plan."""
-    value = DEFAULTS.to_json()[name]
-    shown = ",".join(value) if isinstance(value, list) else value
-    return typer.Option(flag(name), help=f"{text} Default: {shown}.", metavar=metavar, show_default=False)
 
 
 @app.command()
@@ -28,6 +20,7 @@ def _option(name: str, text: str, metavar: str) -> Any:
     "cache_dir", "model", "weights", "revision", "hub_token", "quantize", "engine", "limits",
     "max_adapter_rank", "max_adapter_bytes", "max_adapters",
 )  # fmt: skip
+@with_plan
 def train(
     data: Annotated[
         Path,
@@ -40,6 +33,7 @@ def train(
     name: Annotated[str, typer.Option(help="What requests will write in lora.", show_default=False)],
     target: Target,
     settings: Settings,
+    plan: Plan,
     output: Annotated[
         Path | None, typer.Option(help="Folder for the adapter. Default: NAME.", metavar="FOLDER", show_default=False)
     ] = None,
@@ -56,31 +50,6 @@ def train(
     description: Annotated[
         str, typer.Option(help="Free text for the registry and the model card.", show_default=False)
     ] = "",
-    rank: Annotated[int, _option("rank", "Rank of the update.", "R")] = DEFAULTS.rank,
-    alpha: Annotated[float, _option("alpha", "The update is scaled by ALPHA / R.", "ALPHA")] = DEFAULTS.alpha,
-    dropout: Annotated[
-        float, _option("dropout", "Share of the update's inputs that a step drops.", "SHARE")
-    ] = DEFAULTS.dropout,
-    modules: Annotated[str, _option("modules", "Linear modules that get an update.", "NAMES")] = ",".join(
-        DEFAULTS.modules
-    ),
-    learning_rate: Annotated[
-        float, _option("learning_rate", "Highest learning rate.", "RATE")
-    ] = DEFAULTS.learning_rate,
-    warmup: Annotated[float, _option("warmup", "Share of the steps in which it rises.", "SHARE")] = DEFAULTS.warmup,
-    epochs: Annotated[int, _option("epochs", "How often each example is learnt at most.", "N")] = DEFAULTS.epochs,
-    batch_size: Annotated[int, _option("batch_size", "Examples per step.", "N")] = DEFAULTS.batch_size,
-    max_tokens: Annotated[int, _option("max_tokens", "Longer examples are left out.", "N")] = DEFAULTS.max_tokens,
-    held_out: Annotated[
-        float, _option("held_out", "Share of the examples that are only watched; 0 watches none.", "SHARE")
-    ] = DEFAULTS.held_out,
-    evaluations: Annotated[
-        int, _option("evaluations", "Looks at the held-out examples per epoch.", "N")
-    ] = DEFAULTS.evaluations,
-    patience: Annotated[
-        int, _option("patience", "Stop after so many looks without a better one.", "N")
-    ] = DEFAULTS.patience,
-    seed: Annotated[int, _option("seed", "Draws the order, the start and what dropout drops.", "N")] = DEFAULTS.seed,
 ) -> None:
     """Train an adapter from examples: fine-tune the served base with LoRA, and register the result.
 
@@ -89,10 +58,6 @@ def train(
     """
     from gemlora.cli.progress import ProgressBar
 
-    plan = Plan(
-        rank, alpha, dropout, tuple(modules.split(",")), learning_rate, warmup, epochs,
-        batch_size, max_tokens, held_out, evaluations, patience, seed,
-    )  # fmt: skip
     if upload:
         _require_unused(target, name)
     folder = output or Path(name)

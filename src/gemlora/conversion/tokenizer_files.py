@@ -1,8 +1,13 @@
-"""The vocabulary that an exported model takes along: copied where the format stays, rewritten where it changes."""
+"""The vocabulary that an exported model takes along: copied where the format stays, rewritten where it changes.
+
+With it goes what makes other programs chat as gemlora does: a template if the base has none, and the end of a turn
+among the tokens that end an answer.
+"""
 
 import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from gemlora.conversion.tokenizer_json import UNKNOWN, UNMERGED_SCORE, pieces_of, tokenizer_document
@@ -16,12 +21,15 @@ from gemlora.engines.cpu.weights.vocabulary import JSON_FILE, SENTENCEPIECE_FILE
 from gemlora.errors import WeightsInvalid
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
+GENERATION_CONFIG = "generation_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
 COPIED = (
     SENTENCEPIECE_FILE, JSON_FILE, TOKENIZER_CONFIG, TEMPLATE_FILE, "chat_template.json", "special_tokens_map.json",
-    "added_tokens.json", "generation_config.json",
+    "added_tokens.json", GENERATION_CONFIG,
 )  # fmt: skip
 """Files of a Hugging Face folder that say how text becomes tokens and back."""
+
+TEMPLATE_KEY = "tokenizer.chat_template"
 
 SPELLINGS = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": UNKNOWN, "pad_token": "<pad>"}
 GGUF_IDS = {"bos": "<bos>", "eos": "<eos>", "unknown": UNKNOWN, "padding": "<pad>"}
@@ -30,18 +38,48 @@ GGUF_IDS = {"bos": "<bos>", "eos": "<eos>", "unknown": UNKNOWN, "padding": "<pad
 def write_tokenizer_files(source: Source, checkpoint: Checkpoint, folder: Path) -> None:
     """The tokenizer files of a Hugging Face folder. Raises `WeightsInvalid` if the vocabulary is not Gemma's."""
     if isinstance(source, FolderSource):
-        for name in COPIED:
-            if (source.folder / name).is_file():
-                shutil.copyfile(source.folder / name, folder / name)
-        return
-    special = checkpoint.write_vocabulary(folder)
-    pieces = read_pieces((folder / SENTENCEPIECE_FILE).read_bytes())
-    _write_json(folder / JSON_FILE, tokenizer_document(pieces))
-    template = _gguf_metadata(source).get("tokenizer.chat_template")
-    config = {"tokenizer_class": "GemmaTokenizer", "add_bos_token": True, "add_eos_token": False, **SPELLINGS}
-    _write_json(folder / TOKENIZER_CONFIG, config | ({} if template is None else {"chat_template": template}))
-    ids = {"bos_token_id": special.bos, "eos_token_id": list(special.stop)}
-    _write_json(folder / "generation_config.json", ids)
+        _copy_files(source.folder, folder)
+        template = _chat_template(folder)
+    else:
+        template = _gguf_metadata(source).get(TEMPLATE_KEY)
+    special = _write_vocabulary(checkpoint, folder)
+    if not (folder / TOKENIZER_CONFIG).is_file():
+        config = {"tokenizer_class": "GemmaTokenizer", "add_bos_token": True, "add_eos_token": False, **SPELLINGS}
+        _write_json(folder / TOKENIZER_CONFIG, config)
+    if _chat_template(folder) is None:
+        (folder / TEMPLATE_FILE).write_text(template or own_template(), encoding="utf-8")
+    _write_stop_tokens(folder / GENERATION_CONFIG, special)
+
+
+def own_template() -> str:
+    """`serving/prompt.py`'s format for programs that run templates. Nobody runs it here."""
+    return Path(__file__).with_name(TEMPLATE_FILE).read_text(encoding="utf-8")
+
+
+def _copy_files(source: Path, folder: Path) -> None:
+    for name in COPIED:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def _write_vocabulary(checkpoint: Checkpoint, folder: Path) -> SpecialTokens:
+    """The vocabulary in each form that is not there: transformers reads pieces only beside other libraries."""
+    with TemporaryDirectory(prefix="gemlora-tokenizer-") as temporary:
+        special = checkpoint.write_vocabulary(Path(temporary))
+        pieces = Path(temporary, SENTENCEPIECE_FILE)
+        if not (folder / JSON_FILE).is_file():
+            _write_json(folder / JSON_FILE, tokenizer_document(read_pieces(pieces.read_bytes())))
+            if not (folder / SENTENCEPIECE_FILE).is_file():
+                shutil.copyfile(pieces, folder / SENTENCEPIECE_FILE)
+    return special
+
+
+def _write_stop_tokens(path: Path, special: SpecialTokens) -> None:
+    """Let the generation config's answers end where the server's do."""
+    document = read_json(path) if path.is_file() else {"bos_token_id": special.bos}
+    known = document.get("eos_token_id")
+    ends = known if isinstance(known, list) else [] if known is None else [known]
+    _write_json(path, document | {"eos_token_id": list(dict.fromkeys([*ends, *special.stop]))})
 
 
 def vocabulary_metadata(source: Source, embeddings: int) -> dict[str, Any]:
@@ -50,9 +88,11 @@ def vocabulary_metadata(source: Source, embeddings: int) -> dict[str, Any]:
     Raises `WeightsInvalid` if the vocabulary is missing or not Gemma's.
     """
     if isinstance(source, FolderSource):
-        return _folder_metadata(source.folder, embeddings)
-    found = {key: value for key, value in _gguf_metadata(source).items() if key.startswith("tokenizer.")}
-    return {key: value.tolist() if hasattr(value, "tolist") else value for key, value in found.items()}
+        metadata = _folder_metadata(source.folder, embeddings)
+    else:
+        found = {key: value for key, value in _gguf_metadata(source).items() if key.startswith("tokenizer.")}
+        metadata = {key: value.tolist() if hasattr(value, "tolist") else value for key, value in found.items()}
+    return {TEMPLATE_KEY: own_template(), **metadata}
 
 
 def _gguf_metadata(source: Source) -> dict[str, Any]:
@@ -82,7 +122,7 @@ def _folder_metadata(folder: Path, embeddings: int) -> dict[str, Any]:
     }
     metadata = {f"tokenizer.ggml.{name}": value for name, value in values.items()}
     template = _chat_template(folder)
-    return metadata if template is None else metadata | {"tokenizer.chat_template": template}
+    return metadata if template is None else metadata | {TEMPLATE_KEY: template}
 
 
 def _folder_pieces(folder: Path, embeddings: int) -> list[Piece]:

@@ -1,13 +1,12 @@
 """What is asked, and what is expected: a JSONL file, one case a line."""
 
-import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from gemlora.errors import EvaluationInvalid
+from gemlora.storage.json_lines import read_json_lines
 
 Object: TypeAlias = dict[str, Any]
 
@@ -51,18 +50,23 @@ class Cases:
 
 
 def read_cases(path: Path) -> Cases:
-    """All cases of a file. Raises `EvaluationInvalid` with the line that is wrong."""
-    try:
-        data = path.read_bytes()
-        text = data.decode("utf-8-sig")
-    except OSError as error:
-        raise EvaluationInvalid(f"Could not read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise EvaluationInvalid(f"{path}: byte {error.start} is not UTF-8") from None
-    cases = tuple(_read_lines(path, text))
-    if not cases:
-        raise EvaluationInvalid(f"{path} has no cases")
-    return Cases(path.name, hashlib.sha256(data).hexdigest(), cases)
+    """All cases of a file; empty lines are passed over.
+
+    Raises `EvaluationInvalid`, which names every wrong line and what is wrong with it.
+    """
+    lines_of_ids: dict[str, int] = {}
+
+    def read(line: int, content: Object) -> Case:
+        case = _case(content, line)
+        first = lines_of_ids.setdefault(case.id, line)
+        if first != line:
+            raise ValueError(f"the id {case.id} is that of line {first} too")
+        return case
+
+    lines = read_json_lines(path, read, EvaluationInvalid)
+    if not lines.items:
+        raise EvaluationInvalid(f"{path}: holds no cases")
+    return Cases(path.name, lines.digest, lines.items)
 
 
 def as_text(expected: Any) -> str:
@@ -70,36 +74,17 @@ def as_text(expected: Any) -> str:
     return expected if isinstance(expected, str) else json.dumps(expected, ensure_ascii=False)
 
 
-def _read_lines(path: Path, text: str) -> Iterator[Case]:
-    lines: dict[str, int] = {}
-    # Not splitlines: JSON strings may hold other marks that end a line.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            case = _case(json.loads(line), number)
-        except json.JSONDecodeError as error:
-            raise EvaluationInvalid(f"{path}, line {number}: not JSON: {error.msg} at column {error.colno}") from None
-        except (EvaluationInvalid, RecursionError) as error:
-            raise EvaluationInvalid(f"{path}, line {number}: {error}") from None
-        if case.id in lines:
-            raise EvaluationInvalid(f"{path}, line {number}: the id {case.id} is that of line {lines[case.id]} too")
-        lines[case.id] = number
-        yield case
-
-
-def _case(content: Any, line: int) -> Case:
-    if not isinstance(content, dict):
-        raise EvaluationInvalid("expected an object")
+def _case(content: Object, line: int) -> Case:
+    """Raises `ValueError` with what is wrong."""
     if not _is_unicode(content):
-        raise EvaluationInvalid("half of a surrogate pair stands for no character")
+        raise ValueError("half of a surrogate pair stands for no character")
     if ("prompt" in content) == ("messages" in content):
-        raise EvaluationInvalid("expected either prompt or messages")
+        raise ValueError("expected either prompt or messages")
     inputs, answer = _prompt(content) if "prompt" in content else _conversation(content)
     given = [content.get("expected"), content.get("completion"), answer]
     expectations = {name: value for name, value in zip(EXPECTATIONS, given, strict=True) if value is not None}
     if len(expectations) > 1:
-        raise EvaluationInvalid(f"{' and '.join(expectations)} both say what is expected")
+        raise ValueError(f"{' and '.join(expectations)} both say what is expected")
     return Case(
         id=_id(content, line),
         line=line,
@@ -119,7 +104,7 @@ def _is_unicode(content: Object) -> bool:
 
 def _prompt(content: Object) -> tuple[Object, None]:
     if not isinstance(content["prompt"], str) or not content["prompt"]:
-        raise EvaluationInvalid("prompt: expected a text that is not empty")
+        raise ValueError("prompt: expected a text that is not empty")
     return {"prompt": content["prompt"]}, None
 
 
@@ -127,26 +112,26 @@ def _conversation(content: Object) -> tuple[Object, str | None]:
     """What is asked, and the assistant's last turn if the conversation ends with it."""
     messages = content["messages"]
     if not isinstance(messages, list) or not messages:
-        raise EvaluationInvalid("messages: expected a list that is not empty")
+        raise ValueError("messages: expected a list that is not empty")
     for place, message in enumerate(messages):
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
-            raise EvaluationInvalid(f"messages[{place}]: expected an object with the texts role and content")
+            raise ValueError(f"messages[{place}]: expected an object with the texts role and content")
     answer = messages[-1]["content"] if messages[-1]["role"] in ASSISTANT_ROLES else None
     asked = messages if answer is None else messages[:-1]
     if not asked or asked[-1]["role"] not in LAST_ROLES:
-        raise EvaluationInvalid("messages: expected one of the user before the answer")
+        raise ValueError("messages: expected one of the user before the answer")
     return {"messages": asked}, answer
 
 
 def _accepted(expected: Any) -> tuple[str, ...]:
     several = expected if isinstance(expected, list) else [expected]
     if not several or not all(isinstance(one, str | dict) for one in several):
-        raise EvaluationInvalid("expected: a text, an object, or a list of such that is not empty")
+        raise ValueError("expected: a text, an object, or a list of such that is not empty")
     return tuple(map(as_text, several))
 
 
 def _id(content: Object, line: int) -> str:
     id = content.get("id", line)
     if isinstance(id, bool) or not isinstance(id, str | int) or id == "":
-        raise EvaluationInvalid("id: expected a text or a whole number")
+        raise ValueError("id: expected a text or a whole number")
     return str(id)

@@ -3,9 +3,8 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, fields, replace
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, Select, and_, delete, func, insert, null, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -13,6 +12,7 @@ from gemlora.errors import AdapterExists, AdapterNotFound, StillNeeded, StorageF
 from gemlora.registry.models import Base
 from gemlora.registry.names import is_id, is_storable
 from gemlora.registry.records import Adapter, AdapterFiles, PendingFiles, ShippedContent
+from gemlora.registry.rows import BLOB_COLUMNS, FILE_COLUMNS, adapter_of, file_values, row_values
 from gemlora.storage.blocking import in_thread
 from gemlora.storage.database import Database
 from gemlora.storage.tables import adapters, alias_versions, aliases, served_models, shipped_adapters
@@ -50,7 +50,7 @@ class AdapterRepository:
                     if (await connection.execute(owned)).scalar_one() >= limit:
                         raise TooManyAdapters(f"The account has {limit} adapters already, which is the limit")
                 await _check_stored(still_stored)
-                await connection.execute(insert(adapters).values(_values(adapter)))
+                await connection.execute(insert(adapters).values(row_values(adapter)))
         except IntegrityError as error:
             raise StorageFailed("The account was deleted") from error
 
@@ -73,7 +73,7 @@ class AdapterRepository:
                 await _check_stored(still_stored)
                 if replaced is not None:
                     await connection.execute(delete(adapters).where(adapters.c.id == replaced.id))
-                await connection.execute(insert(adapters).values(_values(adapter)))
+                await connection.execute(insert(adapters).values(row_values(adapter)))
                 await _note_shipped(connection, content, adapter.created_at)
                 before = replaced.files if replaced is not None else None
                 kept = before is None or await _is_used(connection, before.digest)
@@ -116,7 +116,7 @@ class AdapterRepository:
 
     async def change(self, before: Adapter, after: Adapter, still_stored: Callable[[], bool]) -> bool:
         """Give an adapter that is not ready the files of `after`; False if it no longer is as `before` says."""
-        values = _values(after)
+        values = row_values(after)
         change = (
             update(adapters)
             .where(
@@ -126,7 +126,7 @@ class AdapterRepository:
                 adapters.c.pending_config_blob.is_not_distinct_from(before.pending.config_blob),
                 adapters.c.pending_weights_blob.is_not_distinct_from(before.pending.weights_blob),
             )
-            .values({name: values[name] for name in ("modified_at", *_FILE_COLUMNS)})
+            .values({name: values[name] for name in ("modified_at", *FILE_COLUMNS)})
         )
         async with self._database.writing() as connection:
             await _check_stored(still_stored)
@@ -146,14 +146,14 @@ class AdapterRepository:
             await _check_no_alias(connection, adapter.account_id, name)
             if (await connection.execute(change)).rowcount != 1:
                 raise AdapterNotFound(adapter.name)
-            return _adapter((await connection.execute(select(adapters).where(row))).mappings().one())
+            return adapter_of((await connection.execute(select(adapters).where(row))).mappings().one())
 
     async def record_check(self, adapter: Adapter, files: AdapterFiles, still_stored: Callable[[], bool]) -> None:
         """Remember that a ready adapter was checked against another base: the same content, a new manifest."""
         change = (
             update(adapters)
             .where(owned_by(adapter.account_id), adapters.c.id == adapter.id, adapters.c.digest == files.digest)
-            .values(_file_values(files, PendingFiles()))
+            .values(file_values(files, PendingFiles()))
         )
         async with self._database.writing() as connection:
             await _check_stored(still_stored)
@@ -183,7 +183,7 @@ class AdapterRepository:
 
     async def discard_unused(self, discard: Callable[[frozenset[str]], int]) -> int:
         """Call `discard` in a thread with every blob in use, while nobody can add an adapter."""
-        query = select(*(adapters.c[name] for name in _BLOB_COLUMNS))
+        query = select(*(adapters.c[name] for name in BLOB_COLUMNS))
         async with self._database.writing() as connection:
             rows = await connection.execute(query)
             used = frozenset(blob for row in rows for blob in row if blob is not None)
@@ -214,7 +214,7 @@ class AdapterRepository:
             row = (await connection.execute(query)).mappings().one_or_none()
         if row is None:
             raise AdapterNotFound(name_or_id)
-        return _adapter(row)
+        return adapter_of(row)
 
     async def _remove(
         self,
@@ -235,12 +235,7 @@ class AdapterRepository:
     async def _list(self, condition: ColumnElement[bool]) -> tuple[Adapter, ...]:
         query = select(adapters).where(condition).order_by(adapters.c.created_at, adapters.c.id)
         async with self._database.reading() as connection:
-            return tuple(_adapter(row) for row in (await connection.execute(query)).mappings())
-
-
-_BLOB_COLUMNS = ("config_blob", "weights_blob", "manifest_blob", "pending_config_blob", "pending_weights_blob")
-_CONTENT_COLUMNS = tuple(field.name for field in fields(AdapterFiles))
-_FILE_COLUMNS = (*_CONTENT_COLUMNS, "pending_config_blob", "pending_weights_blob")
+            return tuple(adapter_of(row) for row in (await connection.execute(query)).mappings())
 
 
 async def _check_stored(still_stored: Callable[[], bool] | None) -> None:
@@ -292,29 +287,3 @@ def _taken(adapter: Adapter) -> Select[str]:
     if adapter.public:
         same_place = or_(same_place, adapters.c.public)
     return select(adapters.c.id).where(same_place, adapters.c.name == adapter.name)
-
-
-def _values(adapter: Adapter) -> dict[str, Any]:
-    """The whole row."""
-    own = {field.name: getattr(adapter, field.name) for field in fields(Adapter)}
-    del own["files"], own["pending"]
-    return own | _file_values(adapter.files, adapter.pending)
-
-
-def _file_values(files: AdapterFiles | None, pending: PendingFiles) -> dict[str, Any]:
-    values: dict[str, Any] = dict.fromkeys(_CONTENT_COLUMNS, null())
-    if files is not None:
-        values = asdict(files) | {"modules": [*files.modules], "warnings": [*files.warnings]}
-    return values | {
-        "pending_config_blob": pending.config_blob,
-        "pending_weights_blob": pending.weights_blob,
-    }
-
-
-def _adapter(row: RowMapping) -> Adapter:
-    files = None
-    if row["digest"] is not None:
-        content = {name: row[name] for name in _CONTENT_COLUMNS}
-        files = AdapterFiles(**content | {"modules": tuple(row["modules"]), "warnings": tuple(row["warnings"])})
-    own = {field.name: row[field.name] for field in fields(Adapter) if field.name not in ("files", "pending")}
-    return Adapter(**own, files=files, pending=PendingFiles(row["pending_config_blob"], row["pending_weights_blob"]))

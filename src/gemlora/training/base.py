@@ -29,7 +29,10 @@ def best_device() -> torch.device:
 
 def best_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where products in it are fast."""
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if fast else torch.float32
 
 

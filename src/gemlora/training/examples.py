@@ -9,17 +9,15 @@ A line is one of
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from gemlora.errors import TrainingDataInvalid
 from gemlora.serving.prompt import MODEL_ROLES, SYSTEM_ROLE, Message
+from gemlora.storage.json_lines import read_json_lines
 
 USER_ROLE = "user"
 ROLES = (SYSTEM_ROLE, USER_ROLE, "assistant", "model")
-SHOWN_ERRORS = 10
-"""Wrong lines that a refusal lists; it counts the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,41 +43,14 @@ def read_examples(path: Path) -> Examples:
 
     Raises `TrainingDataInvalid`, which names every wrong line and what is wrong with it.
     """
-    try:
-        data = path.read_bytes()
-        lines = data.decode("utf-8-sig").split("\n")
-    except OSError as error:
-        raise TrainingDataInvalid(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        before = data[: error.start].count(b"\n")
-        raise TrainingDataInvalid(f"{path}, line {before + 1}: is not UTF-8") from error
-    examples: list[Example] = []
-    errors: list[str] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            examples.append(_example(number, line))
-        except ValueError as error:
-            errors.append(f"{path}, line {number}: {error}")
-    if errors:
-        more = len(errors) - SHOWN_ERRORS
-        raise TrainingDataInvalid("\n".join(errors[:SHOWN_ERRORS] + ([f"… and {more} more"] if more > 0 else [])))
-    if not examples:
+    lines = read_json_lines(path, _example, TrainingDataInvalid)
+    if not lines.items:
         raise TrainingDataInvalid(f"{path}: holds no examples")
-    return Examples(path, sha256(data).hexdigest(), tuple(examples))
+    return Examples(path, lines.digest, lines.items)
 
 
-def _example(number: int, line: str) -> Example:
+def _example(number: int, record: Mapping[str, Any]) -> Example:
     """Raises `ValueError` with what is wrong."""
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"is not JSON: {error.msg} at character {error.colno}") from None
-    except RecursionError:
-        raise ValueError("is nested too deeply") from None
-    if not isinstance(record, dict):
-        raise ValueError("is not a JSON object")
     for keys, read in FORMS.items():
         if keys == frozenset(record):
             return read(number, record)

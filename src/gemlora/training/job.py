@@ -48,6 +48,14 @@ class Job:
 
         Raises `TrainingDataInvalid`, `TrainingRefused`, `WeightsInvalid` and `StorageFailed`.
         """
+        try:
+            return self._run(watcher, tell)
+        except torch.OutOfMemoryError as error:
+            raise TrainingRefused(
+                "The GPU has too little memory for this training; a smaller --batch-size or --max-tokens takes less"
+            ) from error
+
+    def _run(self, watcher: Watcher, tell: Callable[[str], None]) -> History:
         examples = read_examples(self.data)
         watched = read_examples(self.held_out) if self.held_out else None
         self._prepare_folder()
