@@ -40,9 +40,10 @@ class OneAlias:
 
 
 class Stuck(FakeEngine):
-    """Never answers as an adapter. `waiting` is what it tells of its queue."""
+    """Never answers as an adapter. `queued` is what it tells of its queue, step after step."""
 
-    waiting = 0
+    queued = 0
+    steps = 0
 
     async def _outputs(
         self, request: GenerateRequest, failure: tuple[GemloraError, int] | None
@@ -53,7 +54,8 @@ class Stuck(FakeEngine):
             yield output
 
     def stats(self) -> EngineStats:
-        return EngineStats(running=self.live, waiting=self.waiting)
+        self.steps += 1
+        return EngineStats(running=self.live, queued=self.queued, steps=self.steps)
 
 
 @asynccontextmanager
@@ -195,7 +197,7 @@ async def test_a_shadow_ends_as_soon_as_a_request_waits() -> None:
     async with shadowed(engine) as parts:
         await answer(parts)
         await until(lambda: engine.live == 1)
-        engine.waiting = 1
+        engine.queued = 1
 
         await until(lambda: dropped(parts) == 1)
 

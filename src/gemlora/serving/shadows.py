@@ -188,10 +188,16 @@ class Shadows:
     async def _unless_awaited(self, answer: asyncio.Task[Answer]) -> Answer:
         """The answer. Raises `OutOfCapacity` if a request came to wait before it ended."""
         self._answers.add(answer)
+        awaited_since: int | None = None
         try:
             while not answer.done():
                 await asyncio.wait([answer], timeout=LOOK_SECONDS)
-                if self._engine.stats().waiting and not answer.done():
+                stats = self._engine.stats()
+                if not stats.queued:
+                    awaited_since = None
+                elif awaited_since is None:
+                    awaited_since = stats.steps
+                elif stats.steps > awaited_since:  # who has only just become ready is taken in by the next step
                     answer.cancel()
             if answer.cancelled():
                 raise OutOfCapacity("Shadows make way for requests")
@@ -233,6 +239,8 @@ class Shadows:
             await self._keeper.forget_texts()
         except StorageFailed as error:
             self._log.warning("texts of shadows not deleted", cause=type(error.__cause__ or error).__name__)
+        except Exception as error:
+            self._log.error("texts of shadows not deleted after a defect", exc_info=error)
 
     async def _save(self) -> None:
         """What cannot be saved now waits for the next time."""
