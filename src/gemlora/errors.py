@@ -21,6 +21,7 @@ GemloraError
 ├── StillNeeded               must not be deleted or revoked as things are
 ├── AliasNotFound             unknown and foreign aliases look the same
 ├── TooManyAliases            the account has as many as it may
+├── OutcomesMeasured          outcomes of a test that the server measures by itself are not reported
 ├── BatchNotFound             unknown, foreign and expired batches look the same
 ├── OutOfCapacity             try again later
 ├── ConstraintUnmet           the answer could not be completed as its schema or grammar demands
@@ -146,6 +147,10 @@ class AliasNotFound(GemloraError):
 
 class TooManyAliases(GemloraError):
     """The account has as many aliases as it may."""
+
+
+class OutcomesMeasured(GemloraError):
+    """A client reported an outcome to a test whose metric the server measures by itself."""
 
 
 class BatchNotFound(GemloraError):

@@ -299,6 +299,24 @@ class Settings(BaseSettings):
     max_alias_versions: int = Field(
         16, ge=1, le=1000, description="Versions that an alias may point to.", examples=[16]
     )
+    shadow_concurrency: int = Field(
+        4,
+        ge=0,
+        le=4096,
+        description="Shadow runs of aliases that are computed at the same time, beside the requests; what comes "
+        "meanwhile is dropped. 0: all are.",
+        examples=[4],
+    )
+    max_shadow_pairs: int = Field(
+        200, ge=1, description="Pairs of answers that are kept of an alias's shadows, the newest ones.", examples=[200]
+    )
+    shadow_text_seconds: float = Field(
+        0,
+        ge=0,
+        description="How long the texts of these pairs, prompts and answers, are kept for a person to compare; "
+        "0: not at all.",
+        examples=[86400],
+    )
     collect_seconds: float = Field(
         3600, gt=0, description="How often files that no adapter uses are deleted.", examples=[3600]
     )

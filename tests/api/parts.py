@@ -2,6 +2,8 @@
 
 import io
 import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +15,7 @@ from gemlora.accounts.records import Account, Caller, Scope, Token
 from gemlora.accounts.sign_in import SignIn
 from gemlora.aliases.records import Alias
 from gemlora.aliases.service import AliasLimits
+from gemlora.aliases.shadows import Pair, Place
 from gemlora.api.application import Services, create_api
 from gemlora.api.health import Lifecycle, Phase
 from gemlora.api.limits import Limits
@@ -25,6 +28,7 @@ from gemlora.serving.byte_vocabulary import byte_vocabulary
 from gemlora.serving.choosing import Choosing
 from gemlora.serving.codec import GemmaCodec
 from gemlora.serving.service import TextGeneration
+from gemlora.serving.shadows import ShadowRules, Shadows
 from gemlora.serving.tokenizer import Tokenizer
 from gemlora.telemetry.logs import create_logger
 from gemlora.telemetry.metrics import Metrics
@@ -80,6 +84,25 @@ class FakeAdapters:
         return self.ready[name_or_id]
 
 
+class KeptShadows:
+    """What shadows found, for a test to look into."""
+
+    def __init__(self) -> None:
+        self.pairs: list[Pair] = []
+        self.dropped: Counter[Place] = Counter()
+        self.keeps_texts = True
+        self.failure: Exception | None = None
+
+    async def save(self, pairs: Sequence[Pair], dropped: Mapping[Place, int]) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.pairs += pairs
+        self.dropped.update(dropped)
+
+    async def forget_texts(self) -> None:
+        pass
+
+
 class NoAliases:
     """No account has an alias."""
 
@@ -103,6 +126,8 @@ class Parts:
         uploads: Any = None,
         batches: Any = None,
         aliases: Any = None,
+        shadows: Any = None,
+        shadow_rules: ShadowRules | None = None,
         adapter_limits: AdapterLimits | None = None,
     ) -> None:
         self.engine = engine
@@ -120,13 +145,24 @@ class Parts:
         codec = GemmaCodec(Tokenizer(byte_vocabulary()))
         self.aliases = aliases or NoAliases()
         choosing = Choosing(self.adapters, self.aliases)
-        generation = TextGeneration(catalogue, choosing, engine, codec, self.metrics, log)
+        self.kept_shadows = shadows or KeptShadows()
+        self.shadows = Shadows(
+            engine,
+            codec.decoder,
+            self.adapters,
+            self.kept_shadows,
+            shadow_rules or ShadowRules(pause_seconds=0),
+            self.metrics,
+            log,
+        )
+        generation = TextGeneration(catalogue, choosing, engine, codec, self.shadows, self.metrics, log)
         self.services = Services(
             accounts=self.accounts,
             sign_in=self.sign_in,
             adapters=self.adapters,
             uploads=uploads,
             aliases=self.aliases,
+            shadows=self.kept_shadows,
             catalogue=catalogue,
             generation=generation,
             batches=batches,

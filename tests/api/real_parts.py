@@ -15,9 +15,12 @@ from tests.registry.peft_folder import BASE, PeftFolder
 from gemlora.accounts.records import Account, Scope, Token
 from gemlora.accounts.repository import AccountRepository
 from gemlora.accounts.service import Accounts, token_digest
+from gemlora.aliases.pairs import PairRepository
 from gemlora.aliases.repository import AliasRepository
 from gemlora.aliases.service import Aliases, AliasLimits
+from gemlora.aliases.shadowing import KeepingRules, ShadowRecords
 from gemlora.api.limits import Limits
+from gemlora.batches.repository import BatchRepository
 from gemlora.engines.contract import ModelFacts
 from gemlora.engines.fake import FAKE_FACTS, FakeEngine
 from gemlora.registry.adapters import CONFIG_FILE, WEIGHTS_FILE, Adapters
@@ -26,6 +29,7 @@ from gemlora.registry.models import AdapterLimits
 from gemlora.registry.records import ReadyAdapter
 from gemlora.registry.repository import AdapterRepository
 from gemlora.registry.uploads import Uploads
+from gemlora.serving.batches import Batches, BatchRules
 from gemlora.storage.data import DataFolder
 from gemlora.storage.database import Database
 from gemlora.storage.local_objects import LocalObjects
@@ -85,7 +89,7 @@ class RealParts(Parts):
         self.database = database
         self.probe = FakeProbe()
         self.objects = LocalObjects(data.objects)
-        rows = AdapterRepository(database)
+        rows, alias_rows = AdapterRepository(database), AliasRepository(database)
         self.registry = Adapters(rows, self.objects, self.probe)
         super().__init__(
             FakeEngine(facts),
@@ -93,7 +97,11 @@ class RealParts(Parts):
             accounts=Accounts(AccountRepository(database), data.first_token, AdapterHoldings(self.registry)),
             adapters=self.registry,
             uploads=Uploads(rows, self.objects, self.probe),
-            aliases=Aliases(AliasRepository(database), AliasLimits(3, 3), create_logger("error")),
+            aliases=Aliases(alias_rows, AliasLimits(3, 3), create_logger("error")),
+            batches=Batches(BatchRepository(database), BatchRules(pause_seconds=0.02), create_logger("error")),
+            shadows=ShadowRecords(
+                alias_rows, PairRepository(database), KeepingRules(text_seconds=60), create_logger("error")
+            ),
             adapter_limits=largest,
         )
         self.statements: list[str] = []

@@ -92,7 +92,8 @@ async def test_a_rollback_takes_effect_with_the_next_request_and_drops_none(
 
     assert version(await alice.post(RUN, json={"prompt": "x", "lora": NAME})) == BASE
     assert {version(response) for response in await asyncio.gather(*requests)} <= {"new", BASE}
-    assert back.json()["result"]["versions"] == [{"version": BASE, "weight": 1, "outcomes": 0, "mean": None}]
+    nothing = {"shadow": 0, "shadow_runs": {"run": 0, "dropped": 0, "failed": 0}}
+    assert back.json()["result"]["versions"] == [{"version": BASE, "weight": 1, "outcomes": 0, "mean": None, **nothing}]
     log = (await alice.get(f"{BOT}/revisions")).json()
     assert [(one["action"], one["made_by"], one["note"]) for one in log["result"]] == [
         ("rollback", "alice", "to revision 1"), ("set", "alice", ""), ("create", "alice", ""),

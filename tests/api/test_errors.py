@@ -5,13 +5,14 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
 import pytest
 from docs.errors_page import EXAMPLES, NEVER, errors_page, forms
 from tests.api.parts import ALICE, MODEL, RUN, TOKEN, Parts
-from tests.api.real_parts import FINETUNES, create, real_parts, upload
+from tests.api.real_parts import FINETUNES, create, peft_files, ready, real_parts, upload
 
 from gemlora import errors
 from gemlora.api.envelope import ERROR_KINDS, REFUSALS, Form, error_kind
@@ -170,6 +171,16 @@ async def alias_too_many(alice: httpx.AsyncClient, _operator: httpx.AsyncClient)
     return response
 
 
+async def measured_by_the_server(alice: httpx.AsyncClient, _operator: httpx.AsyncClient) -> httpx.Response:
+    with TemporaryDirectory() as folder:
+        await ready(alice, "mine", peft_files(at=Path(folder)))
+    base = "cf-public-base"
+    versions = [{"version": base, "weight": 1}, {"version": "mine", "weight": 0, "shadow": 1}]
+    test = {"control": base, "candidate": "mine", "metric": "ended", "effect": 0.5, "measured_by": "server"}
+    await alice.post(ALIASES, json={"name": "bot", "versions": versions, "test": test})
+    return await alice.post(f"{ALIASES}/bot/outcomes", json={"version": "mine", "value": 1})
+
+
 GATEWAY_WAYS: dict[type[errors.GemloraError], Registry] = {
     errors.InvalidRequest: lambda alice, _: alice.post(FINETUNES, json={"model": MODEL, "name": " "}),
     errors.IncompleteRequest: lambda alice, _: alice.post(FINETUNES, json={"model": MODEL}),
@@ -181,6 +192,7 @@ GATEWAY_WAYS: dict[type[errors.GemloraError], Registry] = {
     ),
     errors.AliasNotFound: lambda alice, _: alice.get(f"{ALIASES}/nobody"),
     errors.TooManyAliases: alias_too_many,
+    errors.OutcomesMeasured: measured_by_the_server,
     errors.AdapterNotFound: lambda alice, _: alice.get(f"{FINETUNES}/nobody"),
     errors.AdapterNotReady: missing_file,
     errors.AdapterInvalid: bad_weights,

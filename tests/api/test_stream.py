@@ -16,8 +16,9 @@ from gemlora.api.streaming import EventStream
 from gemlora.engines.contract import FinishReason
 from gemlora.engines.fake import FAKE_FACTS, FakeEngine
 from gemlora.errors import EngineFailed
+from gemlora.serving.generation import Ending, Piece, Usage
 from gemlora.serving.prompt import Prompt
-from gemlora.serving.service import Ending, Piece, RunRequest, Usage
+from gemlora.serving.service import RunRequest
 
 STREAM = {"prompt": "Hello", "stream": True, "seed": 7}
 

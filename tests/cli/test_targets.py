@@ -8,6 +8,7 @@ import re
 import socket
 import sys
 import threading
+import time
 import tracemalloc
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -365,4 +366,28 @@ def test_an_alias_is_set_promoted_rolled_back_and_removed(
     assert target("aliases", "set", "bot", "pointed").errors == "Error: pointed: must be VERSION=WEIGHT\n"
     assert target("aliases", "remove", "bot").output == "Removed bot\n"
     assert "Alias bot not found" in target("aliases", "show", "bot").errors
+    assert "Alias bot not found" in target("aliases", "shadows", "bot").errors
     gemlora("adapters", "remove", "pointed", "--data-dir", server.data_dir)
+
+
+def test_a_shadow_answers_unseen_and_its_pairs_are_shown(
+    target: Command, gemlora: Command, server: RunningServer, folder: Path
+) -> None:
+    gemlora("adapters", "add", "unseen", folder, "--data-dir", server.data_dir)
+    shadowed = target("aliases", "set", "bot", "cf-public-base=1", "--shadow", "unseen=1")
+    assert shadowed.output == "bot is at revision 1: cf-public-base=1, unseen=0 (shadow 1)\n"
+    assert status_of_run(server, lora="bot") == 200
+    deadline = time.monotonic() + 20
+    while "1/0/0" not in target("aliases", "show", "bot").output:
+        assert time.monotonic() < deadline
+
+    summary, _, row = target("aliases", "shadows", "bot").output.splitlines()
+    assert summary.startswith("cf-public-base/unseen: 1 pairs, 0 equal, mean tokens 24/24, ended by themselves 1/1")
+    assert row.split()[3:8] == ["cf-public-base", "unseen", "no", "stop/stop", "24/24"]
+    assert "(texts are not kept)" in target("aliases", "shadows", "bot", "--texts").output
+    [pair] = target("aliases", "shadows", "bot", "--json").json
+    assert (pair["pair"], pair["revision"], pair["error"], pair["messages"]) == (1, 1, None, None)
+    wrong = target("aliases", "set", "bot", "cf-public-base=1", "--shadow", "unseen")
+    assert wrong.errors == "Error: unseen: must be VERSION=SHARE\n"
+    target("aliases", "remove", "bot")
+    gemlora("adapters", "remove", "unseen", "--data-dir", server.data_dir)

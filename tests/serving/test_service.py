@@ -15,16 +15,9 @@ from gemlora.engines.contract import FinishReason, GenerateRequest, Output
 from gemlora.engines.fake import FakeEngine
 from gemlora.errors import AdapterNotFound, EngineFailed, ModelNotFound, OutOfCapacity, PromptTooLong
 from gemlora.registry.models import DefaultAdapter
+from gemlora.serving.generation import Ending, Generation, Piece, fold
 from gemlora.serving.prompt import Message, Prompt, Room, ToolCall
-from gemlora.serving.service import (
-    Ending,
-    Generation,
-    Piece,
-    RunRequest,
-    SamplingChoice,
-    TextGeneration,
-    fold,
-)
+from gemlora.serving.service import RunRequest, SamplingChoice, TextGeneration
 
 REQUEST = RunRequest("id", ALICE, MODEL, Prompt.of_text("Hello"), sampling=SamplingChoice(seed=3))
 

@@ -16,6 +16,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, insert, select, text
 
+from gemlora.aliases.records import Tally, Version
+from gemlora.aliases.repository import AliasRepository
 from gemlora.errors import StorageFailed
 from gemlora.registry.records import PendingFiles
 from gemlora.registry.repository import AdapterRepository
@@ -72,6 +74,31 @@ async def test_adapters_of_the_first_version_are_kept(path: Path) -> None:
         None,
     )
     assert (half.name, half.ready, half.pending) == ("half", False, PendingFiles())
+    await database.close()
+
+
+async def test_aliases_of_the_version_before_shadows_are_kept(path: Path) -> None:
+    def before_shadows() -> None:
+        engine = create_engine(f"sqlite:///{path}")
+        with engine.begin() as connection:
+            command.upgrade(alembic_config(connection), "0005")
+            for row in (
+                "accounts VALUES ('a', 'a', 1, 0)",
+                "aliases VALUES ('1', 'a', 'bot', 0, 1)",
+                "alias_revisions VALUES ('1', 1, 0, 'token', 'create', '', NULL, NULL, NULL)",
+                "alias_versions VALUES ('1', 1, 0, 'cf-public-base', NULL, 3.0, 4, 2.5)",
+            ):
+                connection.execute(text(f"INSERT INTO {row}"))
+        engine.dispose()
+
+    await asyncio.to_thread(before_shadows)
+    database = await Database.open(path)
+
+    alias = await AliasRepository(database).find("a", "bot")
+
+    assert alias.current.versions == (Version("cf-public-base", 3, None, 0),)
+    standings = await AliasRepository(database).standings(alias, [1])
+    assert standings[1].tallies == (Tally("cf-public-base", 4, 2.5),)
     await database.close()
 
 

@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from gemlora.aliases.sequential import Design, Verdict
+from gemlora.aliases.shadows import ShadowCounts
 
 
 class Action(StrEnum):
@@ -16,16 +17,19 @@ class Action(StrEnum):
     ROLLBACK = "rollback"
 
 
+NO_SHADOW = ShadowCounts()
+
 BY_TEST = "test"
 """Who made a revision that no token asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What somebody wants of an alias: an adapter, by name or id, and its weight."""
+    """What somebody wants of an alias: an adapter, by name or id, its weight, and its share as a shadow."""
 
     version: str
     weight: float
+    shadow: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +37,14 @@ class Version:
     """One of the adapters that an alias points to, or the bare base.
 
     `name` is the adapter's when it was pointed to. Own adapters are known by `adapter_id`; what is on the shelf goes by
-    its name, because a new release replaces it there.
+    its name, because a new release replaces it there. `shadow` is the share of the alias's requests that it answers
+    too, without anybody seeing it.
     """
 
     name: str
     weight: float
     adapter_id: str | None = None
+    shadow: float = 0.0
 
     @property
     def adapter(self) -> str:
@@ -51,7 +57,8 @@ class Trial:
     """The test that a revision declares: two of its versions, compared by what is reported of their answers.
 
     It ends without a difference once both have `sample` outcomes; None: as many as its design needs. With `rolls_back`
-    a candidate that is found worse loses its traffic to the control at once.
+    a candidate that is found worse loses its traffic to the control at once. With `measured` clients report nothing:
+    the candidate is a shadow, and the server measures the metric, one of `shadows.MEASURES`, of both answers of a pair.
     """
 
     control: str
@@ -61,15 +68,21 @@ class Trial:
     design: Design
     sample: int | None = None
     rolls_back: bool = False
+    measured: bool = False
+
+    def compares(self, version: str) -> bool:
+        """Whether the version of that name is one of the two."""
+        return version in (self.control, self.candidate)
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What was reported of a version's answers: how many outcomes, and their sum."""
+    """What is known of a version's answers: how many outcomes, their sum, and what became of it as a shadow."""
 
     version: str
     outcomes: int = 0
     total: float = 0.0
+    shadow: ShadowCounts = NO_SHADOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +135,8 @@ class FoundAdapter:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The version that a request to an alias gets."""
+    """The version that a request to an alias gets, and those that answer it as shadows."""
 
     alias: Alias
     version: Version
+    shadows: tuple[Version, ...] = ()

@@ -1,4 +1,4 @@
-"""Aliases in the database: the only place in this room with SQL."""
+"""Aliases in the database; beside `pairs.py` the only place in this room with SQL."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -10,8 +10,10 @@ from sqlalchemy import RowMapping, and_, bindparam, delete, func, insert, null, 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gemlora.aliases.pairs import PairChanges
 from gemlora.aliases.records import Action, Alias, FoundAdapter, Revision, Standing, Tally, Trial, Version
 from gemlora.aliases.sequential import Design, Evidence, Verdict
+from gemlora.aliases.shadows import ShadowCounts
 from gemlora.errors import AliasNotFound, StorageFailed
 from gemlora.registry.names import is_id, is_storable
 from gemlora.storage.database import Database
@@ -76,6 +78,7 @@ class AliasChanges:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
+        self.pairs = PairChanges(connection)
 
     async def find(self, account_id: str, name: str) -> Alias:
         """See `AliasRepository.find`."""
@@ -188,6 +191,10 @@ class AliasChanges:
                 "weight": version.weight,
                 "outcomes": 0,
                 "total": 0.0,
+                "shadow": version.shadow,
+                "shadow_run": 0,
+                "shadow_dropped": 0,
+                "shadow_failed": 0,
             }
             for position, version in enumerate(revision.versions)
         ]  # fmt: skip
@@ -204,6 +211,7 @@ _REVISION = (
     alias_versions.c.name.label("version"),
     alias_versions.c.adapter_id,
     alias_versions.c.weight,
+    alias_versions.c.shadow,
 )
 _OF_REVISION = and_(
     alias_versions.c.alias_id == alias_revisions.c.alias_id, alias_versions.c.number == alias_revisions.c.number
@@ -223,6 +231,9 @@ _STANDINGS = select(
     alias_versions.c.name,
     alias_versions.c.outcomes,
     alias_versions.c.total,
+    alias_versions.c.shadow_run,
+    alias_versions.c.shadow_dropped,
+    alias_versions.c.shadow_failed,
     alias_revisions.c.verdict,
 ).join_from(alias_versions, alias_revisions, _OF_REVISION)
 
@@ -255,7 +266,7 @@ def _revision(rows: Sequence[RowMapping]) -> Revision:
         row["made_by"],
         Action(row["action"]),
         row["note"],
-        tuple(Version(one["version"], one["weight"], one["adapter_id"]) for one in rows),
+        tuple(Version(one["version"], one["weight"], one["adapter_id"], one["shadow"]) for one in rows),
         _trial(row["test"]),
     )
 
@@ -266,5 +277,13 @@ def _trial(test: dict[str, Any] | None) -> Trial | None:
 
 def _standing(rows: Sequence[RowMapping]) -> Standing:
     verdict = rows[0]["verdict"]
-    tallies = tuple(Tally(row["name"], row["outcomes"], row["total"]) for row in rows)
+    tallies = tuple(
+        Tally(
+            row["name"],
+            row["outcomes"],
+            row["total"],
+            ShadowCounts(row["shadow_run"], row["shadow_dropped"], row["shadow_failed"]),
+        )
+        for row in rows
+    )
     return Standing(tallies, None if verdict is None else Verdict(verdict))

@@ -12,15 +12,17 @@ from math import isfinite
 
 from structlog.typing import FilteringBoundLogger
 
-from gemlora.aliases.records import BY_TEST, Action, Alias, Revision, Share, Standing, Trial, Version
+from gemlora.aliases.outcomes import Outcomes, logged
+from gemlora.aliases.records import Action, Alias, Revision, Share, Standing, Trial, Version
 from gemlora.aliases.repository import AliasChanges, AliasRepository
-from gemlora.aliases.sequential import Arm, Evidence, Verdict
+from gemlora.aliases.shadows import MEASURES
 from gemlora.errors import (
     AdapterExists,
     AdapterIncomplete,
     AdapterNotFound,
     AliasNotFound,
     InvalidRequest,
+    OutcomesMeasured,
     TooManyAliases,
 )
 from gemlora.registry.names import BARE_BASE, check_description, check_name
@@ -65,6 +67,7 @@ class Aliases:
         self.limits = limits
         self._log = log
         self._clock = clock
+        self._outcomes = Outcomes(log, clock)
 
     async def list(self, account_id: str) -> tuple[Alias, ...]:
         """The account's aliases, oldest first."""
@@ -102,7 +105,7 @@ class Aliases:
             revision = await _pointing(changes, account_id, revision, wanted)
             alias = Alias(str(uuid.uuid4()), account_id, name, revision.made_at, revision)
             await changes.add(alias)
-        return self._logged(alias)
+        return logged(self._log, alias)
 
     async def change(self, account_id: str, name: str, wanted: Wanted) -> Alias:
         """Let an alias point elsewhere.
@@ -116,18 +119,24 @@ class Aliases:
             revision = self._next(alias, wanted.by, Action.SET, wanted.note, ())
             revision = await _pointing(changes, account_id, revision, wanted)
             await changes.append(alias, revision)
-        return self._logged(replace(alias, current=revision))
+        return logged(self._log, replace(alias, current=revision))
 
     async def promote(self, account_id: str, name: str, version: str, by: str, note: str = "") -> Alias:
-        """Give all weight to one of the alias's versions; the others stay with none. Raises `AliasNotFound`."""
+        """Give all weight to one of the alias's versions; the others stay with none, and as shadows if they were such.
+
+        Raises `AliasNotFound`.
+        """
         check_note(note)
         async with self._repository.changing() as changes:
             alias = await changes.find(account_id, name)
             winner = _version(alias.name, alias.current, version)
-            versions = tuple(replace(one, weight=float(one is winner)) for one in alias.current.versions)
+            versions = tuple(
+                replace(one, weight=1.0, shadow=0.0) if one is winner else replace(one, weight=0.0)
+                for one in alias.current.versions
+            )
             revision = self._next(alias, by, Action.PROMOTE, note, versions)
             await changes.append(alias, revision)
-        return self._logged(replace(alias, current=revision))
+        return logged(self._log, replace(alias, current=revision))
 
     async def roll_back(self, account_id: str, name: str, by: str, note: str = "", number: int | None = None) -> Alias:
         """Point where the previous revision pointed, or the one with that number; without its test.
@@ -148,7 +157,7 @@ class Aliases:
             text = note or f"to revision {number}"
             revision = self._next(alias, by, Action.ROLLBACK, text, before.versions)
             await changes.append(alias, revision)
-        return self._logged(replace(alias, current=revision))
+        return logged(self._log, replace(alias, current=revision))
 
     async def remove(self, account_id: str, name: str) -> Alias:
         """Delete an alias with its log. Raises `AliasNotFound`."""
@@ -164,40 +173,22 @@ class Aliases:
         """Count an outcome in [0, 1] of one answer; `number` is the revision that it came from, else the current one.
 
         Outcomes of the current revision go to its test. Returns the alias as it is then, and how it stands. Raises
-        `InvalidRequest`, or `AliasNotFound` if there is no such alias, revision or version.
+        `InvalidRequest`, `AliasNotFound` if there is no such alias, revision or version, and `OutcomesMeasured` if the
+        revision's test takes no reports of it.
         """
         if not 0 <= value <= 1:
             raise InvalidRequest("value: must be from 0 to 1")
         async with self._repository.changing() as changes:
             alias = await changes.find(account_id, name)
-            current = number is None or number == alias.current.number
-            revision = alias.current if number is None or current else await changes.revision(alias, number)
+            here = number is None or number == alias.current.number
+            revision = alias.current if number is None or here else await changes.revision(alias, number)
             if revision is None:
                 raise AliasNotFound(f"{alias.name}: revision {number}")
             reported = _version(alias.name, revision, version)
-            await changes.count_outcome(alias, revision.number, reported, value)
-            if current and revision.trial is not None:
-                alias = await self._test(changes, alias, revision.trial, reported, value)
+            if revision.trial is not None and revision.trial.measured and revision.trial.compares(reported.name):
+                raise OutcomesMeasured(f"The server measures {revision.trial.metric} of {reported.name} by itself")
+            alias = await self._outcomes.count(changes, alias, revision, reported, value)
         return alias, await self.standing(alias)
-
-    async def _test(self, changes: AliasChanges, alias: Alias, trial: Trial, reported: Version, value: float) -> Alias:
-        """Show the outcome to the test. The alias as the verdict leaves it."""
-        evidence, standing = await changes.evidence(alias)
-        if standing.verdict is not Verdict.RUNNING or reported.name not in (trial.control, trial.candidate):
-            return alias
-        arm = Arm.CANDIDATE if reported.name == trial.candidate else Arm.CONTROL
-        evidence.add(arm, 1 - value if trial.lower_is_better else value, trial.design)
-        verdict = _verdict(trial, evidence, standing)
-        await changes.save_evidence(alias, evidence, verdict)
-        if verdict is Verdict.RUNNING:
-            return alias
-        self._log.info("test of alias ended", alias=alias.id, revision=alias.current.number, verdict=verdict.value)
-        if verdict is not Verdict.WORSE or not trial.rolls_back:
-            return alias
-        note = f"{trial.candidate} is worse than {trial.control} in {trial.metric}"
-        revision = self._next(alias, BY_TEST, Action.ROLLBACK, note, _withdrawn(alias.current, trial))
-        await changes.append(alias, revision)
-        return self._logged(replace(alias, current=revision))
 
     def _next(self, alias: Alias, by: str, action: Action, note: str, versions: tuple[Version, ...]) -> Revision:
         return self._revision(alias.current.number + 1, by, action, note, versions)
@@ -212,15 +203,10 @@ class Aliases:
         for share in wanted.shares:
             if not isfinite(share.weight) or not 0 <= share.weight <= HIGHEST_WEIGHT:
                 raise InvalidRequest(f"weight: must be from 0 to {HIGHEST_WEIGHT:.0f}")
+            if not 0 <= share.shadow <= 1:
+                raise InvalidRequest("shadow: must be from 0 to 1")
         if not any(share.weight > 0 for share in wanted.shares):
             raise InvalidRequest("versions: at least one must have a weight above 0")
-
-    def _logged(self, alias: Alias) -> Alias:
-        current = alias.current
-        self._log.info(
-            "alias changed", alias=alias.id, revision=current.number, action=current.action.value, by=current.made_by
-        )
-        return alias
 
 
 def check_note(note: str) -> None:
@@ -243,13 +229,13 @@ async def _pointing(changes: AliasChanges, account_id: str, revision: Revision, 
 
 async def _found(changes: AliasChanges, account_id: str, share: Share) -> Version:
     if share.version == BARE_BASE:
-        return Version(BARE_BASE, share.weight)
+        return Version(BARE_BASE, share.weight, shadow=share.shadow)
     adapter = await changes.adapter(account_id, share.version)
     if adapter is None:
         raise AdapterNotFound(share.version)
     if not adapter.ready:
         raise AdapterIncomplete(f"Adapter {adapter.name} is missing files")
-    return Version(adapter.name, share.weight, None if adapter.public else adapter.id)
+    return Version(adapter.name, share.weight, None if adapter.public else adapter.id, share.shadow)
 
 
 def _checked(trial: Trial, revision: Revision) -> Trial:
@@ -257,8 +243,12 @@ def _checked(trial: Trial, revision: Revision) -> Trial:
     control, candidate = revision.version(trial.control), revision.version(trial.candidate)
     if control is None or candidate is None or control is candidate:
         raise InvalidRequest("test: control and candidate must be two of the versions")
-    if not control.weight or not candidate.weight:
-        raise InvalidRequest("test: control and candidate must have weights above 0")
+    if not control.weight or not (candidate.weight or candidate.shadow):
+        raise InvalidRequest("test: control must have a weight above 0, and candidate too or a share as a shadow")
+    if trial.measured and not candidate.shadow:
+        raise InvalidRequest("test: what the server measures needs a candidate with a share as a shadow")
+    if trial.measured and trial.metric not in MEASURES:
+        raise InvalidRequest(f"test: what the server measures is one of {', '.join(MEASURES)}")
     design = trial.design
     for name, value, lowest, highest in (
         ("effect", design.effect, LEAST_EFFECT, LARGEST_EFFECT),
@@ -283,18 +273,3 @@ def _version(alias: str, revision: Revision, name: str) -> Version:
     if version is None:
         raise AliasNotFound(f"{alias}: version {name} of revision {revision.number}")
     return version
-
-
-def _verdict(trial: Trial, evidence: Evidence, standing: Standing) -> Verdict:
-    verdict = evidence.verdict(trial.design)
-    compared = [tally for tally in standing.tallies if tally.version in (trial.control, trial.candidate)]
-    if verdict is Verdict.RUNNING and all(tally.outcomes >= (trial.sample or 0) for tally in compared):
-        return Verdict.NO_DIFFERENCE
-    return verdict
-
-
-def _withdrawn(revision: Revision, trial: Trial) -> tuple[Version, ...]:
-    """The versions with the candidate's weight moved to the control."""
-    moved = sum(version.weight for version in revision.versions if version.name == trial.candidate)
-    change = {trial.candidate: -moved, trial.control: moved}
-    return tuple(replace(one, weight=one.weight + change.get(one.name, 0.0)) for one in revision.versions)

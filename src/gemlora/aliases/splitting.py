@@ -1,4 +1,5 @@
-"""Which version of an alias a request gets: a function of the alias, its weights and the request's key alone."""
+"""Which version of an alias a request gets, and which are its shadows: a function of the alias, its weights and shares,
+and the request's key alone."""
 
 import hashlib
 import math
@@ -16,12 +17,20 @@ def choose(alias: Alias, key: str) -> Version:
     change of weights moves only keys to versions whose share grew.
     """
     candidates = [version for version in alias.current.versions if version.weight > 0]
-    return min(candidates, key=lambda version: _drawn(alias.id, version, key))
+    return min(candidates, key=lambda version: -math.log(_uniform(alias.id, version.adapter, key)) / version.weight)
 
 
-def _drawn(alias_id: str, version: Version, key: str) -> float:
-    fields = (alias_id, version.adapter, key)
+def shadows(alias: Alias, served: Version, key: str) -> tuple[Version, ...]:
+    """The other versions that answer requests with this key too, each its share of all keys.
+
+    A larger share adds keys and takes none away. Which version serves a key says nothing of its shadows.
+    """
+    others = (version for version in alias.current.versions if version is not served and version.shadow > 0)
+    return tuple(one for one in others if _uniform("shadow", alias.id, one.adapter, key) <= one.shadow)
+
+
+def _uniform(*fields: str) -> float:
+    """A number in (0, 1] that is a function of the fields."""
     text = "".join(f"{len(field)}:{field}" for field in fields)
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-    uniform = (int.from_bytes(digest[:8], "big") + 0.5) * SCALE  # in (0, 1]
-    return -math.log(uniform) / version.weight
+    return (int.from_bytes(digest[:8], "big") + 0.5) * SCALE

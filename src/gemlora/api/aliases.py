@@ -1,5 +1,6 @@
 """Aliases on the wire: made, changed, promoted, rolled back, their log, and what clients report of answers."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from starlette.requests import Request
@@ -9,6 +10,8 @@ from structlog.typing import FilteringBoundLogger
 from gemlora.aliases.records import Alias, Revision, Share, Standing, Tally, Trial
 from gemlora.aliases.sequential import Design
 from gemlora.aliases.service import Aliases, Wanted
+from gemlora.aliases.shadowing import ShadowRecords
+from gemlora.aliases.shadows import Facts, KeptPair
 from gemlora.api.accounts import page_asked, page_info
 from gemlora.api.authentication import caller_of
 from gemlora.api.body import BodyReader
@@ -26,8 +29,9 @@ DEFAULT_DESIGN = Design(1.0)
 class AliasRoutes:
     """The routes below `/ai/aliases`. Every alias is looked up among those of the caller's account."""
 
-    def __init__(self, aliases: Aliases, bodies: BodyReader, log: FilteringBoundLogger) -> None:
+    def __init__(self, aliases: Aliases, shadows: ShadowRecords, bodies: BodyReader, log: FilteringBoundLogger) -> None:
         self._aliases = aliases
+        self._shadows = shadows
         self._bodies = bodies
         self._log = log
 
@@ -79,6 +83,12 @@ class AliasRoutes:
         bodies = [revision_body(revision, standing) for revision, standing in shown]
         return envelope(bodies, info=page_info(page, size, len(bodies), total))
 
+    async def shadows(self, request: Request) -> Response:
+        """One page of the pairs of answers that shadow runs left, the newest first."""
+        page, size = page_asked(request.query_params)
+        total, kept = await self._shadows.list(caller_of(request).account_id, _named(request), (page - 1) * size, size)
+        return envelope([pair_body(pair) for pair in kept], info=page_info(page, size, len(kept), total))
+
     async def report(self, request: Request) -> Response:
         """Count the outcome of one answer; if a test says so, the alias changes at once."""
         wanted = await self._bodies.json(request, members)
@@ -116,7 +126,12 @@ def revision_body(revision: Revision, standing: Standing | None = None) -> dict[
     """A revision as the wire shows it."""
     tallies = {} if standing is None else {tally.version: tally for tally in standing.tallies}
     versions: list[Json] = [
-        {"version": version.name, "weight": version.weight, **_outcomes(tallies.get(version.name))}
+        {
+            "version": version.name,
+            "weight": version.weight,
+            "shadow": version.shadow,
+            **_outcomes(tallies.get(version.name)),
+        }
         for version in revision.versions
     ]
     body: dict[str, Json] = {
@@ -133,6 +148,22 @@ def revision_body(revision: Revision, standing: Standing | None = None) -> dict[
     return body
 
 
+def pair_body(kept: KeptPair) -> dict[str, Json]:
+    """A pair as the wire shows it."""
+    pair, texts = kept.pair, kept.pair.texts or {}
+    return {
+        "pair": kept.serial,
+        "revision": pair.shadow.revision,
+        "made_at": _moment(pair.made_at),
+        "request_id": pair.request_id,
+        "equal": pair.equal,
+        "error": pair.error,
+        "served": _answer_body(pair.served, pair.served_facts, texts.get("served")),
+        "shadow": _answer_body(pair.shadow.version, pair.shadow_facts, texts.get("shadow")),
+        "messages": texts.get("messages"),
+    }
+
+
 def wanted_of(wanted: dict[str, Json], by: str) -> Wanted:
     """What a body says an alias shall be. Raises `IncompleteRequest` or `InvalidRequest`."""
     versions = required(wanted, "versions")
@@ -146,7 +177,8 @@ def wanted_of(wanted: dict[str, Json], by: str) -> Wanted:
 def _share(value: Json, path: tuple[str, ...]) -> Share:
     if not isinstance(value, dict):
         raise InvalidRequest(type_mismatch(path, "object", value))
-    return Share(string(value, "version"), _number(value, "weight", path))
+    shadow = _number(value, "shadow", path) if value.get("shadow") is not None else 0.0
+    return Share(string(value, "version"), _number(value, "weight", path), shadow)
 
 
 def _trial(test: Json) -> Trial:
@@ -167,6 +199,7 @@ def _trial(test: Json) -> Trial:
         ),
         sample=None if sample is None else int(sample),
         rolls_back=_choice(test, "on_worse", ("keep", "rollback")) == "rollback",
+        measured=_choice(test, "measured_by", ("clients", "server")) == "server",
     )
 
 
@@ -181,13 +214,23 @@ def _trial_body(trial: Trial) -> dict[str, Json]:
         "power": trial.design.power,
         "sample": trial.sample,
         "on_worse": "rollback" if trial.rolls_back else "keep",
+        "measured_by": "server" if trial.measured else "clients",
     }
 
 
 def _outcomes(tally: Tally | None) -> dict[str, Json]:
     if tally is None:
         return {}
-    return {"outcomes": tally.outcomes, "mean": tally.total / tally.outcomes if tally.outcomes else None}
+    return {
+        "outcomes": tally.outcomes,
+        "mean": tally.total / tally.outcomes if tally.outcomes else None,
+        "shadow_runs": {**asdict(tally.shadow)},
+    }
+
+
+def _answer_body(version: str, facts: Facts | None, text: Json) -> dict[str, Json]:
+    """What is known of an answer of a pair; `text` is what it says, if that is kept."""
+    return {"version": version, **({} if facts is None else asdict(facts)), **(text if isinstance(text, dict) else {})}
 
 
 def _choice(test: dict[str, Json], key: str, choices: tuple[str, ...]) -> str:

@@ -5,9 +5,9 @@ from typing import Any
 
 from gemlora.api.inputs import Inputs
 from gemlora.api.validation import Json
+from gemlora.serving.generation import Answer, Usage
 from gemlora.serving.json_text import parsed
 from gemlora.serving.prompt import ToolCall
-from gemlora.serving.service import Answer, Usage
 
 
 def whole(answer: Answer, wanted: Inputs) -> dict[str, Json]:

@@ -14,6 +14,7 @@ from structlog.typing import FilteringBoundLogger
 from gemlora.accounts.service import Accounts
 from gemlora.accounts.sign_in import SignIn
 from gemlora.aliases.service import Aliases
+from gemlora.aliases.shadowing import ShadowRecords
 from gemlora.api.accounts import AccountRoutes
 from gemlora.api.aliases import AliasRoutes
 from gemlora.api.batches import BatchAnswers, Batching
@@ -53,6 +54,7 @@ class Services:
     adapters: Adapters
     uploads: Uploads
     aliases: Aliases
+    shadows: ShadowRecords
     catalogue: Catalogue
     generation: TextGeneration
     batches: Batches
@@ -94,7 +96,7 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
         services.limits.write_stall_seconds,
         services.log,
     )
-    aliases = AliasRoutes(services.aliases, bodies, services.log)
+    aliases = AliasRoutes(services.aliases, services.shadows, bodies, services.log)
     accounts = AccountRoutes(services.accounts, bodies, services.log)
     sign_in = SignInRoute(services.sign_in, services.limits.body_idle_seconds, services.log)
     binding = Binding(run, models, services.catalogue)

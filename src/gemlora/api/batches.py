@@ -16,7 +16,8 @@ from gemlora.api.validation import Json, type_mismatch
 from gemlora.batches.records import Answer, Answered, BatchRequest, Status
 from gemlora.errors import GemloraError, InvalidRequest
 from gemlora.serving.batches import LATER, Batches
-from gemlora.serving.service import TextGeneration, fold
+from gemlora.serving.generation import fold
+from gemlora.serving.service import TextGeneration
 
 QUEUE = "queueRequest"
 LONGEST_REFERENCE = 1024

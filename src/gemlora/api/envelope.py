@@ -94,6 +94,9 @@ ERROR_KINDS: dict[type[errors.GemloraError], ErrorKind] = {
         "the first account, one with public adapters, the token that a setting presets, or an adapter that an alias "
         "points to, now or after a rollback, cannot go",
     ),
+    errors.OutcomesMeasured: ErrorKind(
+        3045, 409, "an outcome is reported to a test that the server measures by itself"
+    ),
     errors.RequestTimedOut: ErrorKind(
         3007, 408, "the headers or the body did not arrive in time", "Timeout", "Request timeout"
     ),

@@ -28,9 +28,10 @@ from gemlora.api.validation import Json
 from gemlora.errors import EngineFailed
 from gemlora.registry.models import Catalogue, Model
 from gemlora.serving.choosing import split_key
+from gemlora.serving.generation import Answer, Ending, Generation, Part, Usage, fold
 from gemlora.serving.json_text import parsed
 from gemlora.serving.prompt import ToolCall
-from gemlora.serving.service import Answer, Ending, Generation, Part, RunRequest, TextGeneration, Usage, fold
+from gemlora.serving.service import RunRequest, TextGeneration
 
 T = TypeVar("T")
 

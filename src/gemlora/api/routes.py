@@ -86,6 +86,7 @@ def endpoints(
         Endpoint(("PUT",), ALIAS, aliases.change, Access.ACCOUNT, writing),
         Endpoint(delete, ALIAS, aliases.delete, Access.ACCOUNT, writing),
         Endpoint(get, f"{ALIAS}/revisions", aliases.revisions, Access.ACCOUNT, reading),
+        Endpoint(get, f"{ALIAS}/shadows", aliases.shadows, Access.ACCOUNT, reading),
         Endpoint(post, f"{ALIAS}/promote", aliases.promote, Access.ACCOUNT, writing),
         Endpoint(post, f"{ALIAS}/rollback", aliases.roll_back, Access.ACCOUNT, writing),
         Endpoint(post, f"{ALIAS}/outcomes", aliases.report, Access.ACCOUNT, Scope.RUN),

@@ -25,8 +25,9 @@ from gemlora.errors import EngineFailed
 from gemlora.registry.models import Catalogue
 from gemlora.registry.records import ReadyAdapter
 from gemlora.serving.choosing import Served
+from gemlora.serving.generation import Ending, Generation, Part, fold
 from gemlora.serving.prompt import ToolCall
-from gemlora.serving.service import Ending, Generation, Part, TextGeneration, fold
+from gemlora.serving.service import TextGeneration
 
 AFFINITY = "x-session-affinity"
 """Header of a conversation's requests, which get the same version of an alias."""

@@ -17,8 +17,10 @@ from structlog.typing import FilteringBoundLogger
 from gemlora.accounts.repository import AccountRepository
 from gemlora.accounts.service import Accounts, FirstAccess
 from gemlora.accounts.sign_in import SignIn
+from gemlora.aliases.pairs import PairRepository
 from gemlora.aliases.repository import AliasRepository
 from gemlora.aliases.service import Aliases, AliasLimits
+from gemlora.aliases.shadowing import KeepingRules, ShadowRecords
 from gemlora.api.application import Services, batch_answers, create_api
 from gemlora.api.health import Lifecycle
 from gemlora.api.limits import Limits
@@ -43,6 +45,7 @@ from gemlora.serving.choosing import Choosing
 from gemlora.serving.codec import GemmaCodec
 from gemlora.serving.schemas import SchemaLimits
 from gemlora.serving.service import TextGeneration
+from gemlora.serving.shadows import ShadowRules, Shadows
 from gemlora.settings import Settings
 from gemlora.starter.shelf import StarterShelf
 from gemlora.starter.shipped import shipped_adapters
@@ -90,6 +93,7 @@ class Records:
     adapters: Adapters
     uploads: Uploads
     aliases: Aliases
+    shadows: ShadowRecords
     adapter_rows: AdapterRepository
     batch_rows: BatchRepository
 
@@ -162,6 +166,16 @@ async def open_application(
         metrics.watch_engine(lambda: msgspec.structs.asdict(engine.stats()))
         catalogue = Catalogue([model])
         choosing = Choosing(records.adapters, records.aliases)
+        codec = GemmaCodec(tokenizer)
+        shadows = Shadows(
+            engine,
+            codec.decoder,
+            records.adapters,
+            records.shadows,
+            ShadowRules(settings.shadow_concurrency),
+            metrics,
+            log,
+        )
         lifecycle = Lifecycle()
         sign_in = SignIn(records.accounts, settings.sign_in_seconds)
         services = Services(
@@ -170,14 +184,17 @@ async def open_application(
             adapters=records.adapters,
             uploads=records.uploads,
             aliases=records.aliases,
+            shadows=records.shadows,
             catalogue=catalogue,
-            generation=TextGeneration(catalogue, choosing, engine, GemmaCodec(tokenizer), metrics, log),
+            generation=TextGeneration(catalogue, choosing, engine, codec, shadows, metrics, log),
             batches=Batches(records.batch_rows, _batch_rules(settings), log),
             lifecycle=lifecycle,
             metrics=metrics,
             log=log,
             limits=_limits(settings),
         )
+        shadowing = asyncio.create_task(shadows.run())
+        stack.push_async_callback(_end, shadowing)
         answering = asyncio.create_task(services.batches.run(batch_answers(services)))
         stack.push_async_callback(_end, answering)
         api = create_api(services)
@@ -203,10 +220,11 @@ async def open_records(
         token = settings.api_token.get_secret_value() if settings.api_token else None
         prepare = partial(accounts.prepare, settings.account_id, token)
         uploads = Uploads(rows, objects, engine)
-        aliases = Aliases(
-            AliasRepository(database), AliasLimits(settings.max_aliases, settings.max_alias_versions), log
-        )
-        yield Records(prepare, accounts, adapters, uploads, aliases, rows, BatchRepository(database))
+        alias_rows = AliasRepository(database)
+        aliases = Aliases(alias_rows, AliasLimits(settings.max_aliases, settings.max_alias_versions), log)
+        keeping = KeepingRules(settings.max_shadow_pairs, settings.shadow_text_seconds)
+        shadows = ShadowRecords(alias_rows, PairRepository(database), keeping, log)
+        yield Records(prepare, accounts, adapters, uploads, aliases, shadows, rows, BatchRepository(database))
     finally:
         await database.close()
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from gemlora.cli.options import with_target
+from gemlora.cli.pairs import print_pair, print_pairs
 from gemlora.cli.tables import print_json, print_table, shown
 from gemlora.cli.targets import Record, Target
 from gemlora.errors import InvalidRequest
@@ -43,8 +44,11 @@ def show(name: Name, target: Target, as_json: Json = False) -> None:
     if as_json:
         print_json(alias)
         return
-    rows = [(one["version"], f"{one['weight']:g}", one["outcomes"], _mean(one)) for one in alias["versions"]]
-    print_table(("VERSION", "WEIGHT", "OUTCOMES", "MEAN"), rows)
+    rows = [
+        (one["version"], f"{one['weight']:g}", one["outcomes"], _mean(one), f"{one['shadow']:g}", _runs(one))
+        for one in alias["versions"]
+    ]
+    print_table(("VERSION", "WEIGHT", "OUTCOMES", "MEAN", "SHADOW", "RUN/DROPPED/FAILED"), rows)
     if "test" in alias:
         test = alias["test"]
         print(f"Test of {shown(test['metric'])}: {shown(test['candidate'])} against {shown(test['control'])}: "
@@ -64,6 +68,14 @@ def set_(
         ),
     ],
     target: Target,
+    shadow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VERSION=SHARE",
+            help="Let a version answer this share of the requests too, from 0 to 1, unseen; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     note: Note = "",
     test: Annotated[
         Path | None,
@@ -72,7 +84,7 @@ def set_(
     as_json: Json = False,
 ) -> None:
     """Let an alias point to these versions from the next request on; make it if there is none."""
-    wanted: Record = {"versions": [_share(one) for one in versions], "note": note}
+    wanted: Record = {"versions": _shares(versions, shadow or []), "note": note}
     _tell(target.set_alias(name, wanted if test is None else wanted | {"test": _read(test)}), as_json)
 
 
@@ -118,18 +130,42 @@ def log(name: Name, target: Target, as_json: Json = False) -> None:
 
 @app.command()
 @with_target()
+def shadows(
+    name: Name,
+    target: Target,
+    texts: Annotated[bool, typer.Option("--texts", help="Print prompts and answers, where they are kept.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the pairs of answers that shadow runs left, the newest first."""
+    pairs = target.list_alias_pairs(name)
+    if as_json:
+        print_json(pairs)
+    elif texts:
+        for pair in pairs:
+            print_pair(pair)
+    else:
+        print_pairs(pairs)
+
+
+@app.command()
+@with_target()
 def remove(name: Name, target: Target) -> None:
     """Remove an alias with its log. Requests that run keep the version that they got."""
     target.remove_alias(name)
     print(f"Removed {name}")
 
 
-def _share(text: str) -> Record:
-    version, _, weight = text.rpartition("=")
-    try:
-        return {"version": version, "weight": float(weight)}
-    except ValueError:
-        raise InvalidRequest(f"{text}: must be VERSION=WEIGHT") from None
+def _shares(versions: list[str], shadows: list[str]) -> list[Record]:
+    """The versions of a body; one that is a shadow alone has the weight 0."""
+    shares: dict[str, Record] = {}
+    for key, texts in (("weight", versions), ("shadow", shadows)):
+        for text in texts:
+            version, _, number = text.rpartition("=")
+            try:
+                shares.setdefault(version, {"version": version, "weight": 0.0})[key] = float(number)
+            except ValueError:
+                raise InvalidRequest(f"{text}: must be VERSION={'WEIGHT' if key == 'weight' else 'SHARE'}") from None
+    return [*shares.values()]
 
 
 def _read(file: Path) -> object:
@@ -147,7 +183,16 @@ def _tell(alias: Record, as_json: bool) -> None:
 
 
 def _versions(alias: Record) -> list[str]:
-    return [f"{shown(one['version'])}={one['weight']:g}" for one in alias["versions"]]
+    return [f"{shown(one['version'])}={one['weight']:g}{_as_shadow(one)}" for one in alias["versions"]]
+
+
+def _as_shadow(version: Record) -> str:
+    return f" (shadow {version['shadow']:g})" if version["shadow"] else ""
+
+
+def _runs(version: Record) -> str | None:
+    runs = version["shadow_runs"]
+    return f"{runs['run']}/{runs['dropped']}/{runs['failed']}" if version["shadow"] or any(runs.values()) else None
 
 
 def _mean(version: Record) -> str | None:

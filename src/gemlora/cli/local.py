@@ -17,7 +17,7 @@ from httpx2 import ASGITransport, AsyncClient
 from gemlora.accounts.records import NewToken, Scope
 from gemlora.accounts.service import LENT_FOR
 from gemlora.api.accounts import account_body, token_body
-from gemlora.api.aliases import alias_body, revision_body, wanted_of
+from gemlora.api.aliases import alias_body, pair_body, revision_body, wanted_of
 from gemlora.api.finetunes import finetune_body
 from gemlora.app.application import Records, open_application, open_engine, open_records
 from gemlora.app.backend import starting_backend
@@ -198,6 +198,17 @@ class LocalTarget:
             alias = await records.aliases.find(account_id, name)
             _, revisions = await records.aliases.revisions(account_id, name, 0, alias.current.number)
             return [revision_body(revision, standing) for revision, standing in revisions]
+
+        return self._run(work)
+
+    def list_alias_pairs(self, name: str) -> list[Record]:
+        """See `Target`."""
+
+        async def work(records: Records) -> list[Record]:
+            account_id = await self._find_account(records) or ""
+            total, _ = await records.shadows.list(account_id, name, 0, 0)
+            _, kept = await records.shadows.list(account_id, name, 0, total)
+            return [pair_body(pair) for pair in kept]
 
         return self._run(work)
 

@@ -147,6 +147,10 @@ class RemoteTarget:
         """See `Target`."""
         return self._pages(f"{self._alias(name)}/revisions")
 
+    def list_alias_pairs(self, name: str) -> list[Record]:
+        """See `Target`."""
+        return self._pages(f"{self._alias(name)}/shadows")
+
     def remove_alias(self, name: str) -> None:
         """See `Target`."""
         self._ask("DELETE", self._alias(name))

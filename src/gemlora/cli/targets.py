@@ -90,6 +90,10 @@ class Target(Protocol):
         """The alias's log, the newest revision first."""
         ...
 
+    def list_alias_pairs(self, name: str) -> list[Record]:
+        """The pairs of answers that the alias's shadow runs left, the newest first."""
+        ...
+
     def remove_alias(self, name: str) -> None:
         """Remove an alias with its log."""
         ...

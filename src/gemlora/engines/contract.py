@@ -122,6 +122,8 @@ class EngineStats(Struct, frozen=True):
 
     running: int = 0
     waiting: int = 0
+    queued: int = 0
+    """Those of them that wait for others to end, not for their own adapter or grammar."""
     blocks: int = 0
     """Blocks of the KV cache."""
     free_blocks: int = 0

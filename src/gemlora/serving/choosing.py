@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gemlora.aliases.records import Alias, Chosen
-from gemlora.aliases.splitting import choose
+from gemlora.aliases.splitting import choose, shadows
 from gemlora.errors import AdapterNotFound, AliasNotFound
 from gemlora.registry.models import Model
 from gemlora.registry.names import BARE_BASE
@@ -63,10 +63,11 @@ class Choosing:
                 alias = await self._aliases.find(account_id, name)
             except AliasNotFound:
                 raise unknown from None
-        version = choose(alias, key())
+        drawn = key()
+        version = choose(alias, drawn)
         bare = version.name == BARE_BASE
         adapter = None if bare else await self._adapters.resolve(account_id, version.adapter, model)
-        return Served(adapter, Chosen(alias, version))
+        return Served(adapter, Chosen(alias, version, shadows(alias, version, drawn)))
 
     async def default(self, account_id: str, model: Model) -> Served:
         """What serves requests that name nothing."""

@@ -1,52 +1,37 @@
-"""From a valid request to text: what serves it, its token ids, how they are sampled, and the text as it comes.
+"""From a valid request to a generation: what serves it, its token ids, how they are sampled.
 
-The non-streaming answer is the stream folded. Knows no HTTP and no engine's insides.
+Knows no HTTP and no engine's insides.
 """
 
 import asyncio
 import hashlib
 import secrets
-import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from functools import partial
+from typing import Protocol
 
 from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
-from gemlora.engines.contract import Engine, FinishReason, GenerateRequest, Output, Sampling
-from gemlora.errors import EngineFailed, OutOfCapacity
+from gemlora.engines.contract import Engine, GenerateRequest, Sampling
 from gemlora.registry.models import Catalogue, Model
 from gemlora.serving.adapters import reference
-from gemlora.serving.answers import AnswerReader
 from gemlora.serving.choosing import BARE, Choosing, Served, split_key
-from gemlora.serving.prompt import Prompt, Room, ToolCall
+from gemlora.serving.generation import Decoder, Generation, Parts
+from gemlora.serving.pairing import Question
+from gemlora.serving.prompt import Prompt, Room
+from gemlora.serving.shadows import Shadows
 from gemlora.serving.shapes import FREE, Shape
 from gemlora.telemetry.metrics import Metrics
 
 HIGHEST_SEED = 9_999_999_999
-
-CALLED = "tool_calls"
-"""Why an answer of calls ended."""
 
 SHORT_PROMPT = 2048
 """Characters up to which encoding is quicker than a change of threads."""
 
 SHORT_CONVERSATION = 32
 """Messages up to which it is, whatever they say."""
-
-
-class Decoder(Protocol):
-    """Turns one sequence's tokens into text as they come."""
-
-    def push(self, tokens: Sequence[int]) -> str:
-        """The text that is certain by now; possibly none."""
-        ...
-
-    def finish(self) -> str:
-        """What was held back."""
-        ...
 
 
 class TextCodec(Protocol):
@@ -101,143 +86,6 @@ class RunRequest:
     affinity: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Token counts of one request."""
-
-    prompt_tokens: int
-    completion_tokens: int
-
-    @property
-    def total_tokens(self) -> int:
-        """Both together."""
-        return self.prompt_tokens + self.completion_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """The next part of the answer's text, never empty."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """The last thing that a stream yields. `called`: the answer is calls."""
-
-    usage: Usage
-    finish_reason: FinishReason
-    called: bool = False
-
-    @property
-    def reason(self) -> str:
-        """Why the answer ended, in the wire's word; calls are whole, whatever ended them."""
-        return CALLED if self.called else self.finish_reason.value
-
-
-Part: TypeAlias = Piece | ToolCall | Ending
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer: its text, which is empty if it is calls."""
-
-    text: str
-    calls: tuple[ToolCall, ...]
-    ending: Ending
-
-
-class Generation:
-    """An accepted request: what serves it, and its answer."""
-
-    def __init__(
-        self,
-        request: GenerateRequest,
-        served: Served,
-        engine: Engine,
-        decoder: Decoder,
-        reader: AnswerReader,
-        reject_if_busy: bool,
-        metrics: Metrics,
-        log: FilteringBoundLogger,
-    ) -> None:
-        self.served = served
-        self._request = request
-        self._engine = engine
-        self._decoder = decoder
-        self._reader = reader
-        self._reject_if_busy = reject_if_busy
-        self._metrics = metrics
-        self._log = log
-
-    async def pieces(self) -> AsyncGenerator[Part, None]:
-        """Yield the text as it comes, or whole calls, then the `Ending`. To be called once; closing frees the sequence.
-
-        Raises what `Engine.generate` raises, and `OutOfCapacity` if the request would have to wait and will not.
-        """
-        tokens = 0
-        called = False
-        outcome = "aborted"
-        started = last = time.monotonic()
-        self._metrics.requests_in_flight.inc()
-        try:
-            if self._reject_if_busy and self._engine.busy:  # not earlier: the engine counts the request from here on
-                raise OutOfCapacity("The engine is busy")
-            async with aclosing(self._engine.generate(self._request)) as outputs:
-                async for output in outputs:
-                    now = time.monotonic()
-                    latency = self._metrics.token_seconds if tokens else self._metrics.first_token_seconds
-                    latency.observe(now - last)
-                    last = now
-                    text, calls, counted, finish_reason = self._take(output)
-                    tokens += counted
-                    if text:
-                        yield Piece(text)
-                    for call in calls:
-                        called = True
-                        yield call
-                    if finish_reason is not None:
-                        outcome = finish_reason.value
-                        yield Ending(Usage(len(self._request.prompt), tokens), finish_reason, called)
-                        return
-            raise EngineFailed("The engine ended an answer without saying why")
-        except Exception:
-            outcome = "failed"
-            raise
-        finally:
-            self._metrics.requests_in_flight.dec()
-            self._metrics.count_generation(len(self._request.prompt), tokens, outcome)
-            self._log.info(
-                "generation ended",
-                outcome=outcome,
-                output_tokens=tokens,
-                seconds=round(time.monotonic() - started, 4),
-            )
-
-    def _take(self, output: Output) -> tuple[str, list[ToolCall], int, FinishReason | None]:
-        """What an output adds to the answer, of how many of its tokens, and how the answer ends if it does.
-
-        An output may have several tokens, as it happens; those behind a stop string do not count.
-        """
-        texts: list[str] = []
-        calls: list[ToolCall] = []
-
-        def add(new: tuple[str, tuple[ToolCall, ...]]) -> None:
-            texts.append(new[0])
-            calls.extend(new[1])
-
-        groups = [(token,) for token in output.tokens] if self._reader.may_stop else [output.tokens]
-        for counted, tokens in enumerate(groups, 1):
-            add(self._reader.push(self._decoder.push(tokens)))
-            if self._reader.stopped:
-                return "".join(texts), calls, counted, FinishReason.STOP
-        if output.finish_reason is not None:
-            add(self._reader.push(self._decoder.finish()))
-            add(self._reader.finish())
-        finish_reason = FinishReason.STOP if self._reader.stopped else output.finish_reason
-        return "".join(texts), calls, len(output.tokens), finish_reason
-
-
 class TextGeneration:
     """The service behind every route that generates text."""
 
@@ -247,6 +95,7 @@ class TextGeneration:
         choosing: Choosing,
         engine: Engine,
         codec: TextCodec,
+        shadows: Shadows,
         metrics: Metrics,
         log: FilteringBoundLogger,
         draw_seed: Callable[[], int] = lambda: 1 + secrets.randbelow(HIGHEST_SEED),
@@ -255,6 +104,7 @@ class TextGeneration:
         self._choosing = choosing
         self._engine = engine
         self._codec = codec
+        self._shadows = shadows
         self._metrics = metrics
         self._log = log
         self._draw_seed = draw_seed
@@ -270,7 +120,8 @@ class TextGeneration:
     async def start_choices(self, request: RunRequest, choices: Sequence[SamplingChoice]) -> list[Generation]:
         """Accept a request for several answers to one prompt, which differ in how their tokens are drawn.
 
-        They may wait for each other: only the first one heeds `reject_if_busy`. Raises what `start` does.
+        They may wait for each other: only the first one heeds `reject_if_busy`. Shadows answer requests for one answer.
+        Raises what `start` does.
         """
         model = self._catalogue.get(request.model)
         served = await self._served(request, model)
@@ -289,12 +140,30 @@ class TextGeneration:
             share_key=_account_key("share", request.account_id),
             constraint=request.shape.constraint,
         )
+        follow = self._follow(request, generate, served, model) if len(drawn) == 1 else None
         return [
-            self._generation(request, replace(generate, sampling=sampling), served, first=not number)
+            self._generation(request, replace(generate, sampling=sampling), served, follow, first=not number)
             for number, sampling in enumerate(drawn)
         ]
 
-    def _generation(self, request: RunRequest, generate: GenerateRequest, served: Served, *, first: bool) -> Generation:
+    def _follow(
+        self, request: RunRequest, generate: GenerateRequest, served: Served, model: Model
+    ) -> Callable[[Parts], Parts] | None:
+        """What lets shadows answer the request too; None: it has none."""
+        if served.alias is None or not served.alias.shadows:
+            return None
+        question = Question(generate, served.alias, model, request.prompt, request.shape, request.stop)
+        return partial(self._shadows.follow, question)
+
+    def _generation(
+        self,
+        request: RunRequest,
+        generate: GenerateRequest,
+        served: Served,
+        follow: Callable[[Parts], Parts] | None,
+        *,
+        first: bool,
+    ) -> Generation:
         log = self._log.bind(request_id=request.id)
         log.info(
             "generation started",
@@ -314,8 +183,10 @@ class TextGeneration:
             self._codec.decoder(),
             request.shape.reader(request.stop),
             request.reject_if_busy and first,
-            self._metrics,
+            self._metrics.generations,
             log,
+            self._shadows.make_way,
+            follow,
         )
 
     async def _served(self, request: RunRequest, model: Model) -> Served:
@@ -344,21 +215,6 @@ class TextGeneration:
 
 def _split_key(request: RunRequest) -> str:
     return request.affinity or split_key([request.prompt], request.sampling.seed)
-
-
-async def fold(pieces: AsyncGenerator[Part, None]) -> Answer:
-    """The whole answer."""
-    texts: list[str] = []
-    calls: list[ToolCall] = []
-    async with aclosing(pieces):
-        async for piece in pieces:
-            if isinstance(piece, Ending):
-                return Answer("".join(texts), tuple(calls), piece)
-            if isinstance(piece, ToolCall):
-                calls.append(piece)
-            else:
-                texts.append(piece.text)
-    raise EngineFailed("The answer has no end")
 
 
 def _is_short(prompt: Prompt) -> bool:

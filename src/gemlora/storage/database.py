@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from gemlora.errors import StorageFailed
 from gemlora.storage import postgres, sqlite
 
-HEAD = "0005"
+HEAD = "0006"
 """The revision of the schema that this version works with."""
 
 

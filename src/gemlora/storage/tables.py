@@ -153,6 +153,27 @@ alias_versions = Table(
     Column("weight", Float, nullable=False),
     Column("outcomes", BigInteger, nullable=False),
     Column("total", Float, nullable=False),
+    Column("shadow", Float, nullable=False),
+    Column("shadow_run", BigInteger, nullable=False),
+    Column("shadow_dropped", BigInteger, nullable=False),
+    Column("shadow_failed", BigInteger, nullable=False),
+)
+
+alias_pairs = Table(
+    "alias_pairs",
+    metadata,
+    Column("alias_id", ForeignKey("aliases.id", ondelete="CASCADE"), primary_key=True),
+    Column("serial", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+    Column("made_at", Moment, nullable=False, index=True),
+    Column("request_id", String(36), nullable=False),
+    Column("served", String(255), nullable=False),
+    Column("served_facts", JSON, nullable=False),
+    Column("shadow", String(255), nullable=False),
+    Column("shadow_facts", JSON),
+    Column("error", String(64)),
+    Column("equal", Boolean(create_constraint=False), nullable=False),
+    Column("texts", JSON),
 )
 
 batches = Table(

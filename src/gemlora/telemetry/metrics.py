@@ -11,6 +11,36 @@ LATENCY_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
+class GenerationMetrics:
+    """Counters and histograms of generations of one kind, whose names begin with `prefix`."""
+
+    def __init__(self, registry: CollectorRegistry, prefix: str, kind: str) -> None:
+        self._generations = Counter(
+            f"{prefix}_generations", f"{kind} by how they ended.", ("outcome",), registry=registry
+        )
+        self.requests_in_flight = Gauge(f"{prefix}_requests_in_flight", f"{kind} that run now.", registry=registry)
+        self._prompt_tokens = Counter(f"{prefix}_prompt_tokens", f"{kind}: tokens of their prompts.", registry=registry)
+        self._output_tokens = Counter(f"{prefix}_output_tokens", f"{kind}: tokens generated.", registry=registry)
+        self.first_token_seconds = Histogram(
+            f"{prefix}_first_token_seconds",
+            f"{kind}: time from the start to the first token.",
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.token_seconds = Histogram(
+            f"{prefix}_token_seconds",
+            f"{kind}: time between two deliveries of tokens of one answer.",
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+
+    def count_generation(self, prompt_tokens: int, output_tokens: int, outcome: str) -> None:
+        """Account for one generation at its end."""
+        self._generations.labels(outcome).inc()
+        self._prompt_tokens.inc(prompt_tokens)
+        self._output_tokens.inc(output_tokens)
+
+
 class Metrics:
     """Counters and histograms; the engine's gauges are read when somebody scrapes."""
 
@@ -29,34 +59,14 @@ class Metrics:
             buckets=LATENCY_BUCKETS,
             registry=self._registry,
         )
-        self.generations = Counter(
-            "gemlora_generations", "Generations by how they ended.", ("outcome",), registry=self._registry
-        )
-        self.requests_in_flight = Gauge(
-            "gemlora_requests_in_flight", "Requests that a model is answering.", registry=self._registry
-        )
-        self.prompt_tokens = Counter(
-            "gemlora_prompt_tokens", "Prompt tokens of all generations.", registry=self._registry
-        )
-        self.output_tokens = Counter("gemlora_output_tokens", "Tokens generated.", registry=self._registry)
-        self.first_token_seconds = Histogram(
-            "gemlora_first_token_seconds",
-            "Time from accepting a request to its first token.",
-            buckets=LATENCY_BUCKETS,
+        self.generations = GenerationMetrics(self._registry, "gemlora", "Generations")
+        self.shadows = GenerationMetrics(self._registry, "gemlora_shadow", "Shadow runs")
+        self.shadow_runs = Counter(
+            "gemlora_shadow_runs",
+            "Answers that shadows were to give, by what became of them.",
+            ("outcome",),
             registry=self._registry,
         )
-        self.token_seconds = Histogram(
-            "gemlora_token_seconds",
-            "Time between two deliveries of tokens of one answer.",
-            buckets=LATENCY_BUCKETS,
-            registry=self._registry,
-        )
-
-    def count_generation(self, prompt_tokens: int, output_tokens: int, outcome: str) -> None:
-        """Account for one generation at its end."""
-        self.generations.labels(outcome).inc()
-        self.prompt_tokens.inc(prompt_tokens)
-        self.output_tokens.inc(output_tokens)
 
     def watch_engine(self, stats: Callable[[], Mapping[str, float]]) -> None:
         """Show what `stats` returns as gauges named `gemlora_engine_…`."""

@@ -346,6 +346,14 @@ def test_a_request_that_waits_for_room_for_its_adapter_is_not_starved() -> None:
     assert not bench.adapters.users
 
 
+def test_what_waits_for_its_own_adapter_waits_for_nothing_else() -> None:
+    bench = Bench()
+    bench.submit(request("loading", adapter="slow"), request("running", max_tokens=100))
+    assert bench.loop.step()
+    assert bench.executor.tasks
+    assert (bench.stats().waiting, bench.stats().queued) == (1, 0)
+
+
 def test_an_adapter_larger_than_all_memory_for_adapters_is_refused() -> None:
     bench = Bench(adapters=0)
     bench.submit(request("a", adapter="one"))

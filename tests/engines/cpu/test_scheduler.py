@@ -92,7 +92,7 @@ def test_no_more_sequences_run_than_may() -> None:
     bench.submit(*(request(str(i)) for i in range(5)))
     bench.step()
     assert [sequence.request.id for sequence in bench.scheduler.running] == ["0", "1"]
-    assert len(bench.scheduler.waiting) == 3
+    assert len(bench.scheduler.waiting) == bench.stats().queued == 3
 
 
 def test_every_running_sequence_moves_in_every_step_even_if_there_are_more_than_tokens() -> None:

@@ -11,7 +11,7 @@ from gemlora.api.inputs import LONGEST_STOP, MOST_STOPS, TEXT_PARTS
 from gemlora.api.openapi.shape_inputs import SHAPE_MEMBERS, SHAPE_RULES
 from gemlora.api.openapi.shapes import COUNT, NULL, TEXT, UUID, Schema, members, one_of, sequence
 from gemlora.engines.contract import FinishReason
-from gemlora.serving.service import CALLED
+from gemlora.serving.generation import CALLED
 
 PART: Schema = {"anyOf": [members({"type": {"const": kind}, kind: TEXT}) for kind in TEXT_PARTS]}
 STOP_STRING: Schema = {"type": "string", "minLength": 1, "maxLength": LONGEST_STOP}

@@ -82,9 +82,9 @@ class CpuEngine:
 
     @property
     def busy(self) -> bool:
-        """Whether as many requests are under way as are computed at the same time, or one waited after the last step,
-        for memory perhaps."""
-        return len(self._jobs) >= self._options.max_sequences or self._stats.waiting > 0
+        """Whether as many requests are under way as are computed at the same time, or one waited for others after the
+        last step, for memory perhaps."""
+        return len(self._jobs) >= self._options.max_sequences or self._stats.queued > 0
 
     def stats(self) -> EngineStats:
         """The worker's latest counters."""

@@ -424,6 +424,7 @@ class StepLoop:
         stats = EngineStats(
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
+            queued=self._scheduler.queued,
             blocks=self._scheduler.blocks,
             free_blocks=self._scheduler.free_blocks,
             cached_blocks=self._scheduler.cached_blocks,

@@ -80,6 +80,11 @@ class Scheduler:
         return tuple(self._waiting)
 
     @property
+    def queued(self) -> int:
+        """How many of the waiting ones are ready, and wait for room."""
+        return sum(sequence.ready for sequence in self._waiting)
+
+    @property
     def running(self) -> tuple[Sequence, ...]:
         """Sequences that hold blocks."""
         return tuple(self._running)
