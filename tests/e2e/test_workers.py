@@ -174,7 +174,7 @@ def test_the_binding_knows_the_id_of_its_last_request(calling_worker: str) -> No
 
 
 def test_the_template_s_miniflare_example_runs(server: RunningServer, kit: Path) -> None:
-    (example,) = code_blocks(kit / "README.md", "js")
+    *_, example = code_blocks(kit / "README.md", "js")
     (kit / "example.mjs").write_text(example.replace(LOCAL.removeprefix("http://"), f"127.0.0.1:{server.port}"))
 
     finished = subprocess.run(
