@@ -1,4 +1,4 @@
-"""The programs of docs/clients.md, run as they stand: each prints the server's greedy answer."""
+"""The programs of docs/clients.md, run as they stand: each prints the server's greedy answer, or its structure."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from tests.e2e.running_server import ACCOUNT_ID, API_TOKEN, RunningServer
 
 PAGE = REPOSITORY / "docs/clients.md"
 PROGRAMS = [(language, code) for language in ("sh", "python", "js") for code in code_blocks(PAGE, language)]
+STRUCTURED = [code for _, code in PROGRAMS if "class Weather(" in code]
 ASKED = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "temperature": 0, "max_tokens": 24}
 
 
@@ -33,7 +34,7 @@ def run(language: str, code: str, server: RunningServer, folder: Path) -> str:
     return finished.stdout
 
 
-@pytest.mark.parametrize(("language", "code"), PROGRAMS)
+@pytest.mark.parametrize(("language", "code"), [program for program in PROGRAMS if program[1] not in STRUCTURED])
 def test_a_program_of_the_page_prints_the_answer(
     language: str, code: str, tiny_server: RunningServer, tmp_path: Path
 ) -> None:
@@ -41,6 +42,15 @@ def test_a_program_of_the_page_prints_the_answer(
 
     answer = json.loads(printed)["result"]["response"] if code.startswith("curl") else printed.removesuffix("\n")
     assert answer == tiny_server.text(ASKED) != ""
+
+
+@pytest.mark.parametrize("code", STRUCTURED)
+def test_a_program_that_asks_for_a_structure_gets_it(code: str, tiny_server: RunningServer, tmp_path: Path) -> None:
+    answer = json.loads(run("python", code, tiny_server, tmp_path))
+
+    assert isinstance(answer.pop("city"), str)
+    assert isinstance(answer.pop("degrees"), int)
+    assert answer == {}
 
 
 def test_every_heading_has_a_program() -> None:

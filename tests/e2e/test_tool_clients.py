@@ -5,10 +5,12 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import requests
 from langchain_cloudflare import ChatCloudflareWorkersAI
+from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 from tests.e2e.node import NODE, NODE_FOLDER, NODE_MODULES
 from tests.e2e.running_server import ACCOUNT_ID, API_TOKEN, GEMLORA, MODEL, RunningServer, running_server
@@ -85,6 +87,30 @@ def test_langchain_gets_a_call_whose_arguments_keep_to_the_tool(langchain: ChatC
 
     assert call["name"] == "Weather"
     Weather.model_validate(call["args"], strict=True)
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # of the library's own model
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+@pytest.mark.parametrize("schema", [Weather, Weather.model_json_schema()], ids=["model", "schema"])
+def test_langchain_s_structured_output_keeps_to_the_schema_whole_and_streamed(
+    fake_server: RunningServer, method: Literal["json_schema", "function_calling"], schema: Any
+) -> None:
+    base_url = f"{fake_server.url}/client/v4/accounts/{ACCOUNT_ID}/ai/v1"
+    model = ChatOpenAI(base_url=base_url, api_key=API_TOKEN, model=MODEL, temperature=0, max_tokens=200, max_retries=0)
+    structured = model.with_structured_output(schema, method=method)
+
+    whole, *_, streamed = structured.invoke(QUESTION), *structured.stream(QUESTION)
+
+    for found in (whole, streamed):
+        Weather.model_validate(found, strict=True)
+
+
+def test_langchain_s_json_mode_gets_an_object(fake_server: RunningServer, langchain: ChatCloudflareWorkersAI) -> None:
+    base_url = f"{fake_server.url}/client/v4/accounts/{ACCOUNT_ID}/ai/v1"
+    openai = ChatOpenAI(base_url=base_url, api_key=API_TOKEN, model=MODEL, temperature=0, max_tokens=200, max_retries=0)
+
+    for model in (openai, langchain):
+        assert isinstance(model.with_structured_output(None, method="json_mode").invoke(QUESTION), dict)
 
 
 def test_the_ai_sdk_gets_a_call_and_an_object(fake_server: RunningServer) -> None:

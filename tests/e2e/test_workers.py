@@ -28,6 +28,32 @@ export default {
 };
 """
 
+FORMS_WORKER = """
+const model = "@cf/google/gemma-7b-it-lora";
+const inputs = { prompt: "Hello", temperature: 0, max_tokens: 4 };
+
+export default {
+  async fetch(request: Request, { AI }: { AI: any }): Promise<Response> {
+    const raw = await AI.run(model, inputs, { returnRawResponse: true });
+    const bytes = { body: new Blob(["picture"]).stream(), contentType: "image/png" };
+    const queued = await AI.run(model, { requests: [{ ...inputs, external_reference: "a" }] }, { queueRequest: true });
+    let polled = queued;
+    while (!polled.responses) polled = await AI.run(model, { request_id: queued.request_id }, { queueRequest: true });
+    return Response.json({
+      plain: await AI.run(model, inputs),
+      prefixed: await AI.run(model, inputs, { prefix: "pf", extraHeaders: { "x-session-affinity": "s" }, unknown: 1 }),
+      gateway: await AI.run(model, inputs, { gateway: { id: "mine" } }),
+      raw: [raw.status, raw.headers.get("content-type"), await raw.json()],
+      adapter: await AI.run(model, inputs, { lora: "nobody-s" }).catch((error: Error) => error.message),
+      bytes: await AI.run(model, { image: bytes }).catch((error: Error) => error.message),
+      models: await AI.models({ search: "gemma" }),
+      status: queued.status,
+      polled: polled.responses,
+    });
+  },
+};
+"""
+
 
 @pytest.fixture(scope="module")
 def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -36,6 +62,7 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([GEMLORA, "worker", "init", folder], check=True, timeout=30)
     (folder / "node_modules").symlink_to(REPOSITORY / "tests/node/node_modules")
     (folder / "src/calling.ts").write_text(CALLING_WORKER)
+    (folder / "src/forms.ts").write_text(FORMS_WORKER)
     return folder
 
 
@@ -173,8 +200,27 @@ def test_the_binding_knows_the_id_of_its_last_request(calling_worker: str) -> No
     assert len(answer["request"]) == 36
 
 
+def test_every_form_of_a_call_is_answered(server: RunningServer, kit: Path) -> None:
+    command = ["node", "start.mjs", "src/forms.ts"]
+    with running_worker(kit, command, GEMLORA_URL=server.url, GEMLORA_API_TOKEN=API_TOKEN) as address:
+        response = requests.get(address, timeout=120)
+        assert response.status_code == 200, response.text
+        seen = response.json()
+
+    plain = seen["plain"]
+    assert plain["usage"]["completion_tokens"] == 4
+    assert seen["prefixed"] == seen["gateway"] == plain
+    assert seen["raw"] == [200, "application/json", plain]
+    assert seen["adapter"].startswith("3037: Finetune nobody-s not found")
+    assert seen["bytes"].startswith("5006: Error: ")
+    assert [model["name"] for model in seen["models"]] == [MODEL]
+    assert seen["status"] == "queued"
+    (answered,) = seen["polled"]
+    assert (answered["external_reference"], answered["result"]) == ("a", plain)
+
+
 def test_the_template_s_miniflare_example_runs(server: RunningServer, kit: Path) -> None:
-    (example,) = code_blocks(kit / "README.md", "js")
+    *_, example = code_blocks(kit / "README.md", "js")
     (kit / "example.mjs").write_text(example.replace(LOCAL.removeprefix("http://"), f"127.0.0.1:{server.port}"))
 
     finished = subprocess.run(

@@ -90,6 +90,8 @@ class Cases:
             {"type": "integer", "minimum": chance.randint(-9, 9)}, {"type": "number", "maximum": 99.5},
             {"enum": ["red", 1, None, [2]]}, {"type": ["string", "null"]}, {"const": "x\"\\é"},
             {"type": "integer", "multipleOf": 5, "exclusiveMinimum": 0}, {"type": "number"}, {},
+            {"type": "string", "format": chance.choice(("email", "uri", "uuid", "duration", "date-time"))},
+            {"type": "string", "pattern": r"^\d+\.\d+$"}, {"type": "number", "exclusiveMinimum": 0, "maximum": 0.5},
         ]  # fmt: skip
         if depth <= 0 or chance.random() < 0.5:
             return chance.choice(simple)

@@ -1,5 +1,6 @@
 """Rewrites checked JSON schemas into narrower ones that the engine's grammars enforce."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
@@ -11,6 +12,12 @@ Path: TypeAlias = tuple[str, ...]
 
 EXACT: Final = (1 << 53) - 1
 """The largest whole number that every reader of JSON tells from its neighbours."""
+
+SHARE_DIGITS: Final = 6
+"""The part of a narrow range that is given up at a bound: one in a million, at most ten."""
+
+PRECISION: Final = 1e-12
+"""How close to a bound numbers are told from it, relative to it."""
 
 LARGEST: Final = 10**15
 """Bounds of numbers lie within this: the grammar of a bounded number has no exponents."""
@@ -70,6 +77,25 @@ def bounded(schema: dict[str, Any], path: Path) -> Schema:
     for keyword, value in schema.items():
         bound = keyword in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
         result[keyword] = max(-limit, min(limit, value)) if bound else value
+    return result if whole else _exclusive(result, path)
+
+
+def _exclusive(schema: dict[str, Any], path: Path) -> dict[str, Any]:
+    """With a bound a little inside of an exclusive one that is whole and less than 1 from the opposite bound.
+
+    The grammar of such a range allows the bound itself.
+    """
+    result = dict(schema)
+    for side, inner, opposite, sign in (("Minimum", max, "Maximum", 1), ("Maximum", min, "Minimum", -1)):
+        bound = schema.get(f"exclusive{side}")
+        far = [schema[name] for name in (opposite.lower(), f"exclusive{opposite}") if name in schema]
+        if bound is None or bound != int(bound) or not far:
+            continue
+        if 0 < (width := min(sign * (value - bound) for value in far)) < 1:
+            share = max(10.0 ** (math.floor(math.log10(width)) - SHARE_DIGITS), abs(bound) * PRECISION)
+            if share >= width:
+                raise invalid(path, "has bounds that are too close to each other")
+            result[side.lower()] = inner(bound + sign * share, schema.get(side.lower(), bound + sign * share))
     return result
 
 

@@ -61,6 +61,14 @@ FORMATS: Final = frozenset(
     {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"}
 )  # fmt: skip
 
+UNENFORCED_FORMATS: Final = frozenset(
+    {
+        "idn-email", "idn-hostname", "iri", "iri-reference", "uri-reference", "uri-template", "json-pointer",
+        "relative-json-pointer", "regex",
+    }
+)  # fmt: skip
+"""The other formats of JSON Schema. What else libraries write there is a note: `int32`, `password`, `path`."""
+
 IN_PLACE: Final = ("anyOf", "oneOf", "allOf", "$ref")
 
 CONTROL: Final = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f]")
@@ -132,7 +140,7 @@ class _Reading:
         self._seen.add(path)
         result: dict[str, Any] = {}
         for keyword, value in _modern(schema).items():
-            if keyword in ANNOTATIONS or keyword.startswith("x-") or value in HARMLESS.get(keyword, ()):
+            if _forbids_nothing(keyword, value):
                 continue
             at = (*path, keyword)
             if keyword in UNENFORCED:
@@ -233,8 +241,10 @@ class _Reading:
 
     def format(self, value: Any, path: Path, _depth: int) -> str:
         """`format`."""
-        if not isinstance(value, str) or value not in FORMATS:
-            raise self.invalid(path, f"must be one of {', '.join(sorted(FORMATS))}; answers cannot be held to others")
+        if not isinstance(value, str):
+            raise self.invalid(path, "must be a text")
+        if value in UNENFORCED_FORMATS:
+            raise self.invalid(path, f"is not supported: answers can be held to {', '.join(sorted(FORMATS))}")
         return value
 
     def number(self, value: Any, path: Path, _depth: int) -> Any:
@@ -275,6 +285,12 @@ class _Reading:
     def _check_characters(self, text: str, path: Path) -> None:
         if CONTROL.search(text):
             raise self.invalid(path, "has a control character, which answers cannot have")
+
+
+def _forbids_nothing(keyword: str, value: Any) -> bool:
+    if keyword == "format":
+        return isinstance(value, str) and value not in FORMATS | UNENFORCED_FORMATS
+    return keyword in ANNOTATIONS or keyword.startswith("x-") or value in HARMLESS.get(keyword, ())
 
 
 def _modern(schema: Mapping[str, Any]) -> dict[str, Any]:

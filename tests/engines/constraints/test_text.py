@@ -248,6 +248,49 @@ def test_an_ending_of_many_items_is_found(vocabulary: GrammarVocabulary) -> None
     assert json.loads(spelled(vocabulary, list(ending))) == [{"a": "", "name": 0}] * 60
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        *({"type": "string", "format": name} for name in ("email", "uri", "duration", "date-time", "uuid", "ipv6")),
+        *(
+            {"type": "string", "pattern": pattern}
+            for pattern in (
+                r"^\d+\.\d+\.\d+$", r"^\$\d+\.\d{2}$", r"^\w+( \w+){4}$", r"^[A-Z]+-\d{4}(-[a-z]+)?$",
+                r"^(?:[A-Za-z0-9_'+\-]+\.)*[A-Za-z0-9_+-]+@(?:[A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$",
+                r"^\d{4}-(0[1-9]|1[0-2])-[0-3]\d[T ][0-2]\d:[0-5]\d(\.\d+)?Z$",
+            )
+        ),
+        {"type": "string", "pattern": "^[^@]+@[^@]+$", "minLength": 30},
+        {"type": "string", "minLength": 300},
+        {"type": "number", "exclusiveMinimum": 0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_ending_of_what_has_a_form_is_found_though_letters_or_digits_could_go_on_for_ever(
+    vocabulary: GrammarVocabulary, schema: dict[str, Any]
+) -> None:
+    many = {"type": "array", "items": schema, "minItems": 2, "maxItems": 2}
+    ending = start(vocabulary, LLMatcher.grammar_from_json_schema(many), 2000).closing
+    assert len(ending) < 100 + 4 * schema.get("minLength", 0)
+    jsonschema.validate(json.loads(spelled(vocabulary, list(ending))), many)
+
+
+def test_places_where_no_ending_is_found_are_looked_at_ever_less_often(
+    vocabulary: GrammarVocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searches: list[int] = []
+
+    def unfound(*_: object) -> tuple[int, ...]:
+        searches.append(0)
+        raise closing.SearchExhausted
+
+    monkeypatch.setattr("gemlora.engines.constraints.text.shortest_closing", unfound)
+    text = start(vocabulary, LLMatcher.grammar_from_json_schema({"type": "string"}), 1 << 12)
+    for token in b'"' + b"x" * 2000:
+        text.take(token)
+    assert 5 < len(searches) < 10
+
+
 @pytest.mark.parametrize("spare", [20, 250, 600])
 def test_a_long_ending_is_searched_once_and_then_gone_on_with(
     vocabulary: GrammarVocabulary, spare: int, monkeypatch: pytest.MonkeyPatch

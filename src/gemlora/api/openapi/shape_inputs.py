@@ -6,7 +6,7 @@ descriptions do.
 
 from gemlora.api.openapi.shapes import BOOLEAN, NULL, TEXT, Schema, members, one_of, or_null, ref, sequence
 from gemlora.api.shapes import CHOICES, NAME
-from gemlora.serving.schemas import FORMATS, READERS, UNENFORCED
+from gemlora.serving.schemas import READERS, UNENFORCED, UNENFORCED_FORMATS
 
 FREE_CHOICE = "auto"
 NO_CALL = "none"
@@ -16,9 +16,9 @@ _REFUSED = ", ".join(f"`{keyword}`" for keyword in sorted(UNENFORCED))
 _ANSWER_SCHEMA: Schema = {
     "type": "object",
     "description": f"A schema in the terms of JSON Schema 2020-12. Answers are held to {_KEYWORDS}; annotations are "
-    f"ignored. Refused is what answers cannot be held to: {_REFUSED}, keywords that are not known, a `format` other "
-    f"than {', '.join(sorted(FORMATS))}, a `pattern` that looks around or back, a `oneOf` whose alternatives do not "
-    "exclude each other visibly, a `$ref` elsewhere, and schemas larger than `max_schema_bytes` and its kin of the "
+    f"ignored. Refused is what answers cannot be held to: {_REFUSED}, keywords that are not known, the formats "
+    f"{', '.join(sorted(UNENFORCED_FORMATS))}, a `pattern` that looks around or back, a `oneOf` whose alternatives do "
+    "not exclude each other visibly, a `$ref` elsewhere, and schemas larger than `max_schema_bytes` and its kin of the "
     "server's settings allow.",
 }
 _WRAPPED: Schema = {

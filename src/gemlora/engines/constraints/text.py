@@ -46,6 +46,7 @@ class ConstrainedText:
         self._stops = vocabulary.mask_of(stop_tokens)
         self._ordinary = vocabulary.ordinary & ~self._stops
         self._end = vocabulary.mask_of([vocabulary.end])
+        self._misses = 0
         self._closing = self._find_closing()
         self._earlier = self._closing or ()  # the ending that was known last
         if self._closing is not None and len(self._closing) > room:
@@ -145,8 +146,10 @@ class ConstrainedText:
 
     def _interval(self) -> int:
         """How many tokens may come before an ending must be known."""
-        if self._closing is None:
-            return min(INTERVAL, self._room - ASSURED_ROOM)
+        if self._closing is None:  # each miss is dear, and what made it may last
+            self._misses += 1
+            return min(INTERVAL << self._misses, self._room - ASSURED_ROOM)
+        self._misses = 0
         return INTERVAL if self._room - len(self._closing) > RESERVE + INTERVAL else 0
 
     def _closing_behind(self, token: int) -> tuple[int, ...] | None:

@@ -1,4 +1,4 @@
-// env.AI for `wrangler dev`: passes each call on to a gemlora server, as the runtime's own binding does.
+// env.AI for `wrangler dev` and Vitest: passes each call on to a gemlora server, as the runtime's own binding does.
 import { WorkerEntrypoint } from "cloudflare:workers";
 
 export default class extends WorkerEntrypoint {
