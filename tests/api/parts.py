@@ -21,6 +21,7 @@ from gemlora.serving.choosing import Choosing
 from gemlora.serving.codec import GemmaCodec
 from gemlora.serving.service import TextGeneration
 from gemlora.serving.tokenizer import Tokenizer
+from gemlora.serving.uses import Uses
 from gemlora.telemetry.logs import create_logger
 from gemlora.telemetry.metrics import Metrics
 
@@ -113,7 +114,8 @@ class Parts:
         codec = GemmaCodec(Tokenizer(byte_vocabulary()))
         self.aliases = aliases or NoAliases()
         choosing = Choosing(self.adapters, self.aliases)
-        generation = TextGeneration(catalogue, choosing, engine, codec, self.metrics, log)
+        self.uses = Uses(START)
+        generation = TextGeneration(catalogue, choosing, engine, codec, self.uses, self.metrics, log)
         self.services = Services(
             accounts=self.accounts,
             sign_in=self.sign_in,
@@ -122,6 +124,7 @@ class Parts:
             aliases=self.aliases,
             catalogue=catalogue,
             generation=generation,
+            uses=self.uses,
             batches=batches,
             lifecycle=self.lifecycle,
             metrics=self.metrics,

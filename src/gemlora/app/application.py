@@ -42,6 +42,7 @@ from gemlora.serving.choosing import Choosing
 from gemlora.serving.codec import GemmaCodec
 from gemlora.serving.schemas import SchemaLimits
 from gemlora.serving.service import TextGeneration
+from gemlora.serving.uses import Uses
 from gemlora.settings import Settings
 from gemlora.starter.shelf import StarterShelf
 from gemlora.starter.shipped import shipped_adapters
@@ -163,6 +164,7 @@ async def open_application(
         choosing = Choosing(records.adapters, records.aliases)
         lifecycle = Lifecycle()
         sign_in = SignIn(records.accounts, settings.sign_in_seconds)
+        uses = Uses(datetime.now(UTC))
         services = Services(
             accounts=records.accounts,
             sign_in=sign_in,
@@ -170,7 +172,8 @@ async def open_application(
             uploads=records.uploads,
             aliases=records.aliases,
             catalogue=catalogue,
-            generation=TextGeneration(catalogue, choosing, engine, GemmaCodec(tokenizer), metrics, log),
+            generation=TextGeneration(catalogue, choosing, engine, GemmaCodec(tokenizer), uses, metrics, log),
+            uses=uses,
             batches=Batches(records.batch_rows, _batch_rules(settings), log),
             lifecycle=lifecycle,
             metrics=metrics,

@@ -23,6 +23,7 @@ from gemlora.serving.answers import AnswerReader
 from gemlora.serving.choosing import BARE, Choosing, Served, split_key
 from gemlora.serving.prompt import Prompt, Room, ToolCall
 from gemlora.serving.shapes import FREE, Shape
+from gemlora.serving.uses import Uses
 from gemlora.telemetry.metrics import Metrics
 
 HIGHEST_SEED = 9_999_999_999
@@ -159,6 +160,7 @@ class Generation:
         reader: AnswerReader,
         reject_if_busy: bool,
         metrics: Metrics,
+        answered: Callable[[], None],
         log: FilteringBoundLogger,
     ) -> None:
         self.served = served
@@ -168,6 +170,7 @@ class Generation:
         self._reader = reader
         self._reject_if_busy = reject_if_busy
         self._metrics = metrics
+        self._answered = answered
         self._log = log
 
     async def pieces(self) -> AsyncGenerator[Part, None]:
@@ -207,6 +210,8 @@ class Generation:
         finally:
             self._metrics.requests_in_flight.dec()
             self._metrics.count_generation(len(self._request.prompt), tokens, outcome)
+            if tokens:
+                self._answered()
             self._log.info(
                 "generation ended",
                 outcome=outcome,
@@ -247,6 +252,7 @@ class TextGeneration:
         choosing: Choosing,
         engine: Engine,
         codec: TextCodec,
+        uses: Uses,
         metrics: Metrics,
         log: FilteringBoundLogger,
         draw_seed: Callable[[], int] = lambda: 1 + secrets.randbelow(HIGHEST_SEED),
@@ -255,6 +261,7 @@ class TextGeneration:
         self._choosing = choosing
         self._engine = engine
         self._codec = codec
+        self._uses = uses
         self._metrics = metrics
         self._log = log
         self._draw_seed = draw_seed
@@ -315,8 +322,13 @@ class TextGeneration:
             request.shape.reader(request.stop),
             request.reject_if_busy and first,
             self._metrics,
+            lambda: self._count(request.account_id, served),
             log,
         )
+
+    def _count(self, account_id: str, served: Served) -> None:
+        if served.adapter is not None:
+            self._uses.count(account_id, served.adapter.id)
 
     async def _served(self, request: RunRequest, model: Model) -> Served:
         if request.adapter is None and request.prompt.raw:
