@@ -126,6 +126,7 @@ export class Adapters {
   #say(text, kind = "") {
     byId("verdict").className = `verdict-text ${kind}`;
     byId("verdict").textContent = text;
+    byId("verdict").scrollIntoView({ block: "nearest" });
   }
 
   #list() {
