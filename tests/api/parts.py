@@ -30,6 +30,7 @@ from gemlora.serving.codec import GemmaCodec
 from gemlora.serving.service import TextGeneration
 from gemlora.serving.shadows import ShadowRules, Shadows
 from gemlora.serving.tokenizer import Tokenizer
+from gemlora.serving.uses import Uses
 from gemlora.telemetry.logs import create_logger
 from gemlora.telemetry.metrics import Metrics
 
@@ -145,6 +146,7 @@ class Parts:
         codec = GemmaCodec(Tokenizer(byte_vocabulary()))
         self.aliases = aliases or NoAliases()
         choosing = Choosing(self.adapters, self.aliases)
+        self.uses = Uses(START)
         self.kept_shadows = shadows or KeptShadows()
         self.shadows = Shadows(
             engine,
@@ -155,7 +157,7 @@ class Parts:
             self.metrics,
             log,
         )
-        generation = TextGeneration(catalogue, choosing, engine, codec, self.shadows, self.metrics, log)
+        generation = TextGeneration(catalogue, choosing, engine, codec, self.shadows, self.uses, self.metrics, log)
         self.services = Services(
             accounts=self.accounts,
             sign_in=self.sign_in,
@@ -165,6 +167,7 @@ class Parts:
             shadows=self.kept_shadows,
             catalogue=catalogue,
             generation=generation,
+            uses=self.uses,
             batches=batches,
             lifecycle=self.lifecycle,
             metrics=self.metrics,

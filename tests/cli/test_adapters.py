@@ -95,7 +95,7 @@ def test_processes_that_add_at_once_all_succeed(data: Path, adapters: Command, t
     folder = fitting().write(tmp_path / "peft")
 
     processes = [started("adapters", "add", f"poet {number}", folder, "--data-dir", data) for number in range(3)]
-    errors = [process.communicate(timeout=60)[1] for process in processes]
+    errors = [process.communicate(timeout=180)[1] for process in processes]
 
     assert [process.returncode for process in processes] == [0, 0, 0], errors
     listed = json.loads(adapters("list", "--json").output)
@@ -118,7 +118,7 @@ def test_processes_that_meet_in_an_empty_folder_agree_on_one_account(tmp_path: P
     data = tmp_path / "new" / "data"
 
     processes = [started("tokens", "create", "key", "--data-dir", data) for _ in range(3)]
-    errors = [process.communicate(timeout=60)[1] for process in processes]
+    errors = [process.communicate(timeout=180)[1] for process in processes]
 
     assert [process.returncode for process in processes] == [0, 0, 0], errors
 

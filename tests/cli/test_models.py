@@ -57,7 +57,7 @@ class Machine:
 
     def run(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
         process = self.start(*arguments, **environment)
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=180)
         return process.returncode, out, error
 
 
@@ -112,12 +112,12 @@ def test_a_killed_pull_goes_on_where_it_stopped(machine: Machine, hub: FakeHub, 
     hub.add(REPOSITORY, published, **{WEIGHTS: big.read_bytes() + bytes(30 << 20)})
     hub.stall_after = 25 << 20
     process = machine.start("models", "pull", REPOSITORY)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not any(part.stat().st_size >= 10 << 20 for part in machine.blobs.glob("*.part")):
         assert time.monotonic() < deadline, process.poll()
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     hub.stall_after = None
     hub.requests.clear()
     status, _, error = machine.run("models", "pull", REPOSITORY)

@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 def status_of_run(server: RunningServer, token: str = API_TOKEN, **body: object) -> int:
     url = f"{server.url}/client/v4/accounts/your-account-id/ai/run/{MODEL}"
     headers = {"Authorization": f"Bearer {token}"}
-    return requests.post(url, json={"prompt": "x"} | body, headers=headers, timeout=20).status_code
+    return requests.post(url, json={"prompt": "x"} | body, headers=headers, timeout=60).status_code
 
 
 def test_an_adapter_s_whole_life(target: Command, server: RunningServer, folder: Path, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_names_cannot_speak_to_the_terminal(target: Command, folder: Path) -> No
 def test_an_upload_that_was_cut_off_is_no_obstacle(target: Command, server: RunningServer, folder: Path) -> None:
     url = f"{server.url}/client/v4/accounts/{ACCOUNT_ID}/ai/finetunes"
     left = {"name": "poet", "model": MODEL, "description": ""}
-    assert requests.post(url, json=left, headers=server.authorization, timeout=20).status_code == 200
+    assert requests.post(url, json=left, headers=server.authorization, timeout=60).status_code == 200
 
     assert target("adapters", "add", "poet", folder).status == 0
     assert target("adapters", "remove", "poet").status == 0

@@ -47,18 +47,33 @@ class RunningServer:
         """POST `body` to the run route."""
         return requests.post(self.run_url, json=body, headers=self.authorization, timeout=120, **options)
 
+    def call(self, method: str, path: str, **content: Any) -> Any:
+        """The result of a call below the account; `content` is what `requests` takes, such as `json`."""
+        address = f"{self.url}/client/v4/accounts/{ACCOUNT_ID}{path}"
+        response = requests.request(method, address, headers=self.authorization, timeout=120, **content)
+        assert response.status_code == 200, response.text
+        return response.json()["result"]
+
+    def add_adapter(self, name: str, folder: Path) -> None:
+        """Upload a folder as PEFT saves it."""
+        made = self.call("POST", "/ai/finetunes", json={"model": MODEL, "name": name})
+        for file_name in ("adapter_config.json", "adapter_model.safetensors"):
+            form = {"file_name": (None, file_name), "file": (folder / file_name).read_bytes()}
+            self.call("POST", f"/ai/finetunes/{made['id']}/finetune-assets", files=form)
+
     def text(self, body: dict[str, Any]) -> str:
         """The generated text for `body`."""
         response = self.run(body)
         assert response.status_code == 200, response.text
         return response.json()["result"]["response"]
 
-    def metric(self, name: str) -> float:
-        """The sum of the metric's samples, whatever their labels."""
-        lines = requests.get(f"{self.url}/metrics", timeout=10).text.splitlines()
-        samples = [float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name]
-        assert samples, f"no metric {name}"
-        return sum(samples)
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the metric's samples with these labels, whatever the others; 0 if there are none yet."""
+        lines = requests.get(f"{self.url}/metrics", timeout=60).text.splitlines()
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        named = [line for line in lines if line.split("{")[0].split(" ")[0] == name]
+        assert named or labels, f"no metric {name}"
+        return sum(float(line.rsplit(" ", 1)[1]) for line in named if all(label in line for label in wanted))
 
     def engine_processes(self) -> list[psutil.Process]:
         return self.process.children(recursive=True)
@@ -66,7 +81,7 @@ class RunningServer:
     def command_line(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `gemlora` with `arguments` on this server's data directory."""
         return subprocess.run(
-            [GEMLORA, *arguments, "--data-dir", self.data_dir], capture_output=True, text=True, timeout=60, check=False
+            [GEMLORA, *arguments, "--data-dir", self.data_dir], capture_output=True, text=True, timeout=180, check=False
         )
 
 
@@ -115,7 +130,7 @@ def wait_until_ready(server: RunningServer) -> None:
 def ready(server: RunningServer) -> bool:
     try:
         return requests.get(f"{server.url}/readyz", timeout=5).status_code == 200
-    except requests.ConnectionError:
+    except (requests.ConnectionError, requests.Timeout):
         return False
 
 

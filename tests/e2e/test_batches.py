@@ -29,7 +29,7 @@ def test_a_batch_survives_the_death_of_its_server(tmp_path: Path, cache_dir: Pat
     with running_server(tmp_path / "data", cache_dir, *flags) as server:
         identity = asked(server, {"requests": REQUESTS})["request_id"]
         server.process.kill()
-        server.process.wait(timeout=30)
+        server.process.wait(timeout=60)
 
     with running_server(tmp_path / "data", cache_dir, *flags) as server:
         responses = finished(server, identity)

@@ -47,7 +47,7 @@ def curl(server: RunningServer, line: str, **variables: str) -> dict[str, Any]:
     """What the documentation's line prints."""
     environment = {"BASE": server.url, "ACCOUNT_ID": ACCOUNT_ID, "API_TOKEN": API_TOKEN} | variables
     finished = subprocess.run(
-        ["bash", "-c", line], env=os.environ | environment, capture_output=True, text=True, timeout=60, check=True
+        ["bash", "-c", line], env=os.environ | environment, capture_output=True, text=True, timeout=180, check=True
     )
     return json.loads(finished.stdout)
 
@@ -116,7 +116,7 @@ def test_the_binding_s_options_name_the_adapter_too(
         f"{tiny_server.url}/run?version=3",
         json={"inputs": inputs, "options": {"lora": placed}},
         headers=tiny_server.authorization | {"cf-consn-model-id": MODEL},
-        timeout=60,
+        timeout=180,
     )
 
     assert response.json()["response"] == tiny_model.greedy(tiny_adapter.model, "the fox", 24)

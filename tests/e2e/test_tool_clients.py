@@ -129,12 +129,12 @@ def test_the_ai_sdk_gets_a_call_and_an_object(fake_server: RunningServer) -> Non
 
 def test_ai_utils_runs_the_tool_that_the_model_calls(fake_server: RunningServer, tmp_path: Path) -> None:
     folder = tmp_path / "kit"
-    subprocess.run([GEMLORA, "worker", "init", folder], check=True, timeout=60)
+    subprocess.run([GEMLORA, "worker", "init", folder], check=True, timeout=120)
     (folder / "node_modules").symlink_to(NODE_MODULES)
     (folder / "src/tools.ts").write_text(AI_UTILS)
     command = ["node", "start.mjs", "src/tools.ts"]
     with running_worker(folder, command, GEMLORA_URL=fake_server.url, GEMLORA_API_TOKEN=API_TOKEN) as address:
-        seen = requests.get(address, timeout=60).json()
+        seen = requests.get(address, timeout=120).json()
 
     (arguments,) = seen["called"]
     assert arguments.keys() == {"a", "b"}

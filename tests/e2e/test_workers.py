@@ -59,7 +59,7 @@ export default {
 def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder from `gemlora worker init`, with the packages that `tests/install` put beside the tests."""
     folder = tmp_path_factory.mktemp("worker") / "my-worker"
-    subprocess.run([GEMLORA, "worker", "init", folder], check=True, timeout=30)
+    subprocess.run([GEMLORA, "worker", "init", folder], check=True, timeout=120)
     (folder / "node_modules").symlink_to(REPOSITORY / "tests/node/node_modules")
     (folder / "src/calling.ts").write_text(CALLING_WORKER)
     (folder / "src/forms.ts").write_text(FORMS_WORKER)
@@ -78,7 +78,7 @@ def running_worker(kit: Path, command: list[str], **environment: str) -> Iterato
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=60)
 
 
 def is_listening(port: int) -> bool:
@@ -90,7 +90,7 @@ def is_listening(port: int) -> bool:
 
 
 def wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if is_listening(port):
             return
@@ -106,15 +106,15 @@ def test_the_runtime_ends_with_the_process_that_started_it(kit: Path, command: s
     try:
         wait_until_listening(process, port)
         process.terminate()
-        process.wait(timeout=10)
-        deadline = time.monotonic() + 10
+        process.wait(timeout=60)
+        deadline = time.monotonic() + 60
         while is_listening(port) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not is_listening(port)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 def test_the_page_s_worker_runs_unchanged(server: RunningServer, kit: Path) -> None:
@@ -168,7 +168,7 @@ def calling_worker(server: RunningServer, kit: Path) -> Iterator[str]:
 def test_a_worker_catches_the_documented_errors(
     calling_worker: str, model: str, inputs: dict[str, object], error: str, status: int
 ) -> None:
-    caught = requests.post(calling_worker, json={"model": model, "inputs": inputs}, timeout=60).json()
+    caught = requests.post(calling_worker, json={"model": model, "inputs": inputs}, timeout=120).json()
 
     assert caught["error"].startswith(error)
     assert caught["status"] == status
@@ -177,7 +177,7 @@ def test_a_worker_catches_the_documented_errors(
 def test_a_wrong_token_is_an_authentication_error_in_the_worker(server: RunningServer, kit: Path) -> None:
     command = ["node", "start.mjs", "src/calling.ts"]
     with running_worker(kit, command, GEMLORA_URL=server.url, GEMLORA_API_TOKEN="wrong") as address:
-        caught = requests.post(address, json={"model": MODEL, "inputs": {"prompt": "x"}}, timeout=60).json()
+        caught = requests.post(address, json={"model": MODEL, "inputs": {"prompt": "x"}}, timeout=120).json()
 
     assert caught == {"error": "InferenceUpstreamError: 10000: Authentication error", "status": 401}
 
@@ -187,7 +187,7 @@ def test_a_second_worker_from_the_same_folder_leaves_the_first_alone(
 ) -> None:
     call = {"model": MODEL, "inputs": {"prompt": "x", "max_tokens": 1}}
     with running_worker(kit, ["npm", "start"], GEMLORA_URL=server.url, GEMLORA_API_TOKEN="wrong"):
-        answers = [requests.post(calling_worker, json=call, timeout=60).json() for _ in range(5)]
+        answers = [requests.post(calling_worker, json=call, timeout=120).json() for _ in range(5)]
 
     assert all("answer" in answer for answer in answers)
 
@@ -195,7 +195,7 @@ def test_a_second_worker_from_the_same_folder_leaves_the_first_alone(
 def test_the_binding_knows_the_id_of_its_last_request(calling_worker: str) -> None:
     call = {"model": MODEL, "inputs": {"prompt": "x", "max_tokens": 1}}
 
-    answer = requests.post(calling_worker, json=call, timeout=60).json()
+    answer = requests.post(calling_worker, json=call, timeout=120).json()
 
     assert len(answer["request"]) == 36
 

@@ -32,7 +32,7 @@ COMMANDS = {
 @pytest.fixture
 def kit(tmp_path: Path, tiny_server: RunningServer) -> Path:
     folder = tmp_path / "kit"
-    subprocess.run([GEMLORA, "worker", "init", folder], check=True, timeout=60)
+    subprocess.run([GEMLORA, "worker", "init", folder], check=True, timeout=120)
     (folder / "wrangler.toml").write_text(BINDING)
     (service,) = code_blocks(REPOSITORY / "src/gemlora/cli/worker_template/README.md", "toml")
     (folder / "wrangler.dev.toml").write_text(service)
@@ -67,7 +67,7 @@ def developing(release: str, folder: Path, server: RunningServer) -> Iterator[st
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=60)
 
 
 @pytest.mark.parametrize("release", COMMANDS)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.api.parts import ALICE, BOB, MODEL, Parts
+from tests.api.parts import ADAPTER_ID, ALICE, BOB, MODEL, Parts
 
 from gemlora.engines.contract import FinishReason, GenerateRequest, Output
 from gemlora.engines.fake import FakeEngine
@@ -225,6 +225,22 @@ async def test_the_outcome_is_counted_also_when_nobody_waits_for_it() -> None:
     assert 'gemlora_generations_total{outcome="aborted"} 1.0' in exposition
     assert 'gemlora_generations_total{outcome="failed"} 1.0' in exposition
     assert "gemlora_requests_in_flight 0.0" in exposition
+
+
+async def test_an_answer_counts_for_its_adapter_once_it_has_begun() -> None:
+    parts = Parts(FakeEngine(), default_adapter=DefaultAdapter("pirate"))
+    service = parts.services.generation
+
+    for adapter in ("pirate", None, "", ADAPTER_ID):
+        await fold((await service.start(replace(REQUEST, adapter=adapter))).pieces())
+    async with aclosing((await service.start(REQUEST)).pieces()) as pieces:
+        await anext(pieces)
+    parts.engine.fail_next(EngineFailed("x"))
+    with pytest.raises(EngineFailed):
+        await fold((await service.start(REQUEST)).pieces())
+
+    assert parts.uses.of(ALICE, ADAPTER_ID).answers == 4
+    assert parts.uses.of(BOB, ADAPTER_ID).answers == 0
 
 
 @pytest.mark.parametrize("cuts", [[1] * 24, [24], [5, 7, 12], [23, 1]])

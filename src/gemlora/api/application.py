@@ -40,6 +40,7 @@ from gemlora.registry.models import Catalogue
 from gemlora.registry.uploads import Uploads
 from gemlora.serving.batches import Batches
 from gemlora.serving.service import TextGeneration
+from gemlora.serving.uses import Uses
 from gemlora.telemetry.metrics import Metrics
 
 SCHEMAS = "gemma-7b-it-lora"
@@ -57,6 +58,7 @@ class Services:
     shadows: ShadowRecords
     catalogue: Catalogue
     generation: TextGeneration
+    uses: Uses
     batches: Batches
     lifecycle: Lifecycle
     metrics: Metrics
@@ -91,6 +93,7 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
     finetunes = Finetunes(
         services.adapters,
         services.uploads,
+        services.uses,
         services.catalogue,
         bodies,
         services.limits.write_stall_seconds,

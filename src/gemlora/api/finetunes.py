@@ -24,6 +24,7 @@ from gemlora.registry.adapters import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FIL
 from gemlora.registry.models import Catalogue
 from gemlora.registry.records import Adapter
 from gemlora.registry.uploads import Uploads
+from gemlora.serving.uses import Uses
 
 MEDIA_TYPES = {CONFIG_FILE: "application/json", WEIGHTS_FILE: "application/octet-stream"}
 
@@ -42,6 +43,7 @@ class Finetunes:
         self,
         adapters: Adapters,
         uploads: Uploads,
+        uses: Uses,
         catalogue: Catalogue,
         bodies: BodyReader,
         stall_seconds: float,
@@ -49,6 +51,7 @@ class Finetunes:
     ) -> None:
         self._adapters = adapters
         self._uploads = uploads
+        self._uses = uses
         self._catalogue = catalogue
         self._bodies = bodies
         self._forms = FormReader(bodies)
@@ -92,9 +95,11 @@ class Finetunes:
         return envelope([_finetune(adapter) | {"public": True} for adapter in shelf[offset : offset + limit]])
 
     async def show(self, request: Request) -> Response:
-        """One finetune, of the account or public, and what is known of its files."""
-        adapter = await self._adapters.find_visible(caller_of(request).account_id, _named(request))
-        return envelope(finetune_body(adapter))
+        """One finetune, of the account or public, what is known of its files, and how often the account used it."""
+        account_id = caller_of(request).account_id
+        adapter = await self._adapters.find_visible(account_id, _named(request))
+        use = self._uses.of(account_id, adapter.id)
+        return envelope(finetune_body(adapter) | {"answers": use.answers, "answers_since": _moment(use.since)})
 
     async def rename(self, request: Request) -> Response:
         """Another name for the account's own finetune; its id and its content stay."""

@@ -46,6 +46,7 @@ from gemlora.serving.codec import GemmaCodec
 from gemlora.serving.schemas import SchemaLimits
 from gemlora.serving.service import TextGeneration
 from gemlora.serving.shadows import ShadowRules, Shadows
+from gemlora.serving.uses import Uses
 from gemlora.settings import Settings
 from gemlora.starter.shelf import StarterShelf
 from gemlora.starter.shipped import shipped_adapters
@@ -178,6 +179,7 @@ async def open_application(
         )
         lifecycle = Lifecycle()
         sign_in = SignIn(records.accounts, settings.sign_in_seconds)
+        uses = Uses(datetime.now(UTC))
         services = Services(
             accounts=records.accounts,
             sign_in=sign_in,
@@ -186,7 +188,8 @@ async def open_application(
             aliases=records.aliases,
             shadows=records.shadows,
             catalogue=catalogue,
-            generation=TextGeneration(catalogue, choosing, engine, codec, shadows, metrics, log),
+            generation=TextGeneration(catalogue, choosing, engine, codec, shadows, uses, metrics, log),
+            uses=uses,
             batches=Batches(records.batch_rows, _batch_rules(settings), log),
             lifecycle=lifecycle,
             metrics=metrics,

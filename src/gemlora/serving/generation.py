@@ -83,7 +83,7 @@ Parts: TypeAlias = AsyncGenerator[Part, None]
 class Generation:
     """An accepted request: what serves it, and its answer.
 
-    Where it would have to wait, `make_way` lets what is less urgent end first. `follow` passes the answer on.
+    Where it would have to wait, `make_way` lets what is less urgent end first. `follow` passes the answer on; `answered` hears of one that has tokens.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class Generation:
         log: FilteringBoundLogger,
         make_way: Callable[[], Awaitable[None]] | None = None,
         follow: Callable[[Parts], Parts] | None = None,
+        answered: Callable[[], None] | None = None,
     ) -> None:
         self.served = served
         self._request = request
@@ -109,6 +110,7 @@ class Generation:
         self._log = log
         self._make_way = make_way
         self._follow = follow
+        self._answered = answered
 
     def pieces(self) -> Parts:
         """Yield the text as it comes, or whole calls, then the `Ending`. To be called once; closing frees the sequence.
@@ -153,6 +155,8 @@ class Generation:
         finally:
             self._metrics.requests_in_flight.dec()
             self._metrics.count_generation(len(self._request.prompt), tokens, outcome)
+            if tokens and self._answered is not None:
+                self._answered()
             self._log.info(
                 "generation ended",
                 outcome=outcome,

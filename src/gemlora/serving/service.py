@@ -23,6 +23,7 @@ from gemlora.serving.pairing import Question
 from gemlora.serving.prompt import Prompt, Room
 from gemlora.serving.shadows import Shadows
 from gemlora.serving.shapes import FREE, Shape
+from gemlora.serving.uses import Uses
 from gemlora.telemetry.metrics import Metrics
 
 HIGHEST_SEED = 9_999_999_999
@@ -96,6 +97,7 @@ class TextGeneration:
         engine: Engine,
         codec: TextCodec,
         shadows: Shadows,
+        uses: Uses,
         metrics: Metrics,
         log: FilteringBoundLogger,
         draw_seed: Callable[[], int] = lambda: 1 + secrets.randbelow(HIGHEST_SEED),
@@ -105,6 +107,7 @@ class TextGeneration:
         self._engine = engine
         self._codec = codec
         self._shadows = shadows
+        self._uses = uses
         self._metrics = metrics
         self._log = log
         self._draw_seed = draw_seed
@@ -187,7 +190,12 @@ class TextGeneration:
             log,
             self._shadows.make_way,
             follow,
+            lambda: self._count(request.account_id, served),
         )
+
+    def _count(self, account_id: str, served: Served) -> None:
+        if served.adapter is not None:
+            self._uses.count(account_id, served.adapter.id)
 
     async def _served(self, request: RunRequest, model: Model) -> Served:
         if request.adapter is None and request.prompt.raw:

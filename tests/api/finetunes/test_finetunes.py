@@ -133,6 +133,7 @@ class TestShowing:
         assert result["ready"] is not pending
         assert result["files"] == ([] if pending else [CONFIG_FILE, WEIGHTS_FILE])
         assert ("digest" in result) is not pending
+        assert (result["answers"], bool(MOMENT.fullmatch(result["answers_since"]))) == (0, True)
 
     @pytest.mark.parametrize(
         "name",

@@ -122,6 +122,18 @@ class TestTheShelf:
 
         assert [refusal(response)[:2] for response in responses] == [(404, 3037)] * 3
 
+    async def test_each_account_sees_how_often_it_used_one_itself(
+        self, client: httpx.AsyncClient, operator: httpx.AsyncClient, files: dict[str, bytes]
+    ) -> None:
+        await ready(operator, "source", files, SHELF)
+        await operator.post(f"{SHELF}/source/publish", json={"name": "cf-public-poet"})
+        for _ in range(2):
+            await client.post(RUN, json={"prompt": "x", "lora": "cf-public-poet"})
+
+        user = await client.get(f"{FINETUNES}/cf-public-poet")
+        publisher = await operator.get(f"{SHELF}/cf-public-poet")
+        assert (user.json()["result"]["answers"], publisher.json()["result"]["answers"]) == (2, 0)
+
     async def test_an_incomplete_finetune_is_not_published(self, operator: httpx.AsyncClient) -> None:
         await create(operator, "half", SHELF)
 

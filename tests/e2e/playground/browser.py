@@ -8,15 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, Playwright, Route
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Playwright, Route, expect
 from tests.e2e.running_server import API_TOKEN, RunningServer
 
+Scheme: TypeAlias = Literal["light", "dark"]
+
+DESK = (1440, 900)
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 WAIT_MILLISECONDS = 60_000
 """How long anything may take: long, because a busy machine stops processes for seconds."""
+
+expect.set_options(timeout=WAIT_MILLISECONDS)
 
 
 def launch(playwright: Playwright) -> Browser:
@@ -24,7 +29,9 @@ def launch(playwright: Playwright) -> Browser:
     if CHROMIUM is None:
         pytest.fail("there is no chromium: run tests/install")
     sandbox = [] if os.geteuid() else ["--no-sandbox"]
-    return playwright.chromium.launch(executable_path=CHROMIUM, args=["--disable-dev-shm-usage", *sandbox])
+    # All pages share a process: most of the time that a page takes to open is a process's start.
+    arguments = ["--disable-dev-shm-usage", "--process-per-site", *sandbox]
+    return playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
 
 
 @dataclass
@@ -75,6 +82,14 @@ class Playground:
     def complete(self, answer: Locator) -> Locator:
         answer.locator("xpath=self::*[not(@aria-busy)]").wait_for()
         return answer
+
+    def copied(self, button: Locator) -> str:
+        """Press a button that copies; what the clipboard has then. The button itself says so for a moment only."""
+        self.page.locator("#announcer").evaluate("node => node.replaceChildren()")
+        button.click()
+        expect(self.page.locator("#announcer")).to_have_text("Copied")
+        text: str = self.page.evaluate("navigator.clipboard.readText()")
+        return text
 
     def set(self, **parameters: Any) -> None:
         for name, value in parameters.items():
@@ -130,15 +145,18 @@ class Playground:
 
 
 @contextmanager
-def opened(browser: Browser, server: RunningServer, **options: Any) -> Iterator[Playground]:
-    """A browser without a past; what must never happen is checked at the end."""
-    context = browser.new_context(locale="en-GB", **options)
+def opened(
+    context: BrowserContext, server: RunningServer, size: tuple[int, int] = DESK, scheme: Scheme = "light"
+) -> Iterator[Playground]:
+    """A page of its own; what must never happen is checked at the end."""
+    playground = Playground.of(context, server)
     try:
-        playground = Playground.of(context, server)
+        playground.page.set_viewport_size({"width": size[0], "height": size[1]})
+        playground.page.emulate_media(color_scheme=scheme)
         yield playground
         playground.harmless()
     finally:
-        context.close()
+        playground.page.close()
 
 
 def one_time_link(log: Path) -> str:

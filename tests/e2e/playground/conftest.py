@@ -1,13 +1,13 @@
-"""A server of the playground's own with the starter weights, a browser for each module, a fresh page for each test.
+"""A server of the playground's own with the starter weights, one browser for all tests, a fresh page for each test.
 
-The browser ends with its module: while Playwright runs, no other test of the process can use asyncio.
+The browser ends with this folder: while Playwright runs, no other test of the process can use asyncio.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from tests.e2e.peft_folder import write_peft_folder
 from tests.e2e.playground.browser import Playground, launch, opened
 from tests.e2e.running_server import BARE, RunningServer, running_server
@@ -30,12 +30,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def adapters(playground_server: RunningServer, folders: dict[str, Path]) -> tuple[str, ...]:
     """The names of the two on the server."""
     for name, folder in folders.items():
-        added = playground_server.command_line("adapters", "add", name, str(folder))
-        assert added.returncode == 0, added.stderr
+        playground_server.add_adapter(name, folder)
     return tuple(folders)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = launch(playwright)
@@ -43,9 +42,16 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="package")
+def context(browser: Browser, playground_server: RunningServer) -> BrowserContext:
+    """All pages' cookies, storage and cache; a test sees to it that the playground keeps nothing but its files."""
+    context = browser.new_context(locale="en-GB", permissions=["clipboard-read", "clipboard-write"])
+    context.new_page().goto(f"{playground_server.url}/playground/icon.svg")  # keeps the pages' process alive
+    return context
+
+
 @pytest.fixture
-def playground(browser: Browser, playground_server: RunningServer) -> Iterator[Playground]:
+def playground(context: BrowserContext, playground_server: RunningServer) -> Iterator[Playground]:
     """A page at a desk's size, not signed in."""
-    size = {"width": 1440, "height": 900}
-    with opened(browser, playground_server, viewport=size, permissions=["clipboard-read", "clipboard-write"]) as page:
+    with opened(context, playground_server) as page:
         yield page

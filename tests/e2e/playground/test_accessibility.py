@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator
+from playwright.sync_api import BrowserContext, Locator, expect
 from tests.e2e.documents import REPOSITORY
-from tests.e2e.playground.browser import Playground, opened
+from tests.e2e.playground.browser import Playground, Scheme, opened
 from tests.e2e.playground.test_shape import WEATHER, answers_with_calls, by_schema, with_tools
 from tests.e2e.running_server import API_TOKEN, RunningServer
 
@@ -44,10 +44,9 @@ def serious(playground: Playground) -> list[str]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1440])
 def test_axe_finds_nothing_serious_anywhere(
-    browser: Browser, playground_server: RunningServer, adapters: tuple[str, ...], scheme: Any, width: int
+    context: BrowserContext, playground_server: RunningServer, adapters: tuple[str, ...], scheme: Scheme, width: int
 ) -> None:
-    size = {"width": width, "height": 900}
-    with opened(browser, playground_server, color_scheme=scheme, viewport=size) as playground:
+    with opened(context, playground_server, (width, 900), scheme) as playground:
         playground.open()
         assert serious(playground) == []
         playground.sign_in()
@@ -67,9 +66,11 @@ def test_axe_finds_nothing_serious_anywhere(
         playground.ask("Show me calls")
         assert serious(playground) == []
         playground.answers_with(MARKDOWN)
-        playground.page.get_by_role("button", name="View code").click()
-        assert serious(playground) == []
-        playground.page.keyboard.press("Escape")
+        for temperature in ("6", ""):
+            playground.page.locator("#parameter-temperature").fill(temperature)
+            playground.page.get_by_role("button", name="View code").click()
+            assert serious(playground) == []
+            playground.page.keyboard.press("Escape")
         compare(playground)
         assert serious(playground) == []
         playground.show("Adapters")
@@ -112,10 +113,10 @@ def test_everything_can_be_done_by_keyboard(
 
     tab_to(playground, page.locator("#adapter"))
     keyboard.press("ArrowDown")
-    assert page.locator("#adapter").input_value() == "pirate"
+    expect(page.locator("#adapter")).to_have_value("pirate")
     tab_to(playground, page.locator("[name=form]:checked"))
     keyboard.press("ArrowRight")
-    assert page.locator("[name=form][value=prompt]").is_checked()
+    expect(page.locator("[name=form][value=prompt]")).to_be_checked()
     keyboard.press("ArrowLeft")
     tab_to(playground, page.locator("[name=answer]:checked"))
     keyboard.press("ArrowRight")
@@ -128,7 +129,7 @@ def test_everything_can_be_done_by_keyboard(
     tab_to(playground, page.locator("#tools"))
     tab_to(playground, page.locator("[name=tool-choice]:checked"))
     keyboard.press("ArrowRight")
-    assert page.locator("[name=tool-choice][value=required]").is_checked()
+    expect(page.locator("[name=tool-choice][value=required]")).to_be_checked()
     tab_to(playground, page.locator("#parameter-max_tokens"))
     keyboard.type("8")
 
@@ -146,15 +147,27 @@ def test_everything_can_be_done_by_keyboard(
     keyboard.press("Enter")
     playground.complete(page.locator("#turns .assistant"))
 
+    answers_with_calls(playground, {"name": "weather", "arguments": {}})
+    tab_to(playground, page.get_by_role("button", name="Regenerate"))
+    keyboard.press("Enter")
+    tab_to(playground, page.get_by_label("Result of"))
+    keyboard.type("sunny")
+    playground.answers_with("An answer")
+    tab_to(playground, page.get_by_role("button", name="Send the result"))
+    keyboard.press("Enter")
+    playground.complete(page.locator("#turns .assistant").nth(1))
+
     tab_to(playground, page.locator("#view-code"), "Shift+Tab")
     keyboard.press("Enter")
     tab_to(playground, page.get_by_role("tab", selected=True))
     keyboard.press("ArrowRight")
     tab_to(playground, page.locator("#code-copy"))
     keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
 
     tab_to(playground, page.get_by_role("link", name="Compare"), "Shift+Tab")
     keyboard.press("Enter")
+    expect(page.locator("#content")).to_be_focused()
     tab_to(playground, page.locator("#first-adapter"))
     keyboard.press("ArrowDown")
     tab_to(playground, page.locator("#compare-prompt"))
@@ -169,6 +182,7 @@ def test_everything_can_be_done_by_keyboard(
 
     tab_to(playground, page.get_by_role("link", name="Adapters"), "Shift+Tab")
     keyboard.press("Enter")
+    expect(page.locator("#content")).to_be_focused()
     tab_to(playground, page.locator("#pick-files"))
     with page.expect_file_chooser() as chooser:
         keyboard.press("Enter")
@@ -186,4 +200,4 @@ def test_everything_can_be_done_by_keyboard(
 
     tab_to(playground, page.locator("#sign-out"), "Shift+Tab")
     keyboard.press("Enter")
-    assert page.locator("#token").evaluate("node => node === document.activeElement")
+    expect(page.locator("#token")).to_be_focused()

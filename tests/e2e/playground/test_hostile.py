@@ -1,19 +1,50 @@
 """Nothing that a model, an adapter or an error says runs, loads anything, or leaves the page unusable."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-import requests
-from playwright.sync_api import Route
+from playwright.sync_api import Route, expect
 from tests.e2e.playground.browser import Playground
 from tests.e2e.playground.hostile import BREAKING, NAMES, TEXTS
-from tests.e2e.running_server import ACCOUNT_ID, MODEL, RunningServer
+from tests.e2e.running_server import MODEL, RunningServer
 
 ANSWERS = TEXTS[1::2]
 REFUSALS = TEXTS[::2]
 BATCH = 80
 """Adapters of one account: few enough for the page to show all their facts at once."""
+CONVERSATION = 40
+"""Questions until the conversation is looked at and cleared."""
+ADAPTER = "<img src=x onerror=alert(1)>@00"
+
+ASK = """async ([texts, refused, adapter]) => {
+  const json = (value) => new TextEncoder().encode(JSON.stringify(value));
+  const event = (value) => new TextEncoder().encode(`data: ${JSON.stringify(value)}\\n\\n`);
+  function refusal(message) {
+    const body = json({ success: false, errors: [{ message, code: 5006 }], result: null, messages: [] });
+    return new Response(body, { status: 400, headers: { "content-type": "application/json" } });
+  }
+  function answer(text) {
+    const third = Math.max(1, Math.floor(text.length / 3));
+    const pieces = [text.slice(0, third), text.slice(third, 2 * third), text.slice(2 * third)];
+    const usage = { prompt_tokens: 3, completion_tokens: 5, total_tokens: 8 };
+    const events = [...pieces.map((response) => ({ response })), { response: "", usage, finish_reason: "stop" }];
+    const parts = [...events.map(event), new TextEncoder().encode("data: [DONE]\\n\\n")];
+    const pull = (stream) => (parts.length ? stream.enqueue(parts.shift()) : stream.close());
+    const body = new ReadableStream({ pull });
+    return new Response(body, { headers: { "content-type": "text/event-stream", "gemlora-adapter": adapter } });
+  }
+  const question = document.getElementById("question");
+  for (const text of texts) {
+    window.fetch = async () => (refused ? refusal(text) : answer(text));
+    question.value = text.slice(0, 200) || "x";
+    question.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", cancelable: true }));
+    while (document.querySelector("#turns [aria-busy]")) await new Promise(requestAnimationFrame);
+  }
+  return document.querySelectorAll("#turns .assistant").length;
+}"""
+"""Asks a question for each text, which the server answers or refuses with that text, in three pieces."""
 
 ACTIVE = "script, img, svg, iframe, object, embed, link, style, video, audio, form, base, meta, input, math, template"
 FOUND = f"""(root) => ({{
@@ -41,16 +72,7 @@ def is_harmless(playground: Playground, selector: str) -> None:
 
 
 def test_no_answer_runs_or_loads_anything(playground: Playground) -> None:
-    playground.sign_in()
-    texts = iter(ANSWERS)
-
-    adapter = "<img src=x onerror=alert(1)>@00"
-    playground.reroute("**/ai/run/**", lambda route: playground.answer(route, next(texts), adapter))
-    for number, text in enumerate(ANSWERS):
-        playground.ask(text[:200] or "x")
-        if number % 40 == 39 or number == len(ANSWERS) - 1:
-            is_harmless(playground, "#turns")
-            playground.page.get_by_role("button", name="Clear").click()
+    converse(playground, ANSWERS, refused=False)
 
 
 def test_no_answer_breaks_the_page(playground: Playground) -> None:
@@ -62,24 +84,23 @@ def test_no_answer_breaks_the_page(playground: Playground) -> None:
         playground.page.get_by_role("button", name="Clear").click()
     playground.answers_with("Still here")
 
-    assert "Still here" in playground.ask("y").inner_text()
+    expect(playground.ask("y")).to_contain_text("Still here")
 
 
 def test_no_error_runs_or_loads_anything(playground: Playground) -> None:
+    converse(playground, REFUSALS, refused=True)
+
+
+def converse(playground: Playground, texts: Sequence[str], refused: bool) -> None:
+    """Let the chat show every text, as the question too."""
     playground.sign_in()
-    texts = iter(REFUSALS)
-
-    def refuse(route: Route) -> None:
-        error = {"message": next(texts), "code": 5006}
-        body = {"success": False, "errors": [error], "result": None, "messages": []}
-        route.fulfill(status=400, content_type="application/json", body=json.dumps(body))
-
-    playground.reroute("**/ai/run/**", refuse)
-    for number in range(len(REFUSALS)):
-        playground.ask("x")
-        if number % 40 == 39 or number == len(REFUSALS) - 1:
-            is_harmless(playground, "#turns")
-            playground.page.get_by_role("button", name="Clear").click()
+    for begin in range(0, len(texts), CONVERSATION):
+        batch = texts[begin : begin + CONVERSATION]
+        assert playground.page.evaluate(ASK, [batch, refused, ADAPTER]) == len(batch)
+        alerts = playground.page.locator("#turns").get_by_role("alert")
+        expect(alerts).to_have_count(len(batch) if refused else 0)
+        is_harmless(playground, "#turns")
+        playground.page.get_by_role("button", name="Clear").click()
 
 
 @pytest.mark.parametrize("begin", range(0, len(NAMES), BATCH))
@@ -99,16 +120,16 @@ def test_no_adapter_runs_or_loads_anything(playground: Playground, begin: int) -
     playground.page.route("**/ai/finetunes**", answer)
     playground.page.route("**/ai/finetunes/**", answer)
     playground.sign_in("adapters")
-    playground.page.locator("#adapter-list article").nth(len(names) - 1).wait_for()
+    expect(playground.page.locator("#adapter-list article")).to_have_count(len(names))
     is_harmless(playground, "#adapter-list")
-    assert playground.page.locator("#adapter-list h3").all_text_contents() == list(names)
+    assert playground.page.locator("#adapter-list h3").all_text_contents() == list(reversed(names))
     assert playground.fits()
     for select in ("#adapter", "#first-adapter", "#second-adapter"):
         assert playground.page.locator(f"{select} optgroup option").all_text_contents() == list(names)
         is_harmless(playground, select)
     playground.page.get_by_role("button", name="Rename").first.click()
-    assert names[0] in playground.page.get_by_role("dialog").inner_text()
-    assert playground.page.locator("#confirm script, #confirm img").count() == 0
+    expect(playground.page.get_by_role("dialog")).to_contain_text(names[-1])
+    expect(playground.page.locator("#confirm script, #confirm img")).to_have_count(0)
     playground.page.keyboard.press("Escape")
     playground.answers_with("x")
     playground.show("Compare")
@@ -117,7 +138,7 @@ def test_no_adapter_runs_or_loads_anything(playground: Playground, begin: int) -
     playground.page.get_by_role("button", name="Compare", exact=True).click()
     playground.page.locator("#verdicts fieldset").wait_for()
     is_harmless(playground, "#answers")
-    assert names[3] in playground.page.locator("#verdicts").inner_text()
+    expect(playground.page.locator("#verdicts")).to_contain_text(names[3])
 
 
 def finetune(number: int, text: str) -> dict[str, Any]:
@@ -137,20 +158,19 @@ def finetune(number: int, text: str) -> dict[str, Any]:
         "modules": [text],
         "difference": 0.5,
         "warnings": [text],
+        "answers": 1,
+        "answers_since": "2026-01-01T00:00:00.000Z",
     }
 
 
 def test_real_adapters_with_such_names_are_harmless_too(
     playground: Playground, playground_server: RunningServer
 ) -> None:
-    address = f"{playground_server.url}/client/v4/accounts/{ACCOUNT_ID}/ai/finetunes"
     names = NAMES[::16]
     made = []
     for name in names:
         body = {"model": MODEL, "name": name, "description": name}
-        response = requests.post(address, json=body, headers=playground_server.authorization, timeout=30)
-        assert response.status_code == 200, response.text
-        made.append(response.json()["result"]["id"])
+        made.append(playground_server.call("POST", "/ai/finetunes", json=body)["id"])
     try:
         playground.sign_in("adapters")
         shown = playground.page.locator("#adapter-list h3").all_text_contents()
@@ -158,4 +178,4 @@ def test_real_adapters_with_such_names_are_harmless_too(
         is_harmless(playground, "#adapter-list")
     finally:
         for finetune_id in made:
-            requests.delete(f"{address}/{finetune_id}", headers=playground_server.authorization, timeout=30)
+            playground_server.call("DELETE", f"/ai/finetunes/{finetune_id}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from playwright.sync_api import Locator, Route
+from playwright.sync_api import Locator, Route, expect
 from tests.e2e.playground.browser import Playground
 from tests.e2e.playground.test_compare import run
 from tests.e2e.running_server import RunningServer
@@ -61,6 +61,16 @@ def answers_with_calls(playground: Playground, *calls: dict[str, Any]) -> None:
     playground.reroute("**/ai/run/**", lambda route: route.fulfill(status=200, headers=headers, body=body))
 
 
+def give(playground: Playground, answer: Locator, *results: str) -> Locator:
+    """Send the results of an answer's calls and wait for the next answer."""
+    answers = playground.page.locator("#turns .assistant")
+    before = answers.count()
+    for field, text in zip(answer.get_by_label("Result of").all(), results, strict=True):
+        field.fill(text)
+    answer.get_by_role("button", name="Send the result").click()
+    return playground.complete(answers.nth(before))
+
+
 def card(answer: Locator) -> tuple[str, Any]:
     """The name and the arguments of an answer's first call."""
     first = answer.get_by_role("list", name="Tool calls").get_by_role("listitem").first
@@ -90,9 +100,7 @@ def test_an_answer_by_a_schema_meets_it(chat: Playground) -> None:
 
     assert bodies[0]["response_format"] == {"type": "json_schema", "json_schema": SCHEMA}
     jsonschema.validate(json.loads(answer.locator("pre.json").inner_text()), SCHEMA)
-    answer.get_by_role("button", name="Copy").click()
-    answer.get_by_role("button", name="Copied").wait_for()
-    jsonschema.validate(json.loads(chat.page.evaluate("navigator.clipboard.readText()")), SCHEMA)
+    jsonschema.validate(json.loads(chat.copied(answer.get_by_role("button", name="Copy"))), SCHEMA)
 
 
 def test_the_example_schema_is_one_that_the_server_takes(chat: Playground) -> None:
@@ -112,34 +120,34 @@ def test_a_schema_that_is_none_is_told_while_it_is_typed_and_not_sent(chat: Play
     by_schema(chat, text)
     field = chat.page.get_by_role("textbox", name="Schema")
 
-    assert fault in chat.page.locator("#schema-error").inner_text()
-    assert field.get_attribute("aria-invalid") == "true"
-    assert fault in chat.ask("One").get_by_role("alert").inner_text()
+    expect(chat.page.locator("#schema-error")).to_contain_text(fault)
+    expect(field).to_have_attribute("aria-invalid", "true")
+    expect(chat.ask("One").get_by_role("alert")).to_contain_text(fault)
     assert bodies == []
     field.fill("{}")
-    assert chat.page.locator("#schema-error").inner_text() == ""
-    assert field.get_attribute("aria-invalid") == "false"
+    expect(chat.page.locator("#schema-error")).to_have_text("")
+    expect(field).to_have_attribute("aria-invalid", "false")
 
 
 def test_a_schema_that_is_left_empty_is_asked_for(chat: Playground) -> None:
     by_schema(chat, "")
 
-    assert "Schema: nothing is there yet" in chat.ask("One").get_by_role("alert").inner_text()
+    expect(chat.ask("One").get_by_role("alert")).to_contain_text("Schema: nothing is there yet")
 
 
 def test_a_schema_that_cannot_be_enforced_is_refused_with_its_place(chat: Playground) -> None:
     by_schema(chat, {"type": "array", "uniqueItems": True})
-    alert = chat.ask("One").get_by_role("alert").inner_text()
+    alert = chat.ask("One").get_by_role("alert")
 
-    assert "/response_format/json_schema/uniqueItems" in alert
-    assert "code 5006, HTTP 400" in alert
+    expect(alert).to_contain_text("/response_format/json_schema/uniqueItems")
+    expect(alert).to_contain_text("code 5006, HTTP 400")
 
 
 def test_an_answer_that_cannot_be_complete_in_time_is_an_error(chat: Playground) -> None:
     by_schema(chat, {**SCHEMA, "properties": {"title": {"type": "string", "minLength": 200}}, "required": ["title"]})
     chat.set(max_tokens=5)
 
-    assert "code 5024" in chat.ask("One").get_by_role("alert").inner_text()
+    expect(chat.ask("One").get_by_role("alert")).to_contain_text("code 5024")
 
 
 def test_a_demanded_call_is_a_card(chat: Playground) -> None:
@@ -151,7 +159,7 @@ def test_a_demanded_call_is_a_card(chat: Playground) -> None:
     assert (bodies[0]["tools"], bodies[0]["tool_choice"]) == ([WEATHER], "required")
     assert name == "weather"
     jsonschema.validate(arguments, WEATHER["parameters"])
-    assert re.search(r"\d+ tokens .*first after", answer.locator(".facts").inner_text())
+    expect(answer.locator(".facts")).to_have_text(re.compile(r"\d+ tokens .*first after"))
 
 
 def test_a_call_stays_in_the_conversation(chat: Playground) -> None:
@@ -166,13 +174,60 @@ def test_a_call_stays_in_the_conversation(chat: Playground) -> None:
     assert sent[1]["content"] == ""
     assert sent[1]["tool_calls"][0] == {"name": name, "arguments": arguments}
     assert bodies[1]["tool_choice"] == "none"
-    assert answer.get_by_role("alert").count() == 0
-    assert answer.locator(".text").inner_text().strip()
+    expect(answer.get_by_role("alert")).to_have_count(0)
+    expect(answer.locator(".text")).to_have_text(re.compile(r"\S"))
+
+
+def test_a_result_is_sent_as_a_message_of_its_tool(chat: Playground) -> None:
+    bodies = chat.bodies()
+    with_tools(chat)
+    call = chat.ask("What is the weather in Rome?")
+    name, arguments = card(call)
+    chat.page.get_by_role("radio", name="none", exact=True).check()
+    calls = call.get_by_role("listitem").count()
+    answer = give(chat, call, *['{"sky": "sunny"}'] * calls)
+
+    question, called, *results = bodies[1]["messages"]
+    assert (question["role"], called["role"]) == ("user", "assistant")
+    assert called["tool_calls"][0] == {"name": name, "arguments": arguments}
+    assert results == [{"role": "tool", "name": "weather", "content": '{"sky": "sunny"}'}] * calls
+    expect(answer.get_by_role("alert")).to_have_count(0)
+    expect(answer.locator(".text")).to_have_text(re.compile(r"\S"))
+    expect(chat.page.locator("form.results")).to_be_hidden()
+
+
+def test_all_calls_get_results_and_one_that_is_mended_leaves_the_others(chat: Playground) -> None:
+    calls = [{"name": name, "arguments": {}} for name in ("first", "second")]
+    answers_with_calls(chat, *calls)
+    call = chat.ask("One")
+    chat.page.unroute("**/ai/run/**")
+    bodies = chat.bodies()
+    chat.set(max_tokens=2)
+    give(chat, call, "1", "2")
+    chat.page.get_by_role("article", name="Result of first").get_by_role("button", name="Edit").click()
+    chat.page.get_by_label("Edit the result").fill("one")
+    chat.page.get_by_role("button", name="Send again").click()
+    chat.complete(chat.page.locator("#turns .assistant").nth(1))
+
+    results = [[message for message in body["messages"] if message["role"] == "tool"] for body in bodies]
+    assert results == [
+        [{"role": "tool", "name": "first", "content": text}, {"role": "tool", "name": "second", "content": "2"}]
+        for text in ("1", "one")
+    ]
+    expect(chat.page.locator("#turns .tool .text")).to_have_text(["one", "2"])
+
+
+def test_a_prompt_has_no_room_for_results_and_the_page_says_so(chat: Playground) -> None:
+    answers_with_calls(chat, {"name": "weather", "arguments": {}})
+    call = chat.ask("One")
+    chat.page.get_by_role("radio", name="Prompt").check()
+
+    expect(give(chat, call, "sunny").get_by_role("alert")).to_contain_text("choose Messages")
 
 
 def test_the_example_tool_is_one_that_the_server_takes(chat: Playground) -> None:
     bodies = chat.bodies()
-    assert not chat.page.get_by_role("radio", name="required").is_visible()
+    expect(chat.page.get_by_role("radio", name="required")).to_be_hidden()
     chat.page.get_by_role("button", name="Example tool").click()
     chat.ask("Hello")
     assert "tool_choice" not in bodies[0]
@@ -185,15 +240,15 @@ def test_tools_that_are_no_list_are_told_while_they_are_typed(chat: Playground) 
     bodies = chat.bodies()
     chat.page.get_by_role("textbox", name="Tools").fill(json.dumps(WEATHER))
 
-    assert chat.page.locator("#tools-error").inner_text() == "Tools are a list, in brackets."
-    assert "Tools are a list" in chat.ask("One").get_by_role("alert").inner_text()
+    expect(chat.page.locator("#tools-error")).to_have_text("Tools are a list, in brackets.")
+    expect(chat.ask("One").get_by_role("alert")).to_contain_text("Tools are a list")
     assert bodies == []
 
 
 def test_a_tool_that_cannot_be_called_is_refused_with_its_place(chat: Playground) -> None:
     with_tools(chat, [{**WEATHER, "name": "two words"}])
 
-    assert "/tools/0/name" in chat.ask("One").get_by_role("alert").inner_text()
+    expect(chat.ask("One").get_by_role("alert")).to_contain_text("/tools/0/name")
 
 
 def test_all_calls_of_an_answer_are_shown_and_none_becomes_html(chat: Playground) -> None:
@@ -204,13 +259,11 @@ def test_all_calls_of_an_answer_are_shown_and_none_becomes_html(chat: Playground
     answers_with_calls(chat, *calls)
     answer = chat.ask("One")
 
-    assert answer.locator(".call .name").all_inner_texts() == [HOSTILE, "second"]
+    expect(answer.locator(".call .name")).to_have_text([HOSTILE, "second"])
     assert [json.loads(text) for text in answer.locator(".call pre").all_inner_texts()] == [
         call["arguments"] for call in calls
     ]
-    answer.get_by_role("button", name="Copy").click()
-    answer.get_by_role("button", name="Copied").wait_for()
-    assert json.loads(chat.page.evaluate("navigator.clipboard.readText()")) == calls
+    assert json.loads(chat.copied(answer.get_by_role("button", name="Copy"))) == calls
 
 
 def test_the_comparison_asks_with_them_and_shows_calls(playground: Playground, adapters: tuple[str, ...]) -> None:
@@ -223,9 +276,10 @@ def test_the_comparison_asks_with_them_and_shows_calls(playground: Playground, a
     assert [(body["tools"], body["tool_choice"]) for body in bodies] == [([WEATHER], "required")] * 2
     for side in playground.page.locator("#answers .side").all():
         jsonschema.validate(card(side)[1], WEATHER["parameters"])
-    note = playground.page.locator("#answers .side .note").last.inner_text()
     same = len({side.locator(".calls").inner_text() for side in playground.page.locator("#answers .side").all()}) == 1
-    assert note == ("The same calls as the base model's." if same else "Other calls than the base model's.")
+    expect(playground.page.locator("#answers .side .note").last).to_have_text(
+        "The same calls as the base model's." if same else "Other calls than the base model's."
+    )
 
 
 def test_a_server_that_has_neither_offers_neither(playground: Playground, playground_server: RunningServer) -> None:
@@ -241,8 +295,8 @@ def test_a_server_that_has_neither_offers_neither(playground: Playground, playgr
     playground.page.route("**/openapi.json", older)
     playground.sign_in()
     for name in ("Schema", "Tools"):
-        assert playground.page.get_by_role("textbox", name=name).count() == 0
-    assert playground.page.get_by_role("group", name="Answer").count() == 0
+        expect(playground.page.get_by_role("textbox", name=name)).to_have_count(0)
+    expect(playground.page.get_by_role("group", name="Answer")).to_have_count(0)
     bodies = playground.bodies()
     playground.set(max_tokens=2)
     playground.ask("One")

@@ -84,6 +84,10 @@ _CONTENT_OPTIONAL: dict[str, Schema] = {
     "warnings": sequence(TEXT),
 }  # fmt: skip
 _CONTENT: dict[str, Schema] = {"ready": BOOLEAN, "files": _FILES}
+_USE: dict[str, Schema] = {
+    "answers": {**COUNT, "description": "Answers that the account got from it, by this server, since then."},
+    "answers_since": MOMENT,
+}
 _ID = members({"id": TEXT})
 _ACCOUNT = members({"id": HEX, "name": TEXT, "type": {"const": account_routes.ACCOUNT_TYPE}, "created_on": MOMENT})
 _TOKEN: dict[str, Schema] = {
@@ -96,6 +100,7 @@ INFO = members(dict.fromkeys(("page", "per_page", "count", "total_count", "total
 SCHEMAS: dict[str, Schema] = {
     "Finetune": members(_FINETUNE, {"public": BOOLEAN}),
     "FinetuneDetails": members({**_FINETUNE, "public": BOOLEAN, **_CONTENT}, _CONTENT_OPTIONAL),
+    "UsedFinetune": members({**_FINETUNE, "public": BOOLEAN, **_CONTENT, **_USE}, _CONTENT_OPTIONAL),
     "Asset": members(
         {"finetune_id": UUID, "file_name": TEXT, "created_at": MOMENT, "modified_at": MOMENT, **_CONTENT},
         _CONTENT_OPTIONAL,
@@ -166,7 +171,7 @@ def finetunes(model: Schema) -> dict[str, dict[str, Operation]]:
         },
         "/{finetune}": {
             "get": Operation(
-                "One finetune, of the account or public", answer(enveloped(ref("FinetuneDetails"))), found,
+                "One finetune, of the account or public, and its use", answer(enveloped(ref("UsedFinetune"))), found,
                 parameters=(FINETUNE,), scope=read,
             ),
             "patch": Operation(

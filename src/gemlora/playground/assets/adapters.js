@@ -2,7 +2,7 @@
 
 import { announce, button, byId, copy, element } from "./dom.js";
 import { adapterFiles, droppedFiles } from "./files.js";
-import { bytes, percent } from "./format.js";
+import { bytes, counted, percent } from "./format.js";
 
 const PUBLIC_PREFIX = "cf-public-";
 
@@ -126,14 +126,18 @@ export class Adapters {
   #say(text, kind = "") {
     byId("verdict").className = `verdict-text ${kind}`;
     byId("verdict").textContent = text;
+    byId("verdict").scrollIntoView({ block: "nearest" });
   }
 
   #list() {
     const { adapters, shelf } = this.#session;
-    byId("adapter-list").replaceChildren(...adapters.map((adapter) => this.#card(adapter, true)));
-    byId("shelf-list").replaceChildren(...shelf.map((adapter) => this.#card(adapter, false)));
-    byId("own-empty").hidden = adapters.length > 0;
-    byId("shelf").hidden = shelf.length === 0;
+    const yours = adapters.filter((adapter) => !adapter.public).toReversed().map((adapter) => this.#card(adapter, true));
+    const published = adapters.filter((adapter) => adapter.public).map((adapter) => this.#card(adapter, true));
+    const shared = [...published, ...shelf.map((adapter) => this.#card(adapter, false))];
+    byId("adapter-list").replaceChildren(...yours);
+    byId("shelf-list").replaceChildren(...shared);
+    byId("own-empty").hidden = yours.length > 0;
+    byId("shelf").hidden = shared.length === 0;
   }
 
   #card(adapter, own) {
@@ -149,7 +153,6 @@ export class Adapters {
   }
 
   #facts(adapter) {
-    const used = this.#session.uses.get(adapter.name) ?? 0;
     const facts = {
       Rank: String(adapter.rank),
       Modules: adapter.modules.join(", "),
@@ -157,7 +160,7 @@ export class Adapters {
       Base: `${adapter.model}, served by ${this.#session.property("weights")}`,
       Effect: adapter.difference === null ? "not measured yet" : `moves the logits by ${percent(adapter.difference)}`,
       Uploaded: new Date(adapter.created_at).toLocaleString(),
-      "Used here": used === 1 ? "1 answer since sign-in" : `${used} answers since sign-in`,
+      Used: used(adapter),
       Hash: hash(adapter.digest),
     };
     return element("dl", { class: "facts" }, ...Object.entries(facts).map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
@@ -220,6 +223,11 @@ export class Adapters {
     dialog.showModal();
     if (name !== null) field.select();
   }
+}
+
+/** By this account, as far as the server remembers. */
+function used({ answers, answers_since: since }) {
+  return `${counted(answers, "answer")} since the server's start, ${new Date(since).toLocaleString()}`;
 }
 
 function hash(digest) {

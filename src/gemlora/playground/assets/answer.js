@@ -1,6 +1,7 @@
 /** One answer from its first byte to its last, measured. Chat and comparison both get theirs here. */
 
 import { Failure } from "./failure.js";
+import { counted } from "./format.js";
 
 const LEAST_SECONDS = 0.02;
 
@@ -29,11 +30,11 @@ export class Answer {
   get facts() {
     const facts = [];
     if (this.usage) {
-      facts.push(`${this.usage.completion_tokens} tokens`);
+      facts.push(counted(this.usage.completion_tokens, "token"));
       if (this.rate !== null) facts.push(`${this.rate.toFixed(1)} tokens/s`);
     }
     if (this.firstSeconds !== null) facts.push(`first after ${this.firstSeconds.toFixed(2)} s`);
-    if (this.usage) facts.push(`prompt ${this.usage.prompt_tokens} tokens`);
+    if (this.usage) facts.push(`prompt ${counted(this.usage.prompt_tokens, "token")}`);
     if (this.finish === "length") facts.push("cut at max_tokens");
     if (this.stopped) facts.push("stopped");
     return facts;

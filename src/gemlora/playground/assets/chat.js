@@ -1,14 +1,16 @@
-/** A conversation: ask, follow the answer, stop it, ask again, mend a question. */
+/** A conversation: ask, follow the answer, stop it, ask again, mend a question, give the results of what was called. */
 
 import { ask } from "./answer.js";
 import { callCards, callsText } from "./calls.js";
 import { announce, button, byId, copy, element } from "./dom.js";
+import { jsonText, Live } from "./live.js";
 import { markdown } from "./markdown.js";
+import { resultsForm } from "./results.js";
 
 export class Chat {
   #session;
   #settings;
-  #turns = []; // { role, content, calls, node }
+  #turns = []; // { role, content, node }, of answers also calls, of results the function's name
   #running = null; // AbortController of the answer that is being written
 
   constructor(session, settings) {
@@ -49,7 +51,7 @@ export class Chat {
   }
 
   #untilQuestion() {
-    const last = this.#turns.findLastIndex(({ role }) => role === "user");
+    const last = this.#turns.findLastIndex(({ role }) => role !== "assistant");
     return this.#turns.slice(0, last + 1);
   }
 
@@ -84,7 +86,6 @@ export class Chat {
       live.show(answer.text));
     live.end(answer.text);
     this.#running = null;
-    if (answer.adapter) this.#session.used(answer.adapter);
     if (node.isConnected) this.#finish(node, answer);
   }
 
@@ -92,7 +93,7 @@ export class Chat {
     node.removeAttribute("aria-busy");
     const calls = answer.toolCalls;
     if (answer.text || calls.length) this.#turns.push({ role: "assistant", content: answer.text, calls, node });
-    if (calls.length) node.querySelector(".text").append(callCards(calls));
+    if (calls.length) node.querySelector(".text").append(callCards(calls), resultsForm(calls, (texts) => this.#give(calls, texts)));
     if (answer.failure) node.querySelector(".text").append(element("p", { class: "error", role: "alert" }, answer.failure.line));
     else if (!answer.text && !calls.length) node.querySelector(".text").append(element("p", { class: "about" }, "An empty answer."));
     node.querySelector(".facts").textContent = answer.facts.join(" · ");
@@ -114,10 +115,17 @@ export class Chat {
     this.#answer();
   }
 
-  #add(role, content) {
-    const node = this.#place(role, role === "user" ? "You" : "Model");
+  /** Answer an answer's calls, one message for each. */
+  #give(calls, texts) {
+    if (this.#running) return;
+    texts.forEach((text, i) => this.#add("tool", text, calls[i].name));
+    this.#answer();
+  }
+
+  #add(role, content, name) {
+    const node = this.#place(role, role === "tool" ? `Result of ${name}` : "You");
     node.querySelector(".text").textContent = content;
-    const turn = { role, content, node };
+    const turn = { role, content, name, node };
     node.querySelector(".actions").append(
       button("Copy", (event) => copy(turn.content, event.target)),
       button("Edit", () => this.#edit(turn)),
@@ -128,22 +136,29 @@ export class Chat {
   #edit(turn) {
     if (this.#running) return;
     const text = turn.node.querySelector(".text");
-    const field = element("textarea", { rows: "3", "aria-label": "Edit the question" });
+    const field = element("textarea", { rows: "3", "aria-label": turn.role === "tool" ? "Edit the result" : "Edit the question" });
     field.value = turn.content;
     const leave = () => text.replaceChildren(turn.content);
     const resend = () => {
-      const at = this.#turns.indexOf(turn);
       const content = field.value.trim();
-      if (!content || this.#running || at < 0) return;
-      for (let node = turn.node.nextSibling; node; node = turn.node.nextSibling) node.remove();
-      turn.node.remove();
-      this.#turns.length = at;
-      this.#add("user", content);
+      if (!content || this.#running || !this.#turns.includes(turn)) return;
+      turn.content = content;
+      leave();
+      this.#forgetBehind(turn);
       this.#answer();
     };
     const row = element("div", { class: "row" }, element("button", { type: "button", on: { click: resend } }, "Send again"), button("Cancel", leave));
     text.replaceChildren(field, row);
     field.focus();
+  }
+
+  /** Drop what came after a question or a result; results of the same answer stay. */
+  #forgetBehind(turn) {
+    let last = this.#turns.indexOf(turn);
+    while (turn.role === "tool" && this.#turns[last + 1]?.role === "tool") last += 1;
+    const { node } = this.#turns[last];
+    while (node.nextSibling) node.nextSibling.remove();
+    this.#turns.length = last + 1;
   }
 
   #place(role, name) {
@@ -164,48 +179,5 @@ export class Chat {
     byId("clear").disabled = byId("turns").childElementCount === 0;
     const last = byId("turns").lastElementChild;
     for (const again of document.querySelectorAll("#turns .again")) again.hidden = running || !last.contains(again);
-  }
-}
-
-/** Shows a growing text, once a frame at most, and keeps its end in view for readers who are there. */
-class Live {
-  #node;
-  #shown;
-  #text = "";
-  #frame = 0;
-
-  /** `shown` makes a node of the text so far. */
-  constructor(node, shown) {
-    this.#node = node;
-    this.#shown = shown;
-  }
-
-  show(text) {
-    this.#text = text;
-    this.#frame ||= requestAnimationFrame(() => this.#draw());
-  }
-
-  end(text) {
-    cancelAnimationFrame(this.#frame);
-    this.#text = text;
-    this.#draw();
-  }
-
-  #draw() {
-    this.#frame = 0;
-    const page = document.scrollingElement;
-    const following = page.scrollHeight - page.scrollTop - page.clientHeight < 160;
-    this.#node.replaceChildren(this.#shown(this.#text));
-    if (following) page.scrollTop = page.scrollHeight;
-  }
-}
-
-/** JSON on lines of its own; as it is while it grows, and if it was cut off. */
-function jsonText(text) {
-  if (!text) return "";
-  try {
-    return element("pre", { class: "json" }, element("code", {}, JSON.stringify(JSON.parse(text), null, 2)));
-  } catch {
-    return element("pre", { class: "json" }, element("code", {}, text));
   }
 }

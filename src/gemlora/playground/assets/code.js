@@ -21,12 +21,19 @@ export class Code {
     byId("code-close").onclick = () => byId("code").close();
   }
 
-  /** Show `request`, a body of the run route. */
+  /** Show what `request` returns, a body of the run route, or why there is none if it throws. */
   open(request) {
-    this.#request = request;
-    byId("code-token").checked = false;
-    this.#choose(this.#chosen);
+    let fault = "";
+    try {
+      this.#request = request();
+      byId("code-token").checked = false;
+      this.#choose(this.#chosen);
+    } catch (error) {
+      fault = error.message;
+    }
+    byId("code-program").hidden = fault !== "";
     byId("code").showModal();
+    byId("code-error").textContent = fault;
   }
 
   /** The program that runs, with the token. */

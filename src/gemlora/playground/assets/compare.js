@@ -94,7 +94,6 @@ export class Compare {
       ask(this.#session.client, this.#session.model.name, bodies[i], this.#running.signal, (answer) => side.grow(answer.text)));
     const answers = await Promise.all(asking);
     sides.forEach((side, i) => side.finish(answers[i]));
-    for (const { adapter } of answers) if (adapter) this.#session.used(adapter);
     this.#running = null;
     if (sides[0].node.isConnected) this.#judge(prompt, bodies[0], sides);
     this.#show();

@@ -1,5 +1,10 @@
 /** Numbers for people. */
 
+/** A number of things, by the name of one. */
+export function counted(count, thing) {
+  return `${count.toLocaleString("en")} ${thing}${count === 1 ? "" : "s"}`;
+}
+
 /** A part of one in three digits. */
 export function percent(part) {
   return `${(part * 100).toPrecision(3)} %`;

@@ -37,11 +37,7 @@ class Page {
   }
 
   showCode() {
-    try {
-      this.code.open(view() === "compare" ? this.compare.request : this.chat.request);
-    } catch (error) {
-      announce(error.message);
-    }
+    this.code.open(() => (view() === "compare" ? this.compare.request : this.chat.request));
   }
 
   end() {
@@ -72,6 +68,7 @@ function show() {
     else link.removeAttribute("aria-current");
   }
   if (shown === "server") page.server.show();
+  if (shown === "adapters") page.session.refresh().catch((error) => announce(error.line ?? error.message));
 }
 
 async function signIn(token) {
@@ -86,10 +83,9 @@ async function signIn(token) {
   byId(view() === "chat" ? "question" : "content").focus();
 }
 
-/** Says that starter weights stand in for the model, in the server's own words. */
+/** Says that starter weights stand in for the model, in the server's own words: one sentence of its description. */
 function notice({ model }) {
-  const at = model.description.lastIndexOf("Served by ");
-  return model.description.includes("starter weights") && at >= 0 ? model.description.slice(at) : "";
+  return /Served by .*? starter weights .*?\.(?= |$)/.exec(model.description)?.[0] ?? "";
 }
 
 function signOut(reason = "") {

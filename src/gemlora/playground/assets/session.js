@@ -10,6 +10,8 @@ const FACTS_AT_ONCE = 100;
 
 /** Dispatches `adapters` when the list has changed, and `ended` when the token is not accepted any more. */
 export class Session extends EventTarget {
+  #reading = 0;
+
   constructor(client, token) {
     super();
     this.client = client;
@@ -20,7 +22,6 @@ export class Session extends EventTarget {
     this.inputs = new Set(); // names that the run route takes
     this.adapters = [];
     this.shelf = [];
-    this.uses = new Map();
     client.onRefusedToken = () => this.dispatchEvent(new Event("ended"));
   }
 
@@ -59,16 +60,19 @@ export class Session extends EventTarget {
     return [...this.adapters, ...this.shelf].filter((adapter) => adapter.ready !== false);
   }
 
-  /** Read the lists of adapters again. */
+  /** Read the lists of adapters again; of several readings the newest counts. */
   async refresh() {
     if (!this.may("finetunes:read")) return;
+    this.#reading += 1;
+    const reading = this.#reading;
     const [own, shelf] = await Promise.all([
       this.client.call("GET", "/ai/finetunes"),
       this.client.call("GET", "/ai/finetunes/public?limit=1000"),
     ]);
     const ids = new Set(own.map((adapter) => adapter.id));
-    this.adapters = await this.#withFacts(own);
-    this.shelf = await this.#withFacts(shelf.filter(({ id }) => !ids.has(id)));
+    const lists = await Promise.all([own, shelf.filter(({ id }) => !ids.has(id))].map((list) => this.#withFacts(list)));
+    if (reading !== this.#reading) return;
+    [this.adapters, this.shelf] = lists;
     this.dispatchEvent(new Event("adapters"));
   }
 
@@ -79,10 +83,5 @@ export class Session extends EventTarget {
   /** One adapter with what is known of its files. */
   show(id) {
     return this.client.call("GET", `/ai/finetunes/${encodeURIComponent(id)}`);
-  }
-
-  /** Count an answer that an adapter gave. */
-  used(name) {
-    this.uses.set(name, (this.uses.get(name) ?? 0) + 1);
   }
 }

@@ -59,6 +59,7 @@ export class Settings {
 
   /** The body of a request. `turns` are the messages so far; a prompt takes the last. Throws `Error` for bad values. */
   body(turns, adapter = this.adapter, more = {}) {
+    if (this.isPrompt && turns.at(-1).role === "tool") throw new Error("A prompt stands alone: choose Messages to send results of tools.");
     const question = this.isPrompt ? { prompt: turns.at(-1).content } : { messages: this.#messages(turns) };
     const lora = adapter ? { lora: adapter } : {};
     return { ...question, ...this.#parameters.values(this.isPrompt ? [] : ["raw"]), ...this.#shape.members, ...lora, ...more };
@@ -82,14 +83,14 @@ export class Settings {
   #listAdapters() {
     const standard = this.#session.defaultAdapter;
     const bare = element("option", { value: BARE_BASE }, `Bare base (${BARE_BASE})`);
-    if (standard) fill(byId("adapter"), this.#session, `None named: ${standard} answers`, bare);
+    if (standard) fill(byId("adapter"), this.#session, `Default: ${standard}`, bare);
     else fill(byId("adapter"), this.#session, `${BASE}, no adapter`);
   }
 }
 
-/** A turn as a message; calls stay with the answer that made them. */
-function message({ role, content, calls = [] }) {
-  return { role, content, ...(calls.length ? { tool_calls: calls } : {}) };
+/** A turn as a message; calls stay with the answer that made them, and results name the function. */
+function message({ role, content, name, calls = [] }) {
+  return { role, ...(name === undefined ? {} : { name }), content, ...(calls.length ? { tool_calls: calls } : {}) };
 }
 
 /** Offer the session's adapters in a select, behind `none` and `more`; what was chosen stays chosen while it exists. */

@@ -75,7 +75,7 @@ function completion(body) {
 function chat(body) {
   const { prompt, messages = [{ role: "user", content: prompt }], tools, response_format, ...rest } = without(body, "raw");
   return {
-    messages: messages.map(openaiMessage), ...rest,
+    messages: openaiMessages(messages), ...rest,
     ...(response_format ? { response_format: openaiFormat(response_format) } : {}),
     ...(tools ? { tools: tools.map((tool) => (tool?.function ? tool : { type: "function", function: without(tool ?? {}, "type") })) } : {}),
   };
@@ -86,12 +86,20 @@ function openaiFormat({ type, json_schema }) {
   return { type, json_schema: "schema" in json_schema ? json_schema : { name: "answer", schema: json_schema } };
 }
 
-function openaiMessage({ tool_calls, ...message }) {
-  if (!tool_calls) return message;
-  const calls = tool_calls.map(({ name, arguments: given }, i) => ({
-    id: `call_${i}`, type: "function", function: { name, arguments: spaced(given) },
-  }));
-  return { ...message, tool_calls: calls };
+/** Calls get ids, by which their results know them. */
+function openaiMessages(messages) {
+  let made = 0;
+  let answered = 0;
+  return messages.map(({ tool_calls, name, ...message }) => {
+    if (message.role === "tool") return { role: "tool", tool_call_id: `call_${answered++}`, content: message.content };
+    if (!tool_calls) return message;
+    answered = made;
+    return { ...message, tool_calls: tool_calls.map((call) => openaiCall(call, `call_${made++}`)) };
+  });
+}
+
+function openaiCall({ name, arguments: given }, id) {
+  return { id, type: "function", function: { name, arguments: spaced(given) } };
 }
 
 /** JSON on one line with a blank behind commas and colons: what the server makes of arguments, so that the prompt is the same. */
