@@ -83,7 +83,8 @@ Parts: TypeAlias = AsyncGenerator[Part, None]
 class Generation:
     """An accepted request: what serves it, and its answer.
 
-    Where it would have to wait, `make_way` lets what is less urgent end first. `follow` passes the answer on; `answered` hears of one that has tokens.
+    Where it would have to wait, `make_way` lets what is less urgent end first. `follow` passes the answer on, and
+    `answered` hears of one that has tokens.
     """
 
     def __init__(

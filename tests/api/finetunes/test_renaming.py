@@ -12,8 +12,9 @@ async def test_it_is_named_anew_and_nothing_else_changes(client: httpx.AsyncClie
 
     renamed = (await client.patch(f"{FINETUNES}/poet", json={"name": "bard"})).json()["result"]
 
-    assert renamed == before | {"name": "bard", "modified_at": renamed["modified_at"]}
-    assert renamed == (await client.get(f"{FINETUNES}/{finetune_id}")).json()["result"]
+    after = (await client.get(f"{FINETUNES}/{finetune_id}")).json()["result"]
+    assert after == before | {"name": "bard", "modified_at": renamed["modified_at"]}
+    assert renamed.items() <= after.items()
     assert refusal(await client.get(f"{FINETUNES}/poet"))[:2] == (404, 3037)
 
 
