@@ -58,6 +58,7 @@ TABLE: list[tuple[Exception, int, int, str, str]] = [
         "Finetune is missing required files (model.safetensors and config.json)",
     ),
     (errors.StillNeeded("it stays"), 3045, 409, "AiError", "it stays"),
+    (errors.OutcomesMeasured("measured"), 3045, 409, "AiError", "measured"),
     (errors.TooManyAdapters("taken"), 5004, 400, "Invalid data", "taken"),
     (errors.TooManyAliases("taken"), 5004, 400, "Invalid data", "taken"),
     (errors.RequestTimedOut("x"), 3007, 408, "Timeout", "Request timeout"),

@@ -8,12 +8,10 @@ from typing import Any
 import httpx
 import jsonschema_rs
 import pytest
-from tests.api.bodies import SCHEMA
 from tests.api.parts import MODEL
 from tests.api.real_parts import FINETUNES, RUN, RealParts, peft_files, ready, real_parts, refusal
 
 from gemlora.api.application import batch_answers
-from gemlora.api.openapi.document import document
 
 ALIASES = FINETUNES.replace("finetunes", "aliases")
 BOT = f"{ALIASES}/bot"
@@ -138,7 +136,7 @@ async def test_texts_are_kept_where_that_is_wished_and_others_see_nothing(
     assert pair["messages"] == USER
     assert (pair["served"]["response"], pair["served"]["tool_calls"]) == (served["response"], [])
     assert pair["shadow"]["response"] != served["response"]
-    described = document(parts.services.catalogue, SCHEMA)
+    described = parts.document
     schema = {"$ref": "#/components/schemas/AliasPair", "components": described["components"]}
     jsonschema_rs.validator_for(schema).validate(pair)
     page = (await alice.get(f"{BOT}/shadows", params={"page": 2, "per_page": 1})).json()
