@@ -11,8 +11,8 @@ from tests.api.parts import RUN, TOKEN, Parts
 from gemlora.api.listener import bound_socket
 from gemlora.api.server import Config, Server
 
-SILENT_SECONDS = 5
-"""How long an answer may take before there is none: long, because a busy machine stops processes for a second."""
+SILENT_SECONDS = 30
+"""How long an answer may take before there is none: long, because a busy machine stops processes for seconds."""
 
 
 class QuietServer(Server):
