@@ -55,7 +55,7 @@ def test_an_adapter_s_whole_life(target: Command, server: RunningServer, folder:
 
     shown = target("adapters", "show", "poet", "--json").json
     assert (shown["description"], shown["ready"], shown["difference"]) == ("writes", True, 1.0)
-    assert target("adapters", "show", shown["id"]).output.startswith(f"id           {shown['id']}\n")
+    assert re.match(f"id +{shown['id']}\n", target("adapters", "show", shown["id"]).output)
     [listed] = target("adapters", "list", "--json").json
     assert listed["id"] == shown["id"]
     assert shown["id"] in target("adapters", "list").output

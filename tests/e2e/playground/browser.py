@@ -60,7 +60,7 @@ class Playground:
         self.page.goto(f"{self.server.url}/{hash_}")
 
     def sign_in(self, view: str = "chat", token: str = API_TOKEN) -> "Playground":
-        self.open(f"#{view}")
+        self.open(f"#/{view}")
         self.page.get_by_label("Token", exact=True).fill(token)
         self.page.get_by_role("button", name="Sign in").click()
         self.page.locator(f"#{view}").wait_for()

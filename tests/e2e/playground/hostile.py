@@ -125,5 +125,6 @@ CONTEXTS = ("{}", "Before {} behind", "**{}**", "> {}", "- {}")
 TEXTS = tuple(dict.fromkeys(context.format(text) for text in (*HTML, *MARKDOWN) for context in CONTEXTS))
 """What a model may write."""
 
-NAMES = tuple(dict.fromkeys(" ".join(text.split())[:250].strip() for text in TEXTS if text.isprintable()))[::2]
+PRINTABLE = tuple(dict.fromkeys(" ".join(text.split())[:250].strip() for text in TEXTS if text.isprintable()))
+NAMES = PRINTABLE[::2] + PRINTABLE[1::16]
 """What an adapter may be called."""

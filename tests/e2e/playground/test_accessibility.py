@@ -1,5 +1,6 @@
 """For keyboards and screen readers: axe finds nothing serious, and no pointer is needed for anything."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,16 @@ def compare(playground: Playground) -> None:
     playground.page.locator("#verdicts fieldset").wait_for()
 
 
+def test_skipping_to_the_content_stays_in_the_view(playground: Playground) -> None:
+    playground.sign_in("server")
+    playground.page.get_by_role("link", name="Skip to the content").focus()
+    playground.page.keyboard.press("Enter")
+
+    expect(playground.page).to_have_url(re.compile("#content$"))
+    expect(playground.page.locator("#content")).to_be_focused()
+    expect(playground.page.locator("#server")).to_be_visible()
+
+
 def tab_to(playground: Playground, target: Locator, key: str = "Tab") -> None:
     """Press Tab until the target has the focus."""
     for _ in range(MOST_TABS):
@@ -104,6 +115,7 @@ def test_everything_can_be_done_by_keyboard(
     playground: Playground, adapters: tuple[str, ...], folders: dict[str, Path]
 ) -> None:
     page, keyboard = playground.page, playground.page.keyboard
+    page.on("filechooser", lambda chooser: None)  # the browser hears of it long before it opens one
     playground.open()
     tab_to(playground, page.locator("#token"))
     keyboard.type(API_TOKEN)

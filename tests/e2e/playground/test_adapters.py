@@ -105,6 +105,19 @@ def test_files_can_be_dropped(view: Playground, folder: Path) -> None:
     assert upload(view, "dropped").startswith("dropped is ready")
 
 
+def test_a_folder_can_be_dropped(view: Playground, folder: Path) -> None:
+    box = view.page.locator("#drop-zone").bounding_box()
+    assert box is not None
+    browser = view.page.context.new_cdp_session(view.page)
+    place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        browser.send("Input.dispatchDragEvent", {"type": kind, "data": data, **place})
+
+    expect(view.page.locator("#picked li")).to_have_count(2)
+    assert upload(view).startswith("sailor is ready")
+
+
 def test_a_missing_file_is_named_before_anything_is_sent(view: Playground, folder: Path) -> None:
     view.page.locator("#pick-files").set_input_files(folder / "adapter_config.json")
 

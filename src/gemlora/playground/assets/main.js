@@ -12,6 +12,7 @@ import { Session } from "./session.js";
 import { Settings } from "./settings.js";
 
 const VIEWS = ["chat", "compare", "adapters", "server"];
+const SKIPPED = "#content";
 const CODE = /^#code=([\w-]+)$/;
 const THEMES = { light: "dark", dark: "light" };
 
@@ -33,7 +34,7 @@ class Page {
   open(view, name) {
     if (view === "chat") this.settings.adapter = name;
     else this.compare.choose(name);
-    location.hash = view;
+    location.hash = address(view);
   }
 
   showCode() {
@@ -50,9 +51,15 @@ class Page {
 
 let page = null;
 
+/** No element's id: to such a one the browser would move the focus itself, whenever it draws next. */
+function address(view) {
+  return `#/${view}`;
+}
+
 function view() {
-  const wanted = location.hash.slice(1);
-  return VIEWS.includes(wanted) ? wanted : VIEWS[0];
+  const { hash } = location;
+  const shown = VIEWS.find((name) => (hash === SKIPPED ? name === document.body.dataset.view : hash === address(name)));
+  return shown ?? VIEWS[0];
 }
 
 function show() {
@@ -64,7 +71,7 @@ function show() {
   byId("views").hidden = byId("signed-in").hidden = !page;
   document.body.dataset.view = shown;
   for (const link of document.querySelectorAll("#views a")) {
-    if (link.hash === `#${shown}`) link.setAttribute("aria-current", "page");
+    if (link.hash === address(shown)) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   if (shown === "server") page.server.show();
@@ -146,6 +153,7 @@ addEventListener("hashchange", () => {
     followLink();
     return;
   }
+  if (location.hash === SKIPPED) return;
   show();
   byId("content").focus({ preventScroll: true });
   scrollTo(0, 0);
