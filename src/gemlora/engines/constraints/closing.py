@@ -210,9 +210,8 @@ class _SearchByPlaces(_Search):
 
     def _behind(self, place: Place, token: int) -> Place:
         """Where a step leads; behind many looks, where it led last from a place that looked alike."""
-        known = self._ways.get((place, token))
-        if known is not None and self._looks >= MOST_LOOKS:
-            return known
+        if self._looks >= MOST_LOOKS:
+            return self._ways.get((place, token), place)
         self._looks += 1
         self._matcher.consume_tokens([token])
         found = self._ways[place, token] = self._place()
