@@ -79,6 +79,7 @@ $(PEERS)/version:
 	echo $(LLAMA_CPP) > $@
 
 # vLLM for processors: 3.4 GB. What of it does not start goes, and its metadata gets the name and version that it looks for.
+# The allocator that it advises comes from the system: apt-get install libtcmalloc-minimal4.
 peers-vllm:
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip install --quiet --upgrade pip
