@@ -50,6 +50,7 @@ bench: $(VENV)/developer
 bench-peers: $(PEERS)/version $(VENV)/developer
 	$(BIN)/python -m benchmarks.offline --peers
 	$(BIN)/python -m benchmarks.compare
+	test ! -d .venv-vllm || $(BIN)/python -m benchmarks.compare --clients 16 --peers vLLM --result benchmarks/results/compare_vllm.json
 	$(BIN)/python -m benchmarks.adapter_mix
 	$(BIN)/python -m benchmarks.adapters
 	$(BIN)/python -m benchmarks.online

