@@ -143,6 +143,7 @@ def test_answers_that_fail_are_counted(gemlora: Command, tmp_path: Path) -> None
 def test_an_interrupt_leaves_no_report(server: RunningServer, tmp_path: Path) -> None:
     (tmp_path / "stop_here.py").write_text(
         "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell has it ignored\n"
         "def score(case, answer):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    return 1.0\n"

@@ -68,7 +68,8 @@ def test_a_stream_survives_the_death_of_the_engine(server: RunningServer) -> Non
 
 def test_a_client_that_leaves_a_stream_frees_its_sequence(server: RunningServer) -> None:
     with given_up(server), server.run(LONG | {"stream": True}, stream=True) as response:
-        next(events(response))
+        stream = events(response)  # kept: whoever lets go of it leaves
+        next(stream)
         assert server.metric("gemlora_requests_in_flight") == 1
 
 
