@@ -191,14 +191,18 @@ class Generation:
 
 async def fold(pieces: AsyncGenerator[Part, None]) -> Answer:
     """The whole answer."""
-    texts: list[str] = []
-    calls: list[ToolCall] = []
+    parts: list[Part] = []
     async with aclosing(pieces):
-        async for piece in pieces:
-            if isinstance(piece, Ending):
-                return Answer("".join(texts), tuple(calls), piece)
-            if isinstance(piece, ToolCall):
-                calls.append(piece)
-            else:
-                texts.append(piece.text)
+        async for part in pieces:
+            parts.append(part)
+            if isinstance(part, Ending):
+                return whole(parts)
     raise EngineFailed("The answer has no end")
+
+
+def whole(parts: Sequence[Part]) -> Answer:
+    """The answer whose parts these are, with its ending."""
+    texts = [part.text for part in parts if isinstance(part, Piece)]
+    calls = tuple(part for part in parts if isinstance(part, ToolCall))
+    (ending,) = (part for part in parts if isinstance(part, Ending))
+    return Answer("".join(texts), calls, ending)

@@ -1,6 +1,5 @@
 """A request to an alias, and what is known of the answers that a version and its shadow gave to it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,9 +9,9 @@ from gemlora.aliases.shadows import Facts, Pair, Place
 from gemlora.engines.contract import GenerateRequest
 from gemlora.errors import ConstraintUnmet
 from gemlora.registry.models import Model
-from gemlora.serving.generation import Answer, Ending, Part, Piece
+from gemlora.serving.generation import Answer
 from gemlora.serving.json_text import parsed
-from gemlora.serving.prompt import Prompt, ToolCall
+from gemlora.serving.prompt import Prompt
 from gemlora.serving.shapes import Shape
 
 
@@ -64,14 +63,6 @@ def paired(
         equal=shadow is not None and _said(shadow.answer) == _said(served.answer),
         texts=_texts(question.prompt, served, shadow) if with_texts else None,
     )
-
-
-def whole(parts: Sequence[Part]) -> Answer:
-    """What `fold` would make of the parts."""
-    texts = [part.text for part in parts if isinstance(part, Piece)]
-    calls = tuple(part for part in parts if isinstance(part, ToolCall))
-    (ending,) = (part for part in parts if isinstance(part, Ending))
-    return Answer("".join(texts), calls, ending)
 
 
 def _said(answer: Answer) -> tuple[str, list[tuple[str, str]]]:

@@ -24,8 +24,8 @@ from gemlora.errors import GemloraError, OutOfCapacity, RequestAborted, StorageF
 from gemlora.registry.names import BARE_BASE
 from gemlora.serving.adapters import reference
 from gemlora.serving.choosing import AdapterResolver, Served
-from gemlora.serving.generation import Answer, Decoder, Ending, Generation, Part, Parts, fold
-from gemlora.serving.pairing import Observed, Question, paired, whole
+from gemlora.serving.generation import Answer, Decoder, Ending, Generation, Part, Parts, fold, whole
+from gemlora.serving.pairing import Observed, Question, paired
 from gemlora.telemetry.metrics import Metrics
 
 LOOK_SECONDS = 0.05
