@@ -13,7 +13,7 @@ from gemlora.kernels.lora import EmbeddingPair, LoraPair, Segments
 from gemlora.kernels.matrix import SPAN, Matrix, padded
 from gemlora.kernels.reference_cache import load_keys, load_values, spread_queries, store
 from gemlora.kernels.reference_sampling import sample_row
-from gemlora.kernels.sampling import SamplingBatch
+from gemlora.kernels.sampling import SamplingBatch, most_likely_of
 
 
 class ReferenceKernels:
@@ -34,7 +34,7 @@ class ReferenceKernels:
         self.linear(x, (head,), logits)
         if softcap is not None:
             self.softcap(logits, softcap)
-        return np.where(np.isfinite(logits.max(axis=1)), logits.argmax(axis=1), -1).astype(np.int32)
+        return most_likely_of(logits)
 
     def embed(self, matrix: Matrix, tokens: Int32, scale: float, out: Float32) -> None:
         """See `Kernels.embed`."""

@@ -1,4 +1,4 @@
-"""The sampling parameters of a batch as arrays, one entry per row of logits."""
+"""The sampling parameters of a batch as arrays, one entry per row of logits, and what needs none of them."""
 
 from dataclasses import dataclass, field
 
@@ -32,3 +32,8 @@ class SamplingBatch:
     history_ends: NDArray[np.int64]  # [R]
     masks: NDArray[np.uint32] = field(default_factory=lambda: NO_MASKS)  # [M, W]
     mask_rows: NDArray[np.int32] = field(default_factory=lambda: NO_ROWS)  # [M], whose they are, ascending
+
+
+def most_likely_of(logits: NDArray[np.float32]) -> NDArray[np.int32]:
+    """What a greedy `Kernels.sample` without penalties or masks draws for rows of logits [R, V]."""
+    return np.where(np.isfinite(logits.max(axis=1)), logits.argmax(axis=1), -1).astype(np.int32)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gemlora.engines.cpu.batch import Batch
 from gemlora.engines.cpu.config import GemmaConfig, LayerConfig, Rope
-from gemlora.kernels import Kernels, Matrix, Segments, aligned_rows
+from gemlora.kernels import Kernels, Matrix, Segments, aligned_rows, most_likely_of
 from gemlora.kernels.interface import Places
 
 Float32 = NDArray[np.float32]
@@ -301,8 +301,7 @@ class Gemma:
         """See `Output.most_likely`."""
         if not any(adapter is not None and adapter.head is not None for adapter in segments.adapters):
             return self._kernels.most_likely(normed, self._head, self.config.logit_softcap)
-        logits = self.logits(normed, segments)
-        return np.where(np.isfinite(logits.max(axis=1)), logits.argmax(axis=1), -1).astype(np.int32)
+        return most_likely_of(self.logits(normed, segments))
 
     @contextmanager
     def _activations(self, rows: int) -> Iterator[Activations]:
