@@ -18,6 +18,7 @@ from rich.table import Table
 
 from gemlora.kernels import EmbeddingPair, LoraPair, LoraWeights, Matrix, SamplingBatch, Segments, aligned_rows
 from gemlora.kernels.cache import cached_numbers
+from gemlora.kernels.matrix import SPREAD
 from gemlora.kernels.native import NativeKernels, instruction_sets
 
 HIDDEN, FEED_FORWARD, HEADS, KV_HEADS, HEAD_SIZE, VOCABULARY = 640, 2048, 4, 1, 256, 262144
@@ -47,16 +48,25 @@ def floats(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape, dtype=np.float32)
 
 
+def spread_matrix(outputs: int, inputs: int) -> Matrix:
+    """The int8 weights that meet quantised activations."""
+    quantised = RNG.integers(-127, 128, (outputs, inputs), dtype=np.int8)
+    return Matrix.from_spread(quantised, scales_of(outputs, inputs // SPREAD, np.float16), inputs)
+
+
 def integer_matrix(
-    outputs: int, inputs: int, *, bits: int = 8, group: int = 32, minimums: bool = False, quantize: bool = True
+    outputs: int, inputs: int, *, bits: int, group: int = 32, minimums: bool = False, quantize: bool = True
 ) -> Matrix:
     highest = (1 << (bits - 1)) - 1
     quantised = RNG.integers(0 if bits == 4 and minimums else -highest, highest + 1, (outputs, inputs), dtype=np.int8)
-    dtype = np.float32 if minimums else np.float16
-    scales = (RNG.random((outputs, inputs // group), np.float32) / 1000).astype(dtype)
+    scales = scales_of(outputs, inputs // group, np.float32 if minimums else np.float16)
     return Matrix.from_integers(
         quantised, scales, scales if minimums else None, bits=bits, quantize_activations=quantize
     )
+
+
+def scales_of(outputs: int, groups: int, dtype: type) -> np.ndarray:
+    return (RNG.random((outputs, groups), np.float32) / 1000).astype(dtype)
 
 
 def size_of(matrices: list[Matrix]) -> int:
@@ -72,11 +82,11 @@ def linear_case(kernels: NativeKernels, name: str, rows: int, matrices: list[Mat
 
 
 def linear_cases(kernels: NativeKernels) -> Iterator[Case]:
-    gate_up = [integer_matrix(FEED_FORWARD, HIDDEN), integer_matrix(FEED_FORWARD, HIDDEN)]
-    down = [integer_matrix(HIDDEN, FEED_FORWARD)]
+    gate_up = [spread_matrix(FEED_FORWARD, HIDDEN), spread_matrix(FEED_FORWARD, HIDDEN)]
+    down = [spread_matrix(HIDDEN, FEED_FORWARD)]
     sizes = (HEADS * HEAD_SIZE, KV_HEADS * HEAD_SIZE, KV_HEADS * HEAD_SIZE)
-    qkv = [integer_matrix(size, HIDDEN) for size in sizes]
-    head = [integer_matrix(VOCABULARY, HIDDEN)]
+    qkv = [spread_matrix(size, HIDDEN) for size in sizes]
+    head = [spread_matrix(VOCABULARY, HIDDEN)]
     for rows in (1, 4, 16):
         yield linear_case(kernels, "head int8", rows, head)
     for rows in (1, 16, 512):
@@ -84,11 +94,11 @@ def linear_cases(kernels: NativeKernels) -> Iterator[Case]:
         yield linear_case(kernels, "gate and up int8", rows, gate_up)
         yield linear_case(kernels, "down int8", rows, down)
     for rows in (16, 512):
-        with_minimums = [integer_matrix(FEED_FORWARD, HIDDEN, minimums=True)]
-        yield linear_case(kernels, "up int8, minimums", rows, with_minimums)
-        yield linear_case(kernels, "up int8, groups of 16", rows, [integer_matrix(FEED_FORWARD, HIDDEN, group=16)])
+        with_minimums = [integer_matrix(FEED_FORWARD, HIDDEN, bits=4, minimums=True)]
+        yield linear_case(kernels, "up int4, minimums", rows, with_minimums)
         yield linear_case(kernels, "up int4", rows, [integer_matrix(FEED_FORWARD, HIDDEN, bits=4)])
-        yield linear_case(kernels, "up int8 × float32", rows, [integer_matrix(FEED_FORWARD, HIDDEN, quantize=False)])
+        as_floats = [integer_matrix(FEED_FORWARD, HIDDEN, bits=8, quantize=False)]
+        yield linear_case(kernels, "up int8 × float32", rows, as_floats)
     for dtype in (np.float32, ml_dtypes.bfloat16, np.float16):
         matrix = [Matrix.from_floats(floats(FEED_FORWARD, HIDDEN).astype(dtype))]
         for rows in (1, 512):

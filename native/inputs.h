@@ -30,30 +30,21 @@ struct FloatInputs {
     float* numbers;
 };
 
-// Inputs that share one scale of quantised activations.
-constexpr std::int64_t span_inputs = 32;
-
-// Sums of quantised activations by group of inputs [groups, R], for the minimums, and minus the sums times the zero
-// points of 8-bit and 4-bit weights. Null: no matrix needs them.
-struct GroupSums {
-    float* sums = nullptr;
-    std::int32_t* minus_128_sums = nullptr;
-    std::int32_t* minus_8_sums = nullptr;
-
-    bool any() const { return sums != nullptr || minus_128_sums != nullptr || minus_8_sums != nullptr; }
-};
-
-// Activations as whole numbers −127 … 127 with a scale per row and span of inputs. Block b with R rows lies at start(b)
-// times the numbers per row: words [inputs / 4, R, words per four inputs], scales [spans, R], and the sums.
-
+// Activations as whole numbers −127 … 127 with a scale per row and group of inputs, as long as the weights' groups; in
+// the groups of spread matrices they are spread first. Rows lie one after the other: words [R, row words], one word or
+// two for four inputs, scales [R, groups], and the sums of each group [R, groups]: for the minimums, and times minus the
+// weights' zero point. Null: no matrix needs them.
 struct IntegerInputs {
     RowBlocks blocks;
-    std::int64_t inputs;
-    std::int32_t* words;
-    float* scales;
-    GroupSums by_32, by_16;
+    std::int64_t inputs, group, row_words;
+    std::int32_t* words = nullptr;
+    float* scales = nullptr;
+    float* sums = nullptr;
+    std::int32_t* starts = nullptr;
 
-    std::int64_t spans() const { return ceil_divide(inputs, span_inputs); }
+    bool spread() const { return group == spread_inputs; }
+    std::int64_t groups() const { return inputs / group; }
+    int zero_point() const { return spread() ? 128 : 8; }
 };
 
 } // namespace gemlora

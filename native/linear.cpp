@@ -25,37 +25,29 @@ private:
     std::byte* memory_;
 };
 
-// The sums that the matrices with this group size need.
-GroupSums take_sums(Pieces& pieces, std::int64_t rows, std::int64_t inputs, std::int64_t group,
-                    const std::vector<const PackedMatrix*>& matrices) {
+// Room for the inputs of the matrices with this group size, if there are any.
+IntegerInputs integer_inputs(Scratch& scratch, const Rows<const float>& x, std::int64_t group, const KernelTable& table,
+                             const std::vector<const PackedMatrix*>& matrices) {
     const auto some = [&](auto&& needs) {
         return std::ranges::any_of(
             matrices, [&](const auto* m) { return uses_integers(*m) && m->group == group && needs(*m); });
     };
-    const std::int64_t count = rows * (inputs / group);
-    GroupSums result;
-    if (some([](const PackedMatrix& m) { return m.minimums.data != nullptr; })) {
-        result.sums = pieces.take<float>(count);
+    const std::int64_t inputs = ceil_divide(x.columns, group) * group;
+    // A cache line between rows, so that those of a tile do not share a few sets of the cache.
+    const std::int64_t row_words = inputs / 4 * table.integer_words + 16;
+    IntegerInputs result{RowBlocks(x.rows, table.integer_rows), inputs, group, row_words};
+    if (some([](const PackedMatrix&) { return true; })) {
+        const std::int64_t words = x.rows * row_words, groups = x.rows * result.groups();
+        Pieces pieces(scratch.get<std::byte>((words + 3 * groups) * 4 + 4 * 64));
+        result.words = pieces.take<std::int32_t>(words);
+        result.scales = pieces.take<float>(groups);
+        if (some([](const PackedMatrix& m) { return m.minimums.data != nullptr; })) {
+            result.sums = pieces.take<float>(groups);
+        }
+        if (some([](const PackedMatrix& m) { return m.zero_point() != 0; })) {
+            result.starts = pieces.take<std::int32_t>(groups);
+        }
     }
-    if (some([](const PackedMatrix& m) { return m.zero_point() == 128; })) {
-        result.minus_128_sums = pieces.take<std::int32_t>(count);
-    }
-    if (some([](const PackedMatrix& m) { return m.zero_point() == 8; })) {
-        result.minus_8_sums = pieces.take<std::int32_t>(count);
-    }
-    return result;
-}
-
-IntegerInputs integer_inputs(Scratch& scratch, std::int64_t rows, std::int64_t inputs, const KernelTable& table,
-                             const std::vector<const PackedMatrix*>& matrices) {
-    IntegerInputs result{RowBlocks(rows, table.integer_rows), inputs, nullptr, nullptr, {}, {}};
-    const std::int64_t words = rows * (inputs / 4) * table.integer_words, groups = rows * (inputs / block_inputs);
-    const std::int64_t scales = rows * result.spans();
-    Pieces pieces(scratch.get<std::byte>((words + scales + 9 * groups) * 4 + 8 * 64));
-    result.words = pieces.take<std::int32_t>(words);
-    result.scales = pieces.take<float>(scales);
-    result.by_32 = take_sums(pieces, rows, inputs, 32, matrices);
-    result.by_16 = take_sums(pieces, rows, inputs, 16, matrices);
     return result;
 }
 
@@ -107,25 +99,28 @@ struct Kernels::Work {
 // The inputs in the layouts that the matrices need.
 struct Kernels::LinearInputs {
     FloatInputs floats;
-    IntegerInputs integers;
+    IntegerInputs spread, plain;
 
+    const IntegerInputs& integers_for(const PackedMatrix& matrix) const { return matrix.spread() ? spread : plain; }
     const RowBlocks& blocks_for(const PackedMatrix& matrix) const {
-        return uses_integers(matrix) ? integers.blocks : floats.blocks;
+        return uses_integers(matrix) ? integers_for(matrix).blocks : floats.blocks;
     }
 };
 
 Kernels::LinearInputs Kernels::lay_out(const Rows<const float>& x, const std::vector<const PackedMatrix*>& matrices) {
     const std::int64_t inputs = ceil_divide(x.columns, block_inputs) * block_inputs;
     LinearInputs result{{RowBlocks(x.rows, table_.float_rows), inputs, nullptr},
-                        integer_inputs(quantised_scratch_, x.rows, inputs, table_, matrices)};
+                        integer_inputs(spread_scratch_, x, spread_inputs, table_, matrices),
+                        integer_inputs(quantised_scratch_, x, block_inputs, table_, matrices)};
     if (std::ranges::any_of(matrices, [](const auto* m) { return !uses_integers(*m); })) {
         result.floats.numbers = input_scratch_.get<float>(x.rows * inputs);
         pool_.run(result.floats.blocks.count,
                   [&](std::int64_t block, int) { table_.gather_inputs(x, result.floats, block); });
     }
-    if (std::ranges::any_of(matrices, [](const auto* m) { return uses_integers(*m); })) {
-        pool_.run(result.integers.blocks.count,
-                  [&](std::int64_t block, int) { table_.quantise_inputs(x, result.integers, block); });
+    for (const IntegerInputs* integers : {&result.spread, &result.plain}) {
+        if (integers->words != nullptr) {
+            for_rows(x.rows, 4 * x.columns, [&](std::int64_t row) { table_.quantise_inputs(x, *integers, row); });
+        }
     }
     return result;
 }
@@ -133,7 +128,7 @@ Kernels::LinearInputs Kernels::lay_out(const Rows<const float>& x, const std::ve
 void Kernels::multiply(const PackedMatrix& matrix, const LinearInputs& inputs, const Rows<float>& out,
                        const LinearPart& part, int thread) {
     if (uses_integers(matrix)) {
-        table_.integer_linear(matrix, inputs.integers, out, part);
+        table_.integer_linear(matrix, inputs.integers_for(matrix), out, part);
     } else {
         const std::int64_t unpacked = matrix.integers() ? table_.most_panels * panel_size * matrix.inputs() : 0;
         table_.float_linear(matrix, inputs.floats, out, part, thread_scratch(thread).get<float>(unpacked));
@@ -143,7 +138,7 @@ void Kernels::multiply(const PackedMatrix& matrix, const LinearInputs& inputs, c
 Kernels::Work Kernels::work_on(const PackedMatrix& matrix, const LinearInputs& inputs) const {
     const RowBlocks& blocks = inputs.blocks_for(matrix);
     const std::int64_t number_bytes = uses_integers(matrix) ? table_.integer_words : 4;
-    const std::int64_t chunk = blocks_per_chunk(blocks, number_bytes * inputs.floats.inputs);
+    const std::int64_t chunk = blocks_per_chunk(blocks, number_bytes * matrix.inputs());
     return {blocks, matrix.panels(),
             panels_per_task(matrix, chunk * blocks.size(0), table_.most_panels, pool_.size()), chunk};
 }

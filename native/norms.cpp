@@ -14,7 +14,7 @@ void Kernels::changed_rows(const Changed& weights, std::int64_t begin, std::int6
     const PackedMatrix& matrix = *weights.matrix;
     const LowRank change{{}, {weights.right.data, Stored::float32}, weights.right.rows, 0, matrix.columns, 1, nullptr};
     for (std::int64_t index = begin; index < end; ++index) {
-        unpack_row(matrix, index, numbers);
+        unpack_row(matrix, index, table_, numbers);
         table_.raise(change, weights.left.row(index), {numbers, 1, matrix.columns, matrix.columns}, 0, matrix.columns);
         row(index, numbers);
     }

@@ -10,7 +10,7 @@ void Kernels::embed(const PackedMatrix& matrix, Span<std::int32_t> tokens, float
     require_below(tokens, matrix.rows, "tokens");
     for_rows(tokens.size, 8 * matrix.columns, [&](std::int64_t row) {
         float* const numbers = out.row(row);
-        unpack_row(matrix, tokens[row], numbers);
+        unpack_row(matrix, tokens[row], table_, numbers);
         for (std::int64_t column = 0; column < matrix.columns; ++column) {
             numbers[column] *= scale;
         }

@@ -2,7 +2,10 @@
 #pragma once
 
 #include "half.h"
+#include "simd/table.h"
 #include "views.h"
+
+#include <algorithm>
 
 namespace gemlora {
 
@@ -23,24 +26,28 @@ inline int stored_integer(const PackedMatrix& matrix, const std::uint8_t* lane, 
     return column % 8 < 4 ? both & 15 : both >> 4;
 }
 
-inline void unpack_integers(const PackedMatrix& matrix, std::int64_t row, float* numbers) {
+inline void unpack_integers(const PackedMatrix& matrix, std::int64_t row, const KernelTable& table, float* numbers) {
     const std::int64_t panel = row / panel_size, lane = row % panel_size;
     const auto* const bytes =
         static_cast<const std::uint8_t*>(matrix.values.data) + panel * matrix.panel_bytes() + lane * 4;
     const int zero_point = matrix.zero_point();
+    float weights[spread_inputs];
     for (std::int64_t start = 0; start < matrix.columns; start += matrix.group) {
         const std::int64_t group = (panel * matrix.groups() + start / matrix.group) * panel_size + lane;
-        const std::int64_t end = start + matrix.group < matrix.columns ? start + matrix.group : matrix.columns;
         const float scale = number_at(matrix.scales, group);
         const float minimum = matrix.minimums.data == nullptr ? 0.0f : number_at(matrix.minimums, group);
-        for (std::int64_t column = start; column < end; ++column) {
-            numbers[column] = scale * static_cast<float>(stored_integer(matrix, bytes, column) - zero_point) - minimum;
+        for (std::int64_t i = 0; i < matrix.group; ++i) {
+            weights[i] = scale * static_cast<float>(stored_integer(matrix, bytes, start + i) - zero_point) - minimum;
         }
+        if (matrix.spread()) {
+            table.unspread_group(weights);
+        }
+        std::copy_n(weights, std::min(matrix.group, matrix.columns - start), numbers + start);
     }
 }
 
-inline void unpack_row(const PackedMatrix& matrix, std::int64_t row, float* numbers) {
-    matrix.integers() ? unpack_integers(matrix, row, numbers) : unpack_floats(matrix, row, numbers);
+inline void unpack_row(const PackedMatrix& matrix, std::int64_t row, const KernelTable& table, float* numbers) {
+    matrix.integers() ? unpack_integers(matrix, row, table, numbers) : unpack_floats(matrix, row, numbers);
 }
 
 } // namespace gemlora

@@ -8,6 +8,8 @@ namespace gemlora {
 
 constexpr std::int64_t panel_size = 16;   // outputs per panel of a packed matrix, and lanes of a vector
 constexpr std::int64_t block_inputs = 32; // inputs of an integer matrix are padded to a multiple
+constexpr std::int64_t spread_inputs = 128; // those of a spread matrix that are spread over each other and share a scale
+constexpr float unspread_length = 16;       // by which what is spread twice, stored weights once, is divided
 
 constexpr std::int64_t ceil_divide(std::int64_t number, std::int64_t by) { return (number + by - 1) / by; }
 
@@ -70,11 +72,15 @@ struct PackedMatrix {
     bool quantize_activations;
 
     bool integers() const { return bits != 0; }
+    bool spread() const { return bits == 8 && group == spread_inputs; }
     // What is subtracted from a stored whole number.
     int zero_point() const { return bits == 8 ? 128 : minimums.data == nullptr ? 8 : 0; }
     std::int64_t panels() const { return ceil_divide(rows, panel_size); }
     // Inputs with padding.
-    std::int64_t inputs() const { return integers() ? ceil_divide(columns, block_inputs) * block_inputs : columns; }
+    std::int64_t inputs() const {
+        const std::int64_t multiple = !integers() ? 1 : group > block_inputs ? group : block_inputs;
+        return ceil_divide(columns, multiple) * multiple;
+    }
     std::int64_t groups() const { return inputs() / group; }
     std::int64_t panel_bytes() const { return inputs() * panel_size * bits / 8; }
     // The matrix of its panels begin … end − 1.

@@ -33,8 +33,8 @@ struct Matrix {
             packed.values = numbers_of(values, format, packed.panels() * panel_size * columns, "values");
             return;
         }
-        if (group != 32 && (group != 16 || packed.bits == 4)) {
-            refuse("group", packed.bits == 4 ? "32" : "16 or 32");
+        if (packed.bits == 4 ? group != 32 : quantize_activations ? group != spread_inputs : group != 16 && group != 32) {
+            refuse("group", packed.bits == 4 ? "32" : quantize_activations ? "128" : "16 or 32");
         }
         packed.group = group;
         const std::int64_t count = packed.panels() * packed.panel_bytes();

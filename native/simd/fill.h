@@ -24,6 +24,7 @@ constexpr KernelTable fill_table(std::string_view name) {
         .quantise_inputs = quantise_inputs<Isa>,
         .float_linear = float_linear<Isa>,
         .integer_linear = integer_linear<Isa>,
+        .unspread_group = unspread_group<Isa>,
         .sum_of_squares = sum_of_squares<Isa>,
         .rms_norm_row = rms_norm_row<Isa>,
         .add_row = add_row<Isa>,

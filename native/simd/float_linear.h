@@ -62,7 +62,7 @@ void float_linear(const PackedMatrix& matrix, const FloatInputs& x, const Rows<f
     if (matrix.integers()) {
         run([&](std::int64_t) { return static_cast<const float*>(scratch); },
             [&](std::int64_t panel, std::int64_t panels) {
-                with_format(matrix, [&](auto format) {
+                with_format<false>(matrix, [&](auto format) {
                     for (std::int64_t p = 0; p < panels; ++p) {
                         dequantise_panel<Isa>(integer_panels<decltype(format)>(matrix, panel + p),
                                               scratch + p * inputs * panel_size);

@@ -3,6 +3,7 @@
 
 #include "../views.h"
 #include "functions.h"
+#include "hadamard.h"
 
 #include <bit>
 
@@ -27,42 +28,6 @@ float quantise(const float* numbers, std::int64_t size, Store&& store) {
         store(d, whole(d), whole(d + 16));
     }
     return length / 127.0f;
-}
-
-// Sums in the lanes i that lack the bit `distance`, differences in the others, of the lanes i and i ^ distance.
-template <int distance, class Vector>
-Vector spread_lanes(Vector a) {
-    float signs[16];
-    for (int i = 0; i < 16; ++i) {
-        signs[i] = i & distance ? -1.0f : 1.0f;
-    }
-    return fma(a, Vector::load(signs), swap_lanes<distance>(a));
-}
-
-// Sums and differences of all pairs whose indices differ in one bit, bit for bit (a Hadamard transform): an orthogonal
-// change of coordinates, up to its length, that spreads the few large coordinates of keys over all, so that bytes with
-// one scale hold them. Queries go the same way, which leaves their products with keys as they were, times the number
-// that this returns.
-template <class Vector>
-float spread(float* numbers, std::int64_t size) {
-    for (std::int64_t d = 0; d < size; d += 16) {
-        Vector x = Vector::load(numbers + d);
-        x = spread_lanes<1>(x);
-        x = spread_lanes<2>(x);
-        x = spread_lanes<4>(x);
-        spread_lanes<8>(x).store(numbers + d);
-    }
-    float longer = 16;
-    for (std::int64_t step = 16; size % (2 * step) == 0; step *= 2, longer *= 2) {
-        for (std::int64_t start = 0; start < size; start += 2 * step) {
-            for (std::int64_t d = start; d < start + step; d += 16) {
-                const Vector a = Vector::load(numbers + d), b = Vector::load(numbers + d + step);
-                (a + b).store(numbers + d);
-                (a - b).store(numbers + d + step);
-            }
-        }
-    }
-    return longer;
 }
 
 // numbers[size] with zeros up to `padded`.

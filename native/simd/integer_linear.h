@@ -7,36 +7,41 @@
 
 namespace gemlora::simd {
 
-// The spans of inputs of which a tile takes the sums, on top of those of the spans before.
-struct SpanRange {
+// The groups of inputs of which a tile takes the sums, on top of those of the groups before.
+struct GroupRange {
     std::int64_t begin, end;
 };
 
 // Of longer panels, the weights of one turn and those fetched for the next one would not stay in the second-level cache.
-constexpr std::int64_t most_spans = 8192 / span_inputs;
+constexpr std::int64_t most_inputs = 8192;
+
+// Inputs between which a tile looks whether there is something to fetch.
+constexpr std::int64_t chunk_inputs = 32;
 
 // The blocks of rows that go through the same panels share the fetching of the next weights into the second-level cache:
-// this one fetches every `every`-th group from `first` on, `ahead` bytes behind the weights that it reads.
+// this one fetches every `every`-th chunk from `first` on, `ahead` bytes behind the weights that it reads.
 struct Fetching {
     std::int64_t first, every, ahead;
 };
 
-// A span has one or two groups of weights; its inputs share a scale.
 template <class Isa, class Format, int panels, int rows>
-void integer_tile(const IntegerPanels<Format>& weights, const SpanRange& spans, const Fetching& fetching,
-                  const IntegerBlock<Isa>& x, const Tile& out) {
+void integer_tile(const IntegerPanels<Format>& weights, const GroupRange& groups, const Fetching& fetching,
+                  const IntegerInputs& x, std::int64_t first_row, const Tile& out) {
     using Vector = typename Isa::Vector;
     using Integers = typename Isa::Integers;
     using DotInput = typename Isa::DotInput;
     using DotWeights = typename Isa::DotWeights;
-    constexpr std::int64_t groups = span_inputs / Format::group, steps = Format::group / 4;
-    constexpr std::int64_t group_bytes = Format::group * panel_size * Format::bits / 8;
+    constexpr std::int64_t chunks = Format::group / chunk_inputs, steps = chunk_inputs / 4;
+    constexpr std::int64_t chunk_bytes = chunk_inputs * panel_size * Format::bits / 8;
     const std::int64_t panel_bytes = weights.panel_bytes(), panel_scales = weights.panel_scales();
-    const GroupSums& group_sums = Format::sums(x);
-    const std::int32_t* const starts = Format::start(group_sums);
-    const std::uint8_t* values = weights.values + spans.begin * groups * group_bytes;
-    const std::int32_t* words = x.words + spans.begin * groups * steps * rows * DotInput::words;
-    std::int64_t next_fetched = spans.begin * groups + fetching.first;
+    const std::uint8_t* values = weights.values + groups.begin * chunks * chunk_bytes;
+    const std::int32_t* words[rows];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) {
+        words[r] = x.words + (first_row + r) * x.row_words + groups.begin * chunks * steps * DotInput::words;
+    }
+    const std::int64_t row_groups = x.groups(), first_group = first_row * row_groups;
+    std::int64_t until_fetching = fetching.first;
     // Lines that are not in the cache when they are written would hold up the next tiles.
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
@@ -54,38 +59,28 @@ void integer_tile(const IntegerPanels<Format>& weights, const SpanRange& spans, 
             totals[p][r] = Vector::zero();
         }
     }
-    if (spans.begin > 0) {
+    if (groups.begin > 0) {
         load_tile<Vector, panels, rows>(totals, out);
     }
-    for (std::int64_t span = spans.begin; span < spans.end; ++span) {
-        Vector sums[panels][rows];
+    for (std::int64_t g = groups.begin; g < groups.end; ++g) {
+        Integers dots[panels][rows];
 #pragma GCC unroll 16
-        for (int p = 0; p < panels; ++p) {
+        for (int r = 0; r < rows; ++r) {
+            const Integers start = Integers::broadcast(Format::zero_point == 0 ? 0 : x.starts[first_group + r * row_groups + g]);
 #pragma GCC unroll 16
-            for (int r = 0; r < rows; ++r) {
-                sums[p][r] = Vector::zero();
+            for (int p = 0; p < panels; ++p) {
+                dots[p][r] = start;
             }
         }
-        const std::int64_t first = span * groups, left = weights.inputs / Format::group - first;
-        const std::int64_t end = groups == 1 || left >= groups ? first + groups : first + left;
-        for (std::int64_t g = first; g < end; ++g) {
-            if (g == next_fetched) {
-                next_fetched += fetching.every;
+        for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+            if (until_fetching-- == 0) {
+                until_fetching = fetching.every - 1;
 #pragma GCC unroll 16
                 for (int p = 0; p < panels; ++p) {
 #pragma GCC unroll 8
-                    for (std::int64_t line = 0; line < group_bytes; line += 64) {
+                    for (std::int64_t line = 0; line < chunk_bytes; line += 64) {
                         __builtin_prefetch(values + p * panel_bytes + fetching.ahead + line, 0, 2);
                     }
-                }
-            }
-            Integers dots[panels][rows];
-#pragma GCC unroll 16
-            for (int r = 0; r < rows; ++r) {
-                const Integers start = Integers::broadcast(Format::zero_point == 0 ? 0 : starts[g * rows + r]);
-#pragma GCC unroll 16
-                for (int p = 0; p < panels; ++p) {
-                    dots[p][r] = start;
                 }
             }
 #pragma GCC unroll 8
@@ -97,40 +92,40 @@ void integer_tile(const IntegerPanels<Format>& weights, const SpanRange& spans, 
                 }
 #pragma GCC unroll 16
                 for (int r = 0; r < rows; ++r) {
-                    const DotInput input = DotInput::load(words + (step * rows + r) * DotInput::words);
+                    const DotInput input = DotInput::load(words[r] + step * DotInput::words);
 #pragma GCC unroll 16
                     for (int p = 0; p < panels; ++p) {
                         dots[p][r] = dot(dots[p][r], w[p], input);
                     }
                 }
             }
-            values += group_bytes;
-            words += steps * rows * DotInput::words;
+            values += chunk_bytes;
 #pragma GCC unroll 16
-            for (int p = 0; p < panels; ++p) {
-                const Vector scale = Vector::load(weights.scales + p * panel_scales + g * panel_size);
-#pragma GCC unroll 16
-                for (int r = 0; r < rows; ++r) {
-                    sums[p][r] = fma(to_floats(dots[p][r]), scale, sums[p][r]);
-                }
-            }
-            if (weights.minimums != nullptr) {
-#pragma GCC unroll 16
-                for (int p = 0; p < panels; ++p) {
-                    const Vector minimum =
-                        Vector::zero() - Vector::load(weights.minimums + p * panel_scales + g * panel_size);
-#pragma GCC unroll 16
-                    for (int r = 0; r < rows; ++r) {
-                        sums[p][r] = fma(minimum, Vector::broadcast(group_sums.sums[g * rows + r]), sums[p][r]);
-                    }
-                }
+            for (int r = 0; r < rows; ++r) {
+                words[r] += steps * DotInput::words;
             }
         }
 #pragma GCC unroll 16
         for (int p = 0; p < panels; ++p) {
+            const std::int64_t place = p * panel_scales + g * panel_size;
+            const Vector scale = Vector::load(weights.scales + place);
+            Vector sums[rows];
 #pragma GCC unroll 16
             for (int r = 0; r < rows; ++r) {
-                totals[p][r] = fma(sums[p][r], Vector::broadcast(x.scales[span * rows + r]), totals[p][r]);
+                sums[r] = to_floats(dots[p][r]) * scale;
+            }
+            if constexpr (Format::bits == 4) {
+                if (weights.minimums != nullptr) {
+                    const Vector minimum = Vector::zero() - Vector::load(weights.minimums + place);
+#pragma GCC unroll 16
+                    for (int r = 0; r < rows; ++r) {
+                        sums[r] = fma(minimum, Vector::broadcast(x.sums[first_group + r * row_groups + g]), sums[r]);
+                    }
+                }
+            }
+#pragma GCC unroll 16
+            for (int r = 0; r < rows; ++r) {
+                totals[p][r] = fma(sums[r], Vector::broadcast(x.scales[first_group + r * row_groups + g]), totals[p][r]);
             }
         }
     }
@@ -142,10 +137,10 @@ template <class Isa>
 void integer_linear(const PackedMatrix& matrix, const IntegerInputs& x, const Rows<float>& out,
                     const LinearPart& part) {
     const bool again = part.end_block - part.first_block > 1;
-    const std::int64_t spans = x.spans(), turns = again ? ceil_divide(spans, most_spans) : 1;
-    const std::int64_t length = ceil_divide(spans, turns);
-    const std::int64_t span_bytes = span_inputs * panel_size * matrix.bits / 8;
-    with_format(matrix, [&](auto format) {
+    const std::int64_t groups = matrix.groups(), turns = again ? ceil_divide(matrix.inputs(), most_inputs) : 1;
+    const std::int64_t length = ceil_divide(groups, turns);
+    const std::int64_t group_bytes = matrix.group * panel_size * matrix.bits / 8;
+    with_format<true>(matrix, [&](auto format) {
         using Format = decltype(format);
         for_each_tile<Isa::integer_rows>(
             x.blocks, part, turns, [](int rows) { return Isa::integer_panels(rows); },
@@ -153,12 +148,12 @@ void integer_linear(const PackedMatrix& matrix, const IntegerInputs& x, const Ro
             [&](auto panels, auto rows, std::int64_t panel, std::int64_t turn, std::int64_t block) {
                 constexpr int width = decltype(panels)::value;
                 const std::int64_t first = x.blocks.start(block), column = panel * panel_size;
-                const SpanRange range{turn * length, turn + 1 < turns ? (turn + 1) * length : spans};
-                const std::int64_t ahead = turn + 1 < turns ? length * span_bytes
-                                                            : width * matrix.panel_bytes() - range.begin * span_bytes;
+                const GroupRange range{turn * length, turn + 1 < turns ? (turn + 1) * length : groups};
+                const std::int64_t ahead = turn + 1 < turns ? length * group_bytes
+                                                            : width * matrix.panel_bytes() - range.begin * group_bytes;
                 integer_tile<Isa, Format, width, decltype(rows)::value>(
                     integer_panels<Format>(matrix, panel), range,
-                    {block - part.first_block, part.end_block - part.first_block, ahead}, IntegerBlock<Isa>(x, block),
+                    {block - part.first_block, part.end_block - part.first_block, ahead}, x, first,
                     {out.row(first) + column, out.stride, matrix.rows - column});
             });
     });

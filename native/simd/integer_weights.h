@@ -12,11 +12,6 @@ struct IntegerFormat {
     static constexpr int bits = bits_, zero_point = zero_point_;
     static constexpr std::int64_t group = group_;
     using Scale = Scale_;
-
-    static const GroupSums& sums(const auto& inputs) { return group == 32 ? inputs.by_32 : inputs.by_16; }
-    static const std::int32_t* start(const GroupSums& sums) {
-        return zero_point == 128 ? sums.minus_128_sums : sums.minus_8_sums;
-    }
 };
 
 // Consecutive panels of an integer matrix.
@@ -42,13 +37,15 @@ typename Isa::DotWeights dot_weights(const std::uint8_t* values, std::int64_t st
     }
 }
 
-// Calls body with the IntegerFormat of a matrix.
-template <class Function>
+// Calls body with the IntegerFormat of a matrix that meets quantised activations, or of one that meets floats.
+template <bool quantised, class Function>
 void with_format(const PackedMatrix& matrix, Function&& body) {
     const auto with_scale = [&](auto scale) {
         using Scale = decltype(scale);
         if (matrix.bits == 4) {
             matrix.zero_point() == 8 ? body(IntegerFormat<4, 8, 32, Scale>{}) : body(IntegerFormat<4, 0, 32, Scale>{});
+        } else if constexpr (quantised) {
+            body(IntegerFormat<8, 128, spread_inputs, Scale>{});
         } else {
             matrix.group == 32 ? body(IntegerFormat<8, 128, 32, Scale>{}) : body(IntegerFormat<8, 128, 16, Scale>{});
         }

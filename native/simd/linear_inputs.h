@@ -3,7 +3,9 @@
 
 #include "../inputs.h"
 #include "functions.h"
+#include "hadamard.h"
 
+#include <algorithm>
 #include <bit>
 
 namespace gemlora::simd {
@@ -21,102 +23,77 @@ void gather_inputs(const Rows<const float>& x, const FloatInputs& to, std::int64
     }
 }
 
-// The inputs of one block, as the tiles read them.
-template <class Isa>
-struct IntegerBlock {
-    std::int64_t rows;
-    std::int32_t* words;
-    float* scales;
-    GroupSums by_32, by_16;
-
-    IntegerBlock(const IntegerInputs& inputs, std::int64_t block)
-        : rows(inputs.blocks.size(block)),
-          words(inputs.words + inputs.blocks.start(block) * (inputs.inputs / 4) * Isa::DotInput::words),
-          scales(inputs.scales + inputs.blocks.start(block) * inputs.spans()),
-          by_32(from(inputs.by_32, inputs.blocks.start(block) * (inputs.inputs / 32))),
-          by_16(from(inputs.by_16, inputs.blocks.start(block) * (inputs.inputs / 16))) {}
-
-    // Notes the sum of the whole numbers of one group and row in the arrays that are there.
-    void set_sum(const GroupSums& groups, std::int64_t group, std::int64_t row, std::int32_t sum) const {
-        const std::int64_t place = group * rows + row;
-        if (groups.sums != nullptr) {
-            groups.sums[place] = static_cast<float>(sum);
-        }
-        if (groups.minus_128_sums != nullptr) {
-            groups.minus_128_sums[place] = -128 * sum;
-        }
-        if (groups.minus_8_sums != nullptr) {
-            groups.minus_8_sums[place] = -8 * sum;
-        }
-    }
-
-private:
-    static GroupSums from(const GroupSums& groups, std::int64_t start) {
-        const auto moved = [&](auto* numbers) { return numbers == nullptr ? nullptr : numbers + start; };
-        return {moved(groups.sums), moved(groups.minus_128_sums), moved(groups.minus_8_sums)};
-    }
-};
-
-// Quantises 32 inputs of one row of a block.
-template <class Isa>
-void quantise_group(typename Isa::Vector low, typename Isa::Vector high, typename Isa::Vector inverse,
-                    const IntegerBlock<Isa>& to, std::int64_t group, std::int64_t row) {
-    using Integers = typename Isa::Integers;
-    const Integers first = round_to_integers(low * inverse), second = round_to_integers(high * inverse);
-    std::int32_t words[8 * Isa::DotInput::words];
-    pack_dot_inputs(first, second, words);
-    for (std::int64_t i = 0; i < 8; ++i) {
-        for (std::int64_t word = 0; word < Isa::DotInput::words; ++word) {
-            to.words[((group * 8 + i) * to.rows + row) * Isa::DotInput::words + word] =
-                words[i * Isa::DotInput::words + word];
-        }
-    }
-    if (to.by_16.any()) {
-        to.set_sum(to.by_16, 2 * group, row, sum(first));
-        to.set_sum(to.by_16, 2 * group + 1, row, sum(second));
-    }
-    if (to.by_32.any()) {
-        to.set_sum(to.by_32, group, row, sum(first + second));
-    }
-}
-
-// Quantises one span of one row: `count` inputs, of which those from `columns` on are padding.
-template <class Isa>
-void quantise_span(const float* from, std::int64_t count, std::int64_t columns, const IntegerBlock<Isa>& to,
-                   std::int64_t span, std::int64_t row) {
+// Quantises one group of one row: 16 · count inputs. Compared as integers, a NaN is the largest and reaches the scale, and
+// with it the outputs.
+template <class Isa, int count>
+void quantise_group(const float* inputs, typename Isa::Integers most, const IntegerInputs& to, std::int64_t row,
+                    std::int64_t group) {
     using Vector = typename Isa::Vector;
     using Integers = typename Isa::Integers;
-    Vector inputs[span_inputs / 16];
-    // Compared as integers, a NaN is the largest and reaches the scale, and with it the outputs.
-    Integers most = Integers::broadcast(0);
-    for (std::int64_t i = 0; i < count / 16; ++i) {
-        const std::int64_t left = columns - i * 16;
-        inputs[i] = left >= 16 ? Vector::load(from + i * 16)
-                    : left > 0 ? Vector::load(from + i * 16, left)
-                               : Vector::zero();
-        most = max(most, bits(absolute(inputs[i])));
-    }
+    constexpr std::int64_t width = 4 * Isa::DotInput::words; // words of a vector
     const float largest_input = std::bit_cast<float>(largest(most));
     const bool usable = largest_input >= 0x1p-100f && largest_input < __builtin_inff();
-    to.scales[span * to.rows + row] = largest_input / 127.0f;
     const Vector inverse = Vector::broadcast(usable ? 127.0f / largest_input : 0.0f);
-    for (std::int64_t i = 0; i < count / 16; i += 2) {
-        const Vector low = usable ? inputs[i] : Vector::zero(), high = usable ? inputs[i + 1] : Vector::zero();
-        quantise_group<Isa>(low, high, inverse, to, (span * span_inputs + i * 16) / block_inputs, row);
+    std::int32_t* const words = to.words + row * to.row_words + group * count * width;
+    Integers total = Integers::broadcast(0);
+#pragma GCC unroll 8
+    for (int i = 0; i < count; i += 2) {
+        const Vector low = usable ? Vector::load(inputs + i * 16) : Vector::zero();
+        const Vector high = usable ? Vector::load(inputs + i * 16 + 16) : Vector::zero();
+        const Integers first = round_to_integers(low * inverse), second = round_to_integers(high * inverse);
+        pack_dot_inputs(first, second, words + i * width);
+        total = total + (first + second);
+    }
+    const std::int64_t place = row * to.groups() + group;
+    to.scales[place] = largest_input / (to.spread() ? 127.0f * unspread_length : 127.0f);
+    if (to.sums != nullptr) {
+        to.sums[place] = static_cast<float>(sum(total));
+    }
+    if (to.starts != nullptr) {
+        to.starts[place] = -to.zero_point() * sum(total);
     }
 }
 
-// Quantises the rows of one block, with zeros past the columns of x.
-template <class Isa>
-void quantise_inputs(const Rows<const float>& x, const IntegerInputs& inputs, std::int64_t block) {
-    const IntegerBlock<Isa> to(inputs, block);
-    for (std::int64_t row = 0; row < to.rows; ++row) {
-        const float* const from = x.row(inputs.blocks.start(block) + row);
-        for (std::int64_t span = 0; span < inputs.spans(); ++span) {
-            const std::int64_t start = span * span_inputs, left = inputs.inputs - start;
-            quantise_span<Isa>(from + start, left < span_inputs ? left : span_inputs, x.columns - start, to, span, row);
+// Quantises one row, with zeros past the columns of x, in groups of 16 · count inputs. Several groups are prepared before
+// the first one is quantised: each for itself would wait for its largest input.
+template <class Isa, int count>
+void quantise_row(const Rows<const float>& x, const IntegerInputs& to, std::int64_t row) {
+    using Vector = typename Isa::Vector;
+    using Integers = typename Isa::Integers;
+    constexpr std::int64_t at_once = 8, size = 16 * count;
+    const float* const from = x.row(row);
+    float prepared[at_once * size];
+    Integers most[at_once];
+    for (std::int64_t first = 0; first < to.groups(); first += at_once) {
+        const std::int64_t groups = std::min(at_once, to.groups() - first);
+        for (std::int64_t g = 0; g < groups; ++g) {
+            Vector inputs[count];
+#pragma GCC unroll 8
+            for (int i = 0; i < count; ++i) {
+                const std::int64_t start = (first + g) * size + i * 16, left = x.columns - start;
+                inputs[i] = left >= 16  ? Vector::load(from + start)
+                            : left > 0 ? Vector::load(from + start, left)
+                                       : Vector::zero();
+            }
+            if constexpr (size == spread_inputs) {
+                spread_vectors(inputs);
+            }
+            most[g] = Integers::broadcast(0);
+#pragma GCC unroll 8
+            for (int i = 0; i < count; ++i) {
+                inputs[i].store(prepared + g * size + i * 16);
+                most[g] = max(most[g], bits(absolute(inputs[i])));
+            }
+        }
+        for (std::int64_t g = 0; g < groups; ++g) {
+            quantise_group<Isa, count>(prepared + g * size, most[g], to, row, first + g);
         }
     }
+}
+
+template <class Isa>
+void quantise_inputs(const Rows<const float>& x, const IntegerInputs& to, std::int64_t row) {
+    to.spread() ? quantise_row<Isa, spread_inputs / 16>(x, to, row) : quantise_row<Isa, block_inputs / 16>(x, to, row);
 }
 
 } // namespace gemlora::simd

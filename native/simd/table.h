@@ -17,11 +17,12 @@ struct KernelTable {
     std::int64_t most_panels;
 
     void (*gather_inputs)(const Rows<const float>& x, const FloatInputs& to, std::int64_t block);
-    void (*quantise_inputs)(const Rows<const float>& x, const IntegerInputs& to, std::int64_t block);
+    void (*quantise_inputs)(const Rows<const float>& x, const IntegerInputs& to, std::int64_t row);
     void (*float_linear)(const PackedMatrix& matrix, const FloatInputs& x, const Rows<float>& out,
                          const LinearPart& part, float* scratch);
     void (*integer_linear)(const PackedMatrix& matrix, const IntegerInputs& x, const Rows<float>& out,
                            const LinearPart& part);
+    void (*unspread_group)(float* numbers);
     float (*sum_of_squares)(const float* numbers, std::int64_t size);
     void (*rms_norm_row)(const float* x, const float* weight, std::int64_t size, float epsilon, float* out);
     void (*add_row)(float* x, const float* y, std::int64_t size);

@@ -155,8 +155,8 @@ class Settings(BaseSettings):
     quantize: Literal["none", "int8", "int4"] = Field(
         "int8",
         description="`int8` computes with 8-bit weights and activations; `int4` stores the weights of layers in "
-        "4 bits, for less memory and less quality; `none` keeps the file's precision. Weights that the file holds "
-        "quantised keep their values.",
+        "4 bits, for less memory and less quality; `none` keeps the file's weights. 4-bit weights of a GGUF "
+        "keep their values, with `int8` only where most of the layers' weights are such.",
         examples=["int8"],
     )
     context_window: int | None = Field(

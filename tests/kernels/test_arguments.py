@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
 
-from gemlora.kernels import EmbeddingPair, LoraPair, LoraWeights, Matrix, SamplingBatch, Segments
+from gemlora.kernels import EmbeddingPair, Format, LoraPair, LoraWeights, Matrix, SamplingBatch, Segments
 from gemlora.kernels.native import NativeKernels
 
 
@@ -26,7 +26,7 @@ def misaligned(array: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def matrix() -> Matrix:
-    return Matrix.from_integers(np.ones((20, 64), np.int8), floats(20, 2), quantize_activations=True)
+    return Matrix.from_integers(np.ones((20, 64), np.int8), floats(20, 2), bits=4, quantize_activations=True)
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
@@ -64,12 +64,14 @@ def test_the_most_likely_outputs_are_those_of_rows_that_fit(native: NativeKernel
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"values": np.zeros(100, np.uint8)}, "values must be contiguous and 2048 bytes long"),
+        ({"values": np.zeros(100, np.uint8)}, "values must be contiguous and 1024 bytes long"),
         ({"scales": floats(2, 2, 15)}, "scales must be 256 bytes long, not 240"),
         ({"scales": np.ones((2, 2, 16))}, "scales must be float16 or float32"),
         ({"scales": None}, "scales must be an array"),
         ({"minimums": floats(1)}, "minimums must be 256 bytes long, not 4"),
-        ({"group": 24}, "group must be 16 or 32"),
+        ({"group": 16}, "group must be 32"),
+        ({"format": Format.INT8}, "group must be 128"),
+        ({"format": Format.INT8, "group": 128, "quantize_activations": False}, "group must be 16 or 32"),
         ({"rows": 0}, "rows and columns must be between"),
         ({"columns": -1}, "rows and columns must be between"),
         ({"rows": 2**28 + 1}, "rows and columns must be between"),

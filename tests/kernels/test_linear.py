@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 
 from gemlora.kernels import Matrix
 from gemlora.kernels.native import NativeKernels
+from gemlora.kernels.hadamard import spread
 from gemlora.kernels.reference import ReferenceKernels, quantise_activations
 
 KINDS = [
     *[("float", dtype) for dtype in (np.float32, np.float16, ml_dtypes.bfloat16)],
-    *product(("int8", "int8 × float32"), (16, 32), (np.float16, np.float32), (False, True)),
+    *product(("int8 × float32",), (16, 32), (np.float16, np.float32), (False, True)),
+    *product(("spread int8",), (128,), (np.float16, np.float32), (False,)),
     *product(("int4", "int4 × float32"), (32,), (np.float16, np.float32), (False, True)),
 ]
 
@@ -21,6 +23,10 @@ def make_matrix(rng: np.random.Generator, rows: int, columns: int, kind: tuple) 
     if kind[0] == "float":
         return Matrix.from_floats(rng.standard_normal((rows, columns)).astype(kind[1]))
     name, group, dtype, with_minimums = kind
+    if group == 128:
+        groups = -(-columns // group)
+        quantised = rng.integers(-128, 128, (rows, groups * group), dtype=np.int8)
+        return Matrix.from_spread(quantised, rng.random((rows, groups)).astype(dtype), columns)
     bits = 8 if name.startswith("int8") else 4
     lowest = 0 if bits == 4 and with_minimums else -(1 << (bits - 1))
     quantised = rng.integers(lowest, lowest + (1 << bits), (rows, columns), dtype=np.int8)
@@ -58,7 +64,7 @@ def test_a_row_has_the_same_bits_in_any_company(variants, kind) -> None:
             assert part.tobytes() == whole[start : start + count].tobytes()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind[0] in ("int8", "int4")], ids=str)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind[0] in ("spread int8", "int4")], ids=str)
 def test_long_inputs_that_are_summed_in_turns_give_the_same_bits(variants, kind) -> None:
     rng = np.random.default_rng(2)
     columns = 2 * 8192 + 48
@@ -115,14 +121,18 @@ def test_float_linear_is_exact_where_arithmetic_is(native: NativeKernels) -> Non
 
 
 def test_extreme_integers_do_not_overflow_or_saturate(variants) -> None:
-    ones = np.ones((16, 2), np.float32)
+    # A constant times a row of the transform becomes one number where the row is; all others are as large in x.
+    signs = spread(np.eye(128, dtype=np.float32))[77]
     for weight in (-128, 127):
-        matrix = Matrix.from_integers(np.full((16, 64), weight, np.int8), ones, quantize_activations=True)
+        matrix = Matrix.from_spread(np.full((16, 256), weight, np.int8), np.ones((16, 2), np.float32), 256)
         for sign in (-1, 1):
+            x = spread(np.concatenate([signs, signs]).reshape(2, 128) * np.float32(sign * 127)).reshape(1, 256)
+            agreeing = spread(np.full((2, 128), sign * 127, np.float32)).reshape(1, 256)
             for kernels in variants:
-                out = np.empty((1, 16), np.float32)
-                kernels.linear(np.full((1, 64), sign * 127, np.float32), [matrix], out)
-                assert (out == weight * sign * 127 * 64).all()
+                out = np.empty((2, 16), np.float32)
+                kernels.linear(np.concatenate([x, agreeing]), [matrix], out)
+                assert (out[0] == weight * sign * 127 * signs.sum() * 2 * 8).all()
+                assert (out[1] == weight * sign * 127 * 256 * 8).all()
 
 
 def test_strided_inputs_and_outputs_are_used_in_place(native: NativeKernels, reference: ReferenceKernels) -> None:
@@ -142,23 +152,41 @@ def test_strided_inputs_and_outputs_are_used_in_place(native: NativeKernels, ref
 def test_what_is_not_finite_stays_in_its_row_and_reaches_its_outputs(variants, bad, quantize) -> None:
     rng = np.random.default_rng(4)
     scales = rng.random((20, 3), np.float32) + 1
-    matrix = Matrix.from_integers(np.full((20, 96), 3, np.int8), scales, quantize_activations=quantize)
+    plain = Matrix.from_integers(np.full((20, 96), 3, np.int8), scales, bits=4, quantize_activations=quantize)
+    spread_matrix = Matrix.from_spread(np.full((20, 128), 3, np.int8), scales[:, :1], 96)
     x = rng.standard_normal((3, 96), np.float32)
     x[1, 50] = bad
-    for kernels in variants:
-        out = np.empty((3, 20), np.float32)
-        kernels.linear(x, [matrix], out)
-        assert not np.isfinite(out[1]).any()
-        assert np.isfinite(out[[0, 2]]).all()
+    for matrix in (plain, spread_matrix):
+        for kernels in variants:
+            out = np.empty((3, 20), np.float32)
+            kernels.linear(x, [matrix], out)
+            assert not np.isfinite(out[1]).any()
+            assert np.isfinite(out[[0, 2]]).all()
 
 
-def test_quantised_activations_are_within_half_a_step() -> None:
-    x = np.random.default_rng(5).standard_normal((4, 128), np.float32)
+@pytest.mark.parametrize("kind", [("spread int8", 128, np.float16, False), ("int4", 32, np.float16, False)], ids=str)
+def test_quantised_activations_are_within_half_a_step(kind) -> None:
+    rng = np.random.default_rng(5)
+    matrix = make_matrix(rng, 16, 256, kind)
+    x = rng.standard_normal((4, 256), np.float32)
     x[2] = 0
-    numbers, scales = quantise_activations(x, 128)
+    numbers, scales = quantise_activations(x, matrix)
+    met = spread(x.reshape(4, 2, 128)).reshape(4, 256) / np.float32(16) if matrix.spread else x
     assert np.abs(numbers).max() == 127
-    assert np.abs(numbers * np.repeat(scales, 32, axis=1) - x).max() <= scales.max() * 0.501
+    assert np.abs(numbers * np.repeat(scales, kind[1], axis=1) - met).max() <= scales.max() * 0.501
     assert not numbers[2].any()
+
+
+def test_spreading_changes_no_product(variants) -> None:
+    rng = np.random.default_rng(7)
+    matrix = make_matrix(rng, 40, 300, ("spread int8", 128, np.float32, False))
+    x = rng.standard_normal((5, 300), np.float32)
+    x[:, ::37] *= 30  # large ones among small ones
+    exact = x.astype(np.float64) @ matrix.dequantised().astype(np.float64).T
+    for kernels in variants:
+        out = np.empty((5, 40), np.float32)
+        kernels.linear(x, [matrix], out)
+        assert np.abs(out - exact).max() < 0.02 * np.abs(exact).max()
 
 
 def test_no_rows_have_no_most_likely_output(native: NativeKernels) -> None:

@@ -127,8 +127,20 @@ def test_embed_dequantises_exactly(agree, group, with_minimums) -> None:
         rng.integers(-128, 128, (50, 45), dtype=np.int8),
         scales,
         scales * 3 if with_minimums else None,
-        quantize_activations=True,
+        quantize_activations=False,
     )
     tokens = rng.integers(0, 50, 40).astype(np.int32)
     out = agree(lambda: np.empty((40, 45), np.float32), lambda k, out: k.embed(matrix, tokens, 1.5, out), 0)
+    assert np.array_equal(out, matrix.dequantised()[tokens] * np.float32(1.5))
+
+
+@pytest.mark.parametrize("columns", [45, 128, 300])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_embed_takes_spread_rows_together_again(agree, columns, dtype) -> None:
+    rng = np.random.default_rng(6)
+    groups = -(-columns // 128)
+    quantised = rng.integers(-127, 128, (50, groups * 128), dtype=np.int8)
+    matrix = Matrix.from_spread(quantised, rng.random((50, groups)).astype(dtype), columns)
+    tokens = rng.integers(0, 50, 40).astype(np.int32)
+    out = agree(lambda: np.empty((40, columns), np.float32), lambda k, out: k.embed(matrix, tokens, 1.5, out), 0)
     assert np.array_equal(out, matrix.dequantised()[tokens] * np.float32(1.5))

@@ -125,9 +125,10 @@ struct IntegerKind {
     bool minimums;
 };
 constexpr IntegerKind integer_kinds[] = {
-    {8, 32, Stored::float16, false}, {8, 32, Stored::float32, true},  {8, 16, Stored::float32, false},
-    {8, 16, Stored::float16, true},  {4, 32, Stored::float16, false}, {4, 32, Stored::float32, false},
-    {4, 32, Stored::float32, true},  {4, 32, Stored::float16, true},
+    {8, 32, Stored::float16, false},  {8, 32, Stored::float32, true},   {8, 16, Stored::float32, false},
+    {8, 16, Stored::float16, true},   {8, 128, Stored::float16, false}, {8, 128, Stored::float32, false},
+    {4, 32, Stored::float16, false},  {4, 32, Stored::float32, false},  {4, 32, Stored::float32, true},
+    {4, 32, Stored::float16, true},
 };
 
 // Matrices of all formats with 75 outputs and 100 inputs: neither fills its panels or groups.
@@ -151,9 +152,13 @@ public:
             if (kind.minimums) {
                 matrix.minimums = keep(StoredNumbers(kind.scales, random.numbers(scales)));
             }
-            all_.push_back(matrix);
-            matrix.quantize_activations = true;
-            all_.push_back(matrix);
+            if (!matrix.spread()) {
+                all_.push_back(matrix);
+            }
+            if (kind.bits == 4 || matrix.spread()) {
+                matrix.quantize_activations = true;
+                all_.push_back(matrix);
+            }
         }
     }
 

@@ -8,8 +8,7 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from gemlora.engines.cpu.weights.checkpoint import Checkpoint, Floats, Tensor
-from gemlora.engines.cpu.weights.huggingface_export import dequantised
+from gemlora.engines.cpu.weights.checkpoint import Checkpoint, Floats, Tensor, dequantised
 from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.engines.cpu.weights.tensor_names import is_norm
 from gemlora.errors import WeightsInvalid

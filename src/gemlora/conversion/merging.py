@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from gemlora.conversion.adapter_folder import Adapter
 from gemlora.engines.cpu.adapters.originals import WeightsFile
 from gemlora.engines.cpu.config import GemmaConfig
-from gemlora.engines.cpu.weights.checkpoint import Checkpoint, Floats, Storage, Tensor
-from gemlora.engines.cpu.weights.huggingface_export import dequantised
+from gemlora.engines.cpu.weights.checkpoint import Checkpoint, Floats, Storage, Tensor, dequantised
 from gemlora.engines.cpu.weights.vocabulary import SpecialTokens
 from gemlora.errors import AdapterInvalid
 from gemlora.registry.tensor_values import check_tied

@@ -11,6 +11,13 @@ order of K. Rows past N and inputs past K are zero.
     both            scales [P, K'/G, 16]           float16 or float32; G is 32, or 16 with int8
                     minimums [P, K'/G, 16] or None of the scales' type
                                                    w = scale · q − minimum, each operation rounded to float32
+    int8, spread    as int8                        K' = K rounded up to a multiple of G = 128, no minimums;
+                                                   w = spread(scale · q) / 16 of each 128 inputs
+
+A spread matrix is what quantised activations meet in 8 bits: each 128 inputs of both are replaced by their sums and
+differences (`hadamard.spread`), which leaves the products as they were, times 128. Large weights and activations are
+then spread over all 128, so that they can share a scale: with scales for 32 inputs a dot product of bytes takes as
+many operations on floats as a third of those on bytes, and the predictions are no nearer to the fp32 model's.
 """
 
 from dataclasses import dataclass
@@ -21,14 +28,19 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from gemlora.kernels.hadamard import spread
+
 PANEL = 16
 """Outputs per panel."""
 
 BLOCK = 32
 """Inputs of an integer matrix are padded to a multiple of this."""
 
-SPAN = 32
-"""Inputs that share one scale of quantised activations."""
+SPREAD = 128
+"""Inputs of a spread matrix that are spread over each other and share a scale; its inputs are padded to a multiple."""
+
+SPREAD_WEIGHTS = 8.0
+"""Spread weights are divided by this before they are quantised, and what is dequantised by 128 / this."""
 
 Scales = NDArray[np.float16] | NDArray[np.float32]
 
@@ -52,11 +64,11 @@ class Format(IntEnum):
         """The NumPy type of one stored value, or of two with int4."""
         return _DTYPES[self]
 
-    def panel_bytes(self, columns: int) -> int:
-        """Bytes of the values of 16 outputs of `columns` inputs."""
+    def panel_bytes(self, columns: int, group: int) -> int:
+        """Bytes of the values of 16 outputs of `columns` inputs; `group` is meaningless for floats."""
         if self.bits is None:
             return columns * PANEL * self.dtype.itemsize
-        return padded(columns) * PANEL * self.bits // 8
+        return padded(columns, group) * PANEL * self.bits // 8
 
     @classmethod
     def of_bits(cls, bits: int) -> "Format":
@@ -94,7 +106,8 @@ class Matrix:
 
     `values` are the bytes of the layout above in any contiguous shape, usually [P, bytes per panel].
     `quantize_activations` is only meaningful for whole numbers: True multiplies int8 activations (a scale per row and
-    span of 32 inputs), False multiplies float32 activations by the dequantised weights.
+    group of inputs), False multiplies float32 activations by the dequantised weights. With 8 bits a spread matrix has
+    the former, the others have the latter.
     """
 
     rows: int
@@ -123,6 +136,17 @@ class Matrix:
         packed = pack_integer_rows(quantised, scales, minimums, bits)
         return cls(rows, columns, Format.of_bits(bits), *packed, group, quantize_activations)
 
+    @classmethod
+    def from_spread(cls, quantised: NDArray[np.int8], scales: Scales, columns: int) -> "Matrix":
+        """Pack the q [N, K'] and scales [N, K'/128] of a spread matrix with K = `columns`."""
+        packed = pack_integer_rows(quantised, scales, group=SPREAD)
+        return cls(len(quantised), columns, Format.INT8, *packed, SPREAD, quantize_activations=True)
+
+    @property
+    def spread(self) -> bool:
+        """Whether its inputs are spread."""
+        return self.format is Format.INT8 and self.group == SPREAD
+
     def dequantised(self) -> NDArray[np.float32]:
         """The float32 weights [N, K] that the kernels multiply by."""
         panels = -(-self.rows // PANEL)
@@ -136,11 +160,16 @@ class Matrix:
 
     def quantised(self) -> NDArray[np.int8]:
         """q [P·16, K'] of an integer matrix, padding included."""
-        return self._panel_integers(np.arange(-(-self.rows // PANEL))).reshape(-1, padded(self.columns))
+        return self._panel_integers(np.arange(-(-self.rows // PANEL))).reshape(-1, self.inputs)
+
+    @property
+    def inputs(self) -> int:
+        """K' of an integer matrix."""
+        return padded(self.columns, self.group)
 
     def _panel_integers(self, panels: NDArray[np.integer]) -> NDArray[np.int8]:
         """q [P, 16, K'] of the chosen panels."""
-        fours = padded(self.columns) // 4
+        fours = self.inputs // 4
         if self.format is Format.INT8:
             stored = self.values.reshape(-1, fours, PANEL, 4)[panels]
         else:
@@ -162,6 +191,8 @@ class Matrix:
         weights = integers * _by_output(self.scales, panels, integers.shape[2])
         if self.minimums is not None:
             weights -= _by_output(self.minimums, panels, integers.shape[2])
+        if self.spread:
+            weights = spread(weights) / np.float32(SPREAD / SPREAD_WEIGHTS)
         return weights.reshape(len(panels), PANEL, -1)
 
 
@@ -173,9 +204,10 @@ class PackedRows(NamedTuple):
     minimums: Scales | None
 
 
-def padded(columns: int) -> int:
-    """K' of an integer matrix."""
-    return -(-columns // BLOCK) * BLOCK
+def padded(columns: int, group: int) -> int:
+    """K' of an integer matrix with scales for so many inputs."""
+    block = max(group, BLOCK)
+    return -(-columns // block) * block
 
 
 def group_size(columns: int, groups: int) -> int:
@@ -200,14 +232,17 @@ def pack_float_rows(weights: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 
 def pack_integer_rows(
-    quantised: NDArray[np.int8], scales: Scales, minimums: Scales | None = None, bits: int = 8
+    quantised: NDArray[np.int8], scales: Scales, minimums: Scales | None = None, bits: int = 8, group: int | None = None
 ) -> PackedRows:
-    """Pack q [N, K] and scales, minimums [N, ceil(K / G)]; N must be a multiple of 16 but in the last chunk."""
+    """Pack q [N, K] and scales, minimums [N, ceil(K / G)]; N must be a multiple of 16 but in the last chunk.
+
+    `group` is G; without it the one of 16 and 32 that fits.
+    """
     if quantised.dtype != np.int8:
         raise ValueError(f"quantised weights must be int8, not {quantised.dtype}")
     rows, columns = quantised.shape
-    panels, inputs = -(-rows // PANEL), padded(columns)
-    group = group_size(columns, scales.shape[1])
+    group = group or group_size(columns, scales.shape[1])
+    panels, inputs = -(-rows // PANEL), padded(columns, group)
     if bits == 4 and group != BLOCK:
         raise ValueError(f"4-bit weights need a scale per {BLOCK} inputs, not {group}")
     zero = np.uint8(zero_point(bits, minimums=minimums is not None))

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gemlora.kernels.hadamard import spread
 from gemlora.kernels.interface import Float32, Int32, Places
 from gemlora.kernels.lora import EmbeddingPair, LoraPair, Segments
-from gemlora.kernels.matrix import SPAN, Matrix, padded
+from gemlora.kernels.matrix import SPREAD, SPREAD_WEIGHTS, Matrix
 from gemlora.kernels.reference_cache import load_keys, load_values, spread_queries, store
 from gemlora.kernels.reference_sampling import sample_row
 from gemlora.kernels.sampling import SamplingBatch, most_likely_of
@@ -150,13 +151,11 @@ def _add_low_rank(low_rank: Float32, pair: LoraPair | EmbeddingPair, out: Float3
 
 
 def integer_product(x: Float32, matrix: Matrix) -> Float32:
-    """x · Wᵀ with activations quantised per row and span; the dot product of a group is exact."""
+    """x · Wᵀ with activations quantised per row and group; the dot product of a group is exact."""
     if matrix.scales is None:
         raise ValueError("an integer matrix needs scales")
-    inputs, group = padded(matrix.columns), matrix.group
-    quantised, activation_scales = quantise_activations(x, inputs)
-    groups = inputs // group
-    scales = np.repeat(activation_scales, SPAN // group, axis=1)[:, :groups]  # [T, K'/G]
+    group, groups = matrix.group, matrix.inputs // matrix.group
+    quantised, scales = quantise_activations(x, matrix)  # scales [T, K'/G]
     activations = quantised.reshape(len(x), groups, group).transpose(1, 0, 2)
     weights = matrix.quantised().astype(np.float32).reshape(-1, groups, group).transpose(1, 2, 0)
     sums = activations @ weights  # [K'/G, T, N'], integers below 2^24
@@ -169,16 +168,20 @@ def integer_product(x: Float32, matrix: Matrix) -> Float32:
     return rounded
 
 
-def quantise_activations(x: Float32, inputs: int) -> tuple[Float32, Float32]:
-    """Whole numbers −127 … 127 [T, inputs] and scales [T, spans] with x ≈ number · scale; the last span may be cut."""
-    padded_x = np.zeros((len(x), -(-inputs // SPAN) * SPAN), np.float32)
+def quantise_activations(x: Float32, matrix: Matrix) -> tuple[Float32, Float32]:
+    """Whole numbers −127 … 127 [T, K'] and scales [T, K'/G] whose products are what the matrix multiplies: x, or x
+    spread and divided by 16."""
+    padded_x = np.zeros((len(x), matrix.inputs), np.float32)
     padded_x[:, : x.shape[1]] = x
-    spans = padded_x.reshape(len(x), -1, SPAN)
-    largest = np.abs(spans).max(axis=2, keepdims=True)
+    groups = padded_x.reshape(len(x), -1, matrix.group)
+    length = np.float32(127)
+    if matrix.spread:
+        groups, length = spread(groups), np.float32(127 * SPREAD / SPREAD_WEIGHTS)
+    largest = np.abs(groups).max(axis=2, keepdims=True)
     usable = (largest >= 2.0**-100) & np.isfinite(largest)  # else all zeros; what is not finite reaches the scale
     inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=usable)
-    numbers = np.rint(np.where(usable, spans, 0) * inverse)
-    return numbers.reshape(len(x), -1)[:, :inputs], largest[..., 0] / np.float32(127)
+    numbers = np.rint(np.where(usable, groups, 0) * inverse)
+    return numbers.reshape(len(x), -1), largest[..., 0] / length
 
 
 def _softcapped(x: Float32, cap: float) -> Float32:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemlora.kernels.cache import padded
+from gemlora.kernels.hadamard import pairs, spread
 from gemlora.kernels.interface import Float32, Int32
 
 Cache = NDArray[np.generic]
@@ -51,25 +52,7 @@ def load_values(cache: Cache, blocks: Int32, places: Int32, head_size: int) -> F
 def spread_queries(queries: Float32) -> Float32:
     """Queries [H, D] as they meet the keys of a cache of whole numbers: [H, P], so that q · k stays the same."""
     numbers, scales = _quantised(spread(_padded(queries)))
-    return numbers * (scales / np.float32(_pairs(numbers.shape[-1])))[..., None]
-
-
-def spread(x: Float32) -> Float32:
-    """Sums and differences of all pairs whose indices differ in one bit, bit for bit: a Hadamard transform of
-    x[…, P], in as many parts as P has odd factors."""
-    size, longest = x.shape[-1], _pairs(x.shape[-1])
-    step = 1
-    while step < longest:
-        pairs = x.reshape(*x.shape[:-1], size // (2 * step), 2, step)
-        first, second = pairs[..., 0, :], pairs[..., 1, :]
-        x = np.stack((first + second, first - second), axis=-2).reshape(x.shape)
-        step *= 2
-    return x
-
-
-def _pairs(size: int) -> int:
-    """The largest power of two that divides `size`: the square of how much longer `spread` makes a vector."""
-    return size & -size
+    return numbers * (scales / np.float32(pairs(numbers.shape[-1])))[..., None]
 
 
 def _padded(heads: Float32) -> Float32:

@@ -13,6 +13,7 @@ from tests.adapters import register, safetensors_tensors
 from tests.served_base import CONFIG, Base, loader, random_base
 
 from gemlora.engines.contract import AdapterRef
+from gemlora.engines.cpu.weights.quantization import spread_rows
 from gemlora.errors import AdapterInvalid
 from gemlora.kernels import Matrix
 from gemlora.storage.manifest import AdapterManifest, BaseCopy, EmbeddingLora, HeadLora, LoraModule, Tensor
@@ -29,12 +30,8 @@ def with_int8(base: Base, *names: str) -> Base:
     matrices = dict(base.matrices)
     for name in names:
         weights = matrices[name].dequantised()
-        scales = np.abs(weights).max(axis=1, keepdims=True) / 127
-        quantised = np.rint(weights / scales).astype(np.int8)
-        groups = -(-weights.shape[1] // 32)
-        matrices[name] = Matrix.from_integers(
-            quantised, np.repeat(scales, groups, axis=1).astype(np.float32), quantize_activations=True
-        )
+        rows = spread_rows(weights)
+        matrices[name] = Matrix.from_spread(rows.q, rows.scales, weights.shape[1])
     return replace(base, quantize="int8", matrices=matrices)
 
 
@@ -112,7 +109,7 @@ def test_a_magnitude_that_is_not_finite_is_refused(tmp_path: Path, value: float)
 
 def load_with_copy(folder: Path, base: Base, name: str, copy: torch.Tensor) -> None:
     """Load an adapter of the head that was saved beside a copy of a matrix."""
-    tensors = {**pair(CONFIG.vocabulary, CONFIG.hidden), f"{name}.base_layer.weight": copy.contiguous()}
+    tensors = {**pair(CONFIG.vocabulary, base.config.hidden), f"{name}.base_layer.weight": copy.contiguous()}
 
     def make(places: dict[str, Tensor]) -> dict[str, Any]:
         saved = BaseCopy(name, places.pop(f"{name}.base_layer.weight"))
@@ -165,6 +162,26 @@ def test_a_quantised_base_accepts_copies_of_its_original_and_refuses_others(tmp_
         load_with_copy(tmp_path / "c", base, "lm_head", original + 0.05 * noise)
     with pytest.raises(AdapterInvalid, match="differs"):
         load_with_copy(tmp_path / "d", base, "lm_head", original.index_fill(0, torch.tensor([1]), float("inf")))
+
+
+@pytest.mark.parametrize("columns", [24, 128, 200])
+def test_what_spread_weights_may_differ_by_is_twice_what_rounding_leaves(tmp_path: Path, columns: int) -> None:
+    """The steps are coarse, so that little else decides. Padding makes the estimate of the error a little too large."""
+    random = np.random.default_rng(3)
+    original = random.normal(size=(CONFIG.vocabulary, columns)).astype(np.float32)
+    rows = spread_rows(original)
+    coarse = np.rint(rows.q / np.float32(16)).astype(np.int8)
+    matrix = Matrix.from_spread(coarse, rows.scales * np.float16(16), columns)
+    error = matrix.dequantised() - original
+    base = random_base()
+    base = replace(
+        base, config=replace(CONFIG, hidden=columns), quantize="int8", matrices={**base.matrices, "embedding": matrix}
+    )
+    noise = random.normal(size=original.shape).astype(np.float32) * error.std()
+    load_with_copy(tmp_path / "a", base, "lm_head", torch.from_numpy(original))
+    load_with_copy(tmp_path / "b", base, "lm_head", torch.from_numpy(original + 1.5 * noise))
+    with pytest.raises(AdapterInvalid, match="differs from the served base"):
+        load_with_copy(tmp_path / "c", base, "lm_head", torch.from_numpy(original + 2.5 * noise))
 
 
 @pytest.mark.parametrize(("name", "shape"), [("lm_head", (CONFIG.vocabulary - 1, CONFIG.hidden)), ("q_proj", None)])

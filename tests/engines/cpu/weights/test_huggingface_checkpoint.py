@@ -18,8 +18,9 @@ from gemlora.engines.cpu.weights.huggingface_checkpoint import files_of, opened_
 from gemlora.engines.cpu.weights.packed import PackedModel
 from gemlora.engines.cpu.weights.packing import pack
 from gemlora.engines.cpu.weights.progress import silent
+from gemlora.engines.cpu.weights.quantization import spread_rows
 from gemlora.errors import WeightsInvalid
-from gemlora.kernels import Format
+from gemlora.kernels import Format, Matrix
 
 GENERATIONS = {"gemma1": 1, "gemma2": 2, "gemma3": 3}
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -136,14 +137,18 @@ def test_the_one_of_a_norm_is_added_in_float32(tmp_path: Path) -> None:
     assert (weights.vector("final_norm") != (1 + norm).astype(ml_dtypes.bfloat16)).any()
 
 
-def test_int8_quantises_within_half_a_step(folders: dict[str, tuple[Path, PreTrainedModel]], tmp_path: Path) -> None:
+def test_int8_spreads_rows_whose_length_is_no_multiple_of_128(
+    folders: dict[str, tuple[Path, PreTrainedModel]], tmp_path: Path
+) -> None:
     checkpoint, model = folders["gemma2"]
     weights = packed(checkpoint, tmp_path / "packed", "int8")
     original = numpy_of(model.model.layers[3].mlp.down_proj.weight)
     stored = weights.matrix("layers.3.down_proj")
-    step = np.abs(original).reshape(len(original), -1, 32).max(2).repeat(32, 1) / 124
-    assert stored.quantize_activations
-    assert (np.abs(stored.dequantised() - original) <= 0.501 * step).all()
+    rows = spread_rows(original)
+    expected = Matrix.from_spread(rows.q, rows.scales, original.shape[1])
+    assert (stored.spread, stored.quantize_activations) == (True, True)
+    np.testing.assert_array_equal(stored.dequantised(), expected.dequantised())
+    assert np.square(stored.dequantised() - original).mean() < 1e-4 * np.square(original).mean()
 
 
 def test_shards_are_one_checkpoint(folders: dict[str, tuple[Path, PreTrainedModel]], tmp_path: Path) -> None:
@@ -283,6 +288,17 @@ def test_numbers_that_are_not_finite_are_refused_by_name(gemma3: Path, tmp_path:
     rewrite(gemma3, spoil)
     with pytest.raises(WeightsInvalid, match=r"model\.layers\.2\.mlp\.down_proj\.weight holds numbers"):
         packed(gemma3, tmp_path / "packed", "int8")
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_numbers_that_are_too_large_to_be_quantised_are_refused(quantize: str, gemma3: Path, tmp_path: Path) -> None:
+    def spoil(tensors: Tensors) -> Tensors:
+        tensors["model.embed_tokens.weight"][3, 4] = 3e38
+        return tensors
+
+    rewrite(gemma3, spoil)
+    with pytest.raises(WeightsInvalid, match="embedding holds numbers that are not finite or too large"):
+        packed(gemma3, tmp_path / "packed", quantize)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(gemma3: Path, tmp_path: Path) -> None:

@@ -24,7 +24,10 @@ Table = dict[str, Any]
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packed")
-    write_gguf(folder / "tiny.gguf", type_of=lambda _name: GGMLQuantizationType.Q4_K)
+    write_gguf(
+        folder / "tiny.gguf",
+        type_of=lambda name: GGMLQuantizationType.Q8_0 if "embd" in name else GGMLQuantizationType.Q4_K,
+    )
     return prepare(str(folder / "tiny.gguf"), None, None, "int8", folder / "cache", silent)
 
 
@@ -107,9 +110,24 @@ def group_too_small_for_int4(table: Table) -> None:
         entry[array]["shape"][1] *= 2
 
 
+def not_spread(table: Table) -> None:
+    entry = table["matrices"]["embedding"]
+    entry["group"] = 32
+    entry["scales"]["shape"][1] *= 4
+
+
+def spread_with_minimums(table: Table) -> None:
+    entry = table["matrices"]["embedding"]
+    entry["minimums"] = entry["scales"]
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
+        (not_spread, "embedding does not fit quantize int8"),
+        (lambda table: table.update(quantize="none"), "embedding does not fit quantize none"),
+        (spread_with_minimums, "the arrays of embedding have wrong shapes"),
+        (lambda table: table["matrices"]["embedding"].pop("scales"), "the arrays of embedding have wrong shapes"),
         (lambda table: table["matrices"]["layers.0.k_proj"].update(format=9), "format"),
         (group_too_small_for_int4, "the arrays of layers.0.k_proj have wrong shapes"),
         (lambda table: table["matrices"]["layers.0.k_proj"].update(format=3), "layers.0.k_proj have wrong shapes"),

@@ -242,13 +242,16 @@ def test_the_starter_weights_convert_in_little_memory(tmp_path: Path) -> None:
     assert model.config.layers[5].window is None
     with Pieces(starter_pieces()) as pieces:
         header = GgufHeader.read(pieces)
+        # Less than half of the layers' weights have 4 bits in the file.
         for name, source in {
             "layers.3.q_proj": "attn_q", "layers.3.o_proj": "attn_output", "layers.3.down_proj": "ffn_down",
             "layers.3.v_proj": "attn_v", "layers.4.down_proj": "ffn_down",
         }.items():  # fmt: skip
             tensor = header.tensors[f"blk.{name.split('.')[1]}.{source}.weight"]
             raw = np.frombuffer(pieces.read(tensor.offset, tensor.size), np.uint8).reshape(tensor.shape[0], -1)
-            np.testing.assert_array_equal(model.matrix(name).dequantised(), gguf.dequantize(raw, tensor.type), name)
+            stored, weights = model.matrix(name), gguf.dequantize(raw, tensor.type)
+            assert stored.spread, name
+            assert np.square(stored.dequantised() - weights).mean() < 1e-4 * np.square(weights).mean(), name
 
 
 def test_the_starter_weights_must_be_installed(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:

@@ -1,23 +1,34 @@
-"""How floats become 8-bit and 4-bit weights."""
+"""How floats and a file's whole numbers become spread 8-bit weights, and floats 4-bit ones."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import DTypeLike, NDArray
 
-from gemlora.engines.cpu.weights.checkpoint import Quantized, Storage
+from gemlora.engines.cpu.weights.checkpoint import Floats, Quantized, Storage, dequantised
 from gemlora.engines.cpu.weights.folder import Quantize
-from gemlora.engines.cpu.weights.quantization import EIGHT_BITS, FOUR_BITS, quantize_rows, storage
+from gemlora.engines.cpu.weights.quantization import EIGHT_BITS, FOUR_BITS, quantize_rows, spread_rows, storages
+from gemlora.kernels import Matrix
+from gemlora.kernels.hadamard import spread
 
-every_width = pytest.mark.parametrize("bits", [8, 4])
+every_width = pytest.mark.parametrize("quantized", [spread_rows, quantize_rows])
+every_float = pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+
+Width = Callable[[Floats], Quantized]
 
 
-def dequantized(rows: Quantized) -> NDArray[np.float32]:
-    columns = rows.q.shape[1]
-    weights = rows.q.astype(np.float32) * np.repeat(rows.scales.astype(np.float32), 32, axis=1)[:, :columns]
-    if rows.minimums is not None:
-        weights -= np.repeat(rows.minimums.astype(np.float32), 32, axis=1)[:, :columns]
-    return weights
+def unspread(rows: Quantized, columns: int) -> NDArray[np.float32]:
+    """The weights that a spread matrix of these rows stands for."""
+    assert rows.minimums is None
+    return Matrix.from_spread(rows.q, rows.scales, columns).dequantised()
+
+
+def stored(rows: Quantized, columns: int) -> NDArray[np.float32]:
+    """The weights that rows of either width stand for."""
+    return unspread(rows, columns) if rows.minimums is None else dequantised(rows)
 
 
 def error(weights: NDArray[np.float32], quantized: NDArray[np.float32]) -> float:
@@ -25,7 +36,7 @@ def error(weights: NDArray[np.float32], quantized: NDArray[np.float32]) -> float
 
 
 def by_largest(weights: NDArray[np.float32], largest: int) -> NDArray[np.float32]:
-    """The plain way: scale = amax / 127, or / 7."""
+    """The plain way: scale = amax / 127, or / 7, of 32."""
     groups = weights.reshape(-1, 32)
     scale = (np.abs(groups).max(1, keepdims=True) / largest).astype(np.float16).astype(np.float32)
     return (np.rint(groups / scale).clip(-largest, largest) * scale).reshape(weights.shape)
@@ -39,80 +50,140 @@ def by_range(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     return (np.rint((groups - minimum) / scale) * scale + minimum).reshape(weights.shape)
 
 
-def test_the_search_beats_the_plain_scale_by_a_tenth() -> None:
-    weights = np.random.default_rng(0).normal(0, 0.02, (512, 1024)).astype(np.float32)
-    ours, plain = error(weights, dequantized(quantize_rows(weights, 8))), error(weights, by_largest(weights, 127))
-    assert ours < 0.9 * plain
+def assert_within_half_a_step(weights: Floats, rows: Quantized) -> None:
+    """Every weight, spread over its group of 128."""
+    filled = np.zeros((len(weights), rows.scales.shape[1] * 128), np.float32)
+    filled[:, : weights.shape[1]] = weights
+    exact = spread(filled.reshape(len(weights), -1, 128)) / 8
+    steps = rows.scales[..., None].astype(np.float32)
+    numbers = rows.q.reshape(exact.shape)
+    assert (np.abs(numbers * steps - exact) <= 0.5001 * steps).all()
+    assert numbers.min() >= -127
+
+
+@every_float
+@pytest.mark.parametrize("columns", [384, 320, 40])
+def test_every_spread_weight_is_within_half_a_step(columns: int, dtype: DTypeLike) -> None:
+    weights = np.random.default_rng(1).standard_t(3, (64, columns)).astype(dtype)
+    rows = spread_rows(weights)
+    assert rows.scales.dtype == np.float16
+    assert_within_half_a_step(weights, rows)
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e-6, 1e-7])
+def test_weights_that_are_as_small_as_the_steps_of_scales_are_within_half_a_step(size: float) -> None:
+    weights = np.random.default_rng(1).normal(0, size, (256, 256)).astype(np.float32)
+    assert_within_half_a_step(weights, spread_rows(weights))
+
+
+@pytest.mark.parametrize("columns", [1024, 640, 200])
+def test_normal_weights_differ_by_less_than_a_percent_when_they_are_spread(columns: int) -> None:
+    weights = np.random.default_rng(0).normal(0, 0.02, (512, columns)).astype(np.float32)
+    assert error(weights, unspread(spread_rows(weights), columns)) < (0.01 * 0.02) ** 2
+
+
+def test_beside_a_large_weight_128_spread_ones_lose_less_than_32_that_are_not() -> None:
+    weights = np.random.default_rng(0).normal(0, 0.02, (512, 128)).astype(np.float32)
+    plain = error(weights, unspread(spread_rows(weights), 128))
+    weights[:, 5] = 0.2
+    spread_out = error(weights, unspread(spread_rows(weights), 128))
+    assert plain < spread_out < 2 * plain
+    assert spread_out < error(weights, by_largest(weights, 127)) / 2
+
+
+@pytest.mark.parametrize("group", [16, 32])
+@pytest.mark.parametrize("minimums", [False, True])
+def test_a_files_whole_numbers_are_spread_as_the_floats_that_they_stand_for(group: int, minimums: bool) -> None:
+    generator = np.random.default_rng(4)
+    q = generator.integers(-32, 32, (32, 160)).astype(np.int8)
+    scales = generator.normal(0, 0.01, (32, 160 // group)).astype(np.float32)
+    rows = Quantized(q, scales, np.abs(scales) if minimums else None)
+    ours, expected = spread_rows(rows), spread_rows(dequantised(rows))
+    np.testing.assert_array_equal(ours.q, expected.q)
+    np.testing.assert_array_equal(ours.scales, expected.scales)
+    assert error(dequantised(rows), unspread(ours, 160)) < 1e-4 * np.square(dequantised(rows)).mean()
 
 
 def test_with_four_bits_the_fit_beats_the_plain_range_by_a_tenth_and_the_plain_scale_by_two_fifths() -> None:
     weights = np.random.default_rng(0).normal(0, 0.02, (512, 1024)).astype(np.float32)
-    ours = error(weights, dequantized(quantize_rows(weights, 4)))
+    ours = error(weights, dequantised(quantize_rows(weights)))
     assert ours < 0.9 * error(weights, by_range(weights))
     assert ours < 0.6 * error(weights, by_largest(weights, 7))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
-def test_every_weight_is_within_half_a_step(dtype: DTypeLike) -> None:
-    weights = np.random.default_rng(1).standard_t(3, (64, 320)).astype(dtype)
-    rows = quantize_rows(weights, 8)
-    assert rows.minimums is None
-    assert rows.scales.dtype == np.float16
-    steps = np.repeat(rows.scales.astype(np.float32), 32, axis=1)
-    assert (np.abs(dequantized(rows) - weights.astype(np.float32)) <= 0.51 * steps).all()
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@every_float
 def test_four_bits_fit_the_kernels_format(dtype: DTypeLike) -> None:
     weights = np.random.default_rng(1).standard_t(3, (64, 320)).astype(dtype)
-    rows = quantize_rows(weights, 4)
+    rows = quantize_rows(weights)
     assert rows.minimums is not None
     assert rows.scales.dtype == rows.minimums.dtype == np.float16
     assert (rows.q.min(), rows.q.max()) == (0, 15)
     steps = np.repeat(rows.scales.astype(np.float32), 32, axis=1)
     # The fit may leave the outermost weights outside of its range.
-    assert (np.abs(dequantized(rows) - weights.astype(np.float32)) <= 2.5 * steps).all()
+    assert (np.abs(dequantised(rows) - weights.astype(np.float32)) <= 2.5 * steps).all()
 
 
 @every_width
-def test_rows_do_not_depend_on_their_neighbours(bits: int) -> None:
+def test_rows_do_not_depend_on_their_neighbours(quantized: Width) -> None:
     weights = np.random.default_rng(2).normal(size=(48, 96)).astype(np.float32)
-    whole, part = quantize_rows(weights, bits), quantize_rows(weights[16:32], bits)
+    whole, part = quantized(weights), quantized(weights[16:32])
     np.testing.assert_array_equal(whole.q[16:32], part.q)
     np.testing.assert_array_equal(whole.scales[16:32], part.scales)
 
 
-@pytest.mark.parametrize(("bits", "largest_error"), [(8, 0.02), (4, 0.3)])
-def test_a_last_group_may_be_short(bits: int, largest_error: float) -> None:
+def test_the_last_128_of_a_spread_matrix_are_filled_up() -> None:
+    weights = np.random.default_rng(3).normal(size=(4, 200)).astype(np.float32)
+    rows = spread_rows(weights)
+    assert rows.q.shape == (4, 256)
+    assert rows.scales.shape == (4, 2)
+    assert np.abs(unspread(rows, 200) - weights).max() < 0.03
+
+
+def test_the_last_32_of_four_bits_may_be_fewer() -> None:
     weights = np.random.default_rng(3).normal(size=(4, 40)).astype(np.float32)
-    rows = quantize_rows(weights, bits)
+    rows = quantize_rows(weights)
     assert rows.q.shape == (4, 40)
     assert rows.scales.shape == (4, 2)
-    assert np.abs(dequantized(rows) - weights).max() < largest_error
+    filled = Quantized(np.pad(rows.q, ((0, 0), (0, 24))), rows.scales, rows.minimums)
+    assert np.abs(dequantised(filled)[:, :40] - weights).max() < 0.3
 
 
 @every_width
-def test_zeros_and_other_groups_of_one_number_stay_what_they_are(bits: int) -> None:
-    weights = np.zeros((2, 64), np.float32)
-    weights[1, 32:] = 1
-    np.testing.assert_allclose(dequantized(quantize_rows(weights, bits)), weights, rtol=1e-3)
+def test_zeros_and_other_groups_of_one_number_stay_what_they_are(quantized: Width) -> None:
+    weights = np.zeros((2, 256), np.float32)
+    weights[1, 128:] = 1
+    rows = quantized(weights)
+    np.testing.assert_allclose(stored(rows, 256), weights, rtol=1e-3)
+    assert not rows.q[0].any()
+    assert not rows.scales[0].any()
 
 
 @every_width
-@pytest.mark.parametrize("smallest", [1e9, -1e9])
-def test_what_no_half_float_can_reach_becomes_infinite_not_wrong(bits: int, smallest: float) -> None:
-    weights = np.full((1, 32), 1e9, np.float32)
+@pytest.mark.parametrize("smallest", [1e9, -1e9, 3e38, -3e38])
+def test_what_no_half_float_can_reach_becomes_infinite_or_no_number_not_wrong(
+    quantized: Width, smallest: float
+) -> None:
+    weights = np.full((1, 128), abs(smallest), np.float32)
     weights[0, ::2] = smallest
-    rows = quantize_rows(weights, bits)
-    assert np.isinf(rows.scales if rows.minimums is None else rows.minimums).all()
+    rows = quantized(weights)
+    assert not np.isfinite(rows.scales if rows.minimums is None else rows.minimums).any()
 
 
 HALF = Storage(np.dtype(np.float16))
+Q4_0 = Storage(np.dtype(np.float16), 32, bits=4)
 Q6_K = Storage(np.dtype(np.float32), 16)
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What the choice of a storage asks of a tensor."""
+
+    storage: Storage
+    shape: tuple[int, ...] = (64, 32)
+
+
 @pytest.mark.parametrize(
-    ("name", "stored", "quantize", "kept"),
+    ("name", "file", "quantize", "kept"),
     [
         ("layers.0.q_proj", HALF, "none", HALF),
         ("layers.0.q_proj", HALF, "int8", EIGHT_BITS),
@@ -120,10 +191,26 @@ Q6_K = Storage(np.dtype(np.float32), 16)
         ("embedding", HALF, "int4", EIGHT_BITS),
         ("head", HALF, "int4", EIGHT_BITS),
         ("layers.0.q_proj", Q6_K, "none", Q6_K),
-        ("layers.0.q_proj", Q6_K, "int4", Q6_K),
+        ("layers.0.q_proj", Q6_K, "int8", EIGHT_BITS),
+        ("layers.0.q_proj", Q6_K, "int4", EIGHT_BITS),
+        ("embedding", Q6_K, "int4", EIGHT_BITS),
+        ("layers.0.q_proj", Q4_0, "int4", Q4_0),
+        ("embedding", Q4_0, "int4", Q4_0),
+        ("embedding", Q4_0, "int8", EIGHT_BITS),
     ],
 )
-def test_only_floats_are_quantised_and_the_vocabulary_never_to_four_bits(
-    name: str, stored: Storage, quantize: Quantize, kept: Storage
+def test_a_matrix_is_kept_as_the_file_has_it_or_becomes_eight_or_four_bits(
+    name: str, file: Storage, quantize: Quantize, kept: Storage
 ) -> None:
-    assert storage(name, stored, quantize) == kept
+    assert storages({name: Stored(file), "layers.0.input_norm": Stored(HALF, (32,))}, quantize) == {name: kept}
+
+
+@pytest.mark.parametrize(("rows", "kept"), [(31, EIGHT_BITS), (32, EIGHT_BITS), (33, Q4_0)])
+def test_with_int8_four_bits_are_kept_where_most_weights_of_the_layers_have_them(rows: int, kept: Storage) -> None:
+    tensors = {
+        "embedding": Stored(Q4_0, (1000, 32)),
+        "layers.0.q_proj": Stored(Q4_0, (rows, 32)),
+        "layers.0.k_proj": Stored(Q6_K, (64 - rows, 32)),
+    }
+    chosen = storages(tensors, "int8")
+    assert (chosen["embedding"], chosen["layers.0.q_proj"], chosen["layers.0.k_proj"]) == (kept, kept, EIGHT_BITS)

@@ -16,7 +16,7 @@ from gemlora.errors import AdapterInvalid
 from gemlora.kernels import EmbeddingPair, LoraPair, LoraWeights, Matrix
 from gemlora.storage.manifest import AdapterManifest, EmbeddingLora, HeadLora, LoraModule, Tensor
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised whenever the bytes of a packed adapter change."""
 
 AdapterDtype = Literal["auto", "float32", "bfloat16"]

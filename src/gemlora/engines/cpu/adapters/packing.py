@@ -8,6 +8,7 @@ from gemlora.engines.cpu.adapters.originals import WeightsFile
 from gemlora.engines.cpu.dora import embedding_output_scale, output_scale
 from gemlora.errors import AdapterInvalid
 from gemlora.kernels import Kernels, Matrix
+from gemlora.kernels.matrix import SPREAD, SPREAD_WEIGHTS
 from gemlora.storage.manifest import AdapterManifest, BaseCopy, EmbeddingLora
 
 ROWS = 4096
@@ -106,8 +107,8 @@ class _Comparison:
         """Floats within half a step of both types, exactly with one type; quantised ones by their size altogether."""
         if not self._quantised:
             return self._close
-        squared_steps = _squared_steps(self._matrix) * self._matrix.rows * self._matrix.columns
-        allowed = QUANTISED_ROUNDING * self._total**0.5 + QUANTISATION_MARGIN * (squared_steps / 12) ** 0.5
+        rounding = (_squared_steps(self._matrix) / 12) ** 0.5
+        allowed = QUANTISED_ROUNDING * self._total**0.5 + QUANTISATION_MARGIN * rounding
         return bool(self._squares**0.5 <= allowed)
 
     @property
@@ -117,5 +118,12 @@ class _Comparison:
 
 
 def _squared_steps(matrix: Matrix) -> float:
-    """The mean square of the distance between neighbouring values that a quantised matrix can hold."""
-    return 0.0 if matrix.scales is None else float(np.square(matrix.scales, dtype=np.float64).mean())
+    """The sum over all weights of the squared distance between neighbouring values that a quantised matrix can hold.
+
+    An error e of a spread weight becomes one of e / 16 in each of its group, so all 128 together leave e² / 2 in each.
+    Padding counts as weights: the fewer weights a group has, the less of its error falls on the padding.
+    """
+    if matrix.scales is None:
+        return 0.0
+    squares = float(np.square(matrix.scales, dtype=np.float64).sum()) * matrix.group
+    return squares * SPREAD_WEIGHTS**2 / SPREAD if matrix.spread else squares

@@ -30,6 +30,17 @@ class Quantized(NamedTuple):
     minimums: NDArray[Any] | None = None
 
 
+def dequantised(rows: Floats | Quantized) -> NDArray[np.float32]:
+    """Rows [N, K] as the numbers that they stand for; K must be a multiple of G."""
+    if not isinstance(rows, Quantized):
+        return rows.astype(np.float32)
+    groups = rows.q.reshape(*rows.scales.shape, -1)
+    values: NDArray[np.float32] = np.multiply(groups, rows.scales[..., None], dtype=np.float32)
+    if rows.minimums is not None:
+        values -= rows.minimums[..., None]
+    return values.reshape(rows.q.shape)
+
+
 class Tensor(Protocol):
     """A weight matrix [N, K] or a vector [K] of a checkpoint."""
 

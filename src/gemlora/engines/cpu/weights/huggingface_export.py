@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemlora.engines.cpu.config import GemmaConfig, LayerConfig, Rope
-from gemlora.engines.cpu.weights.checkpoint import Checkpoint, Floats, Quantized, Tensor
+from gemlora.engines.cpu.weights.checkpoint import Checkpoint, Tensor, dequantised
 from gemlora.engines.cpu.weights.huggingface_config import FULL, SLIDING
 from gemlora.engines.cpu.weights.tensor_names import huggingface_name, is_norm
 
@@ -81,20 +81,6 @@ def floats(tensor: Tensor) -> NDArray[np.float32]:
     """All of a tensor's numbers, [N, K] or [K]."""
     rows = tensor.rows(0, tensor.shape[0] if len(tensor.shape) > 1 else 1)
     return dequantised(rows).reshape(tensor.shape)
-
-
-def dequantised(rows: Floats | Quantized) -> NDArray[np.float32]:
-    """Rows [N, K] as the numbers that they stand for."""
-    if not isinstance(rows, Quantized):
-        return rows.astype(np.float32)
-    columns = rows.q.shape[1]
-    group = -(-columns // rows.scales.shape[1])
-
-    def spread(numbers: NDArray[Any]) -> NDArray[np.float32]:
-        return np.repeat(numbers.astype(np.float32), group, axis=1)[:, :columns]
-
-    values = rows.q.astype(np.float32) * spread(rows.scales)
-    return values if rows.minimums is None else values - spread(rows.minimums)
 
 
 def _whole(number: float) -> int | float:

@@ -16,12 +16,11 @@ from gemlora.engines.cpu.weights.folder import DESCRIPTION_FILE, WEIGHTS_FILE, Q
 from gemlora.engines.cpu.weights.tensor_names import shapes
 from gemlora.engines.cpu.weights.vocabulary import SpecialTokens
 from gemlora.errors import WeightsInvalid
-from gemlora.kernels.matrix import PANEL, Format, Matrix, padded
+from gemlora.kernels.matrix import PANEL, SPREAD, Format, Matrix, padded
 
 FAMILIES = {1: "gemma", 2: "gemma2", 3: "gemma3"}
 
-
-GROUPS = {Format.INT8: (16, 32), Format.INT4: (32,)}
+GROUPS = {Format.INT8: (16, 32, SPREAD), Format.INT4: (32,)}
 """How many weights may share a scale."""
 
 
@@ -178,6 +177,8 @@ def check(description: Description, folder: Path) -> None:
     for name, entry in description.matrices.items():
         if [region.shape for region in entry.regions] != _region_shapes(entry):
             raise WeightsInvalid(f"{folder / DESCRIPTION_FILE}: the arrays of {name} have wrong shapes")
+        if entry.format is Format.INT8 and (entry.group == SPREAD) != (description.quantize != "none"):
+            raise WeightsInvalid(f"{folder / DESCRIPTION_FILE}: {name} does not fit quantize {description.quantize}")
         for region in entry.regions:
             _check_inside(region, name, size, folder)
     for name, region in description.vectors.items():
@@ -192,10 +193,12 @@ def _check_inside(region: Region, name: str, size: int, folder: Path) -> None:
 def _region_shapes(entry: MatrixEntry) -> list[tuple[int, ...]]:
     """Values [P, bytes per panel]; scales and minimums [P, K'/G, 16]."""
     panels = -(-entry.rows // PANEL)
-    values = (panels, entry.format.panel_bytes(entry.columns))
+    values = (panels, entry.format.panel_bytes(entry.columns, entry.group))
     if entry.format.bits is None:
         return [values]
-    if entry.group not in GROUPS[entry.format]:
+    if entry.scales is None or entry.group not in GROUPS[entry.format]:
         return []
-    groups = (panels, padded(entry.columns) // entry.group, PANEL)
+    if entry.group == SPREAD and entry.minimums is not None:
+        return []
+    groups = (panels, padded(entry.columns, entry.group) // entry.group, PANEL)
     return [values, *[groups] * (len(entry.regions) - 1)]

@@ -16,7 +16,7 @@ from gemlora.engines.cpu.weights.folder import DESCRIPTION_FILE, LAYOUT, WEIGHTS
 from gemlora.engines.cpu.weights.packed import Description, MatrixEntry, Region
 from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.errors import WeightsInvalid
-from gemlora.kernels.matrix import PANEL, PackedRows, pack_float_rows, pack_integer_rows, padded
+from gemlora.kernels.matrix import PANEL, SPREAD, pack_float_rows, pack_integer_rows, padded
 
 CHUNK_WEIGHTS = 1 << 18
 """Weights converted at once: their intermediate arrays fit the caches."""
@@ -64,24 +64,24 @@ class _Plan:
         self.size = 0
         self.matrices: dict[str, MatrixEntry] = {}
         self.vectors: dict[str, Region] = {}
+        storages = quantization.storages(tensors, quantize)
         for name, tensor in tensors.items():
             if len(tensor.shape) == 1:
                 self.vectors[name] = self._region(np.dtype(np.float32), tensor.shape, LINE)
             else:
-                storage = quantization.storage(name, tensor.storage, quantize)
-                self.matrices[name] = self._matrix(tensor.shape, storage)
+                self.matrices[name] = self._matrix(tensor.shape, storages[name])
         self.size = _aligned(self.size, PAGE)
 
     def _matrix(self, shape: tuple[int, ...], storage: Storage) -> MatrixEntry:
         rows, columns = shape
-        panels, format_ = -(-rows // PANEL), storage.format
-        values = self._region(np.dtype(np.uint8), (panels, format_.panel_bytes(columns)), PAGE)
-        if storage.group is None:
+        panels, format_, group = -(-rows // PANEL), storage.format, storage.group or 0
+        values = self._region(np.dtype(np.uint8), (panels, format_.panel_bytes(columns, group)), PAGE)
+        if not group:
             return MatrixEntry(rows, columns, format_, values)
-        groups = (panels, padded(columns) // storage.group, PANEL)
+        groups = (panels, padded(columns, group) // group, PANEL)
         scales = self._region(storage.dtype, groups, LINE)
         minimums = self._region(storage.dtype, groups, LINE) if storage.minimums else None
-        return MatrixEntry(rows, columns, format_, values, scales, minimums, storage.group)
+        return MatrixEntry(rows, columns, format_, values, scales, minimums, group)
 
     def _region(self, dtype: np.dtype[Any], shape: tuple[int, ...], alignment: int) -> Region:
         region = Region(_aligned(self.size, alignment), dtype.name, shape)  # type: ignore[arg-type]
@@ -139,13 +139,19 @@ def _write_rows(file: int, name: str, plan: _Plan, rows: Floats | Quantized, pan
 
 def _packed(rows: Floats | Quantized, entry: MatrixEntry, name: str) -> list[NDArray[Any]]:
     """The panels of some rows: values and, for whole numbers, scales and perhaps minimums."""
-    bits = entry.format.bits
-    if bits is None:
+    if entry.format.bits is None:
         assert not isinstance(rows, Quantized)  # noqa: S101
         return [pack_float_rows(rows)]
-    quantized = rows if isinstance(rows, Quantized) else _finite(quantization.quantize_rows(rows, bits), name)
-    packed: PackedRows = pack_integer_rows(quantized.q, quantized.scales, quantized.minimums, bits)
+    quantized: Quantized = _finite(_quantized(rows, entry.group), name)
+    packed = pack_integer_rows(*quantized, entry.format.bits, entry.group)
     return [array for array in packed if array is not None]
+
+
+def _quantized(rows: Floats | Quantized, group: int) -> Quantized:
+    """Rows as a matrix with scales for so many weights holds them."""
+    if group == SPREAD:
+        return quantization.spread_rows(rows)
+    return rows if isinstance(rows, Quantized) else quantization.quantize_rows(rows)
 
 
 def _finite(rows: Any, source: str) -> Any:

@@ -1,59 +1,95 @@
-"""Floats → 8-bit weights with a float16 scale for every 32 of a row, or 4-bit ones with a scale and a minimum.
+"""How matrices are kept: which become 8 bits with a scale for every 128 spread weights, which 4 bits with a scale and a
+minimum for every 32, and how.
 
-Rounding leaves an error that depends on the exact numbers, so a few are tried and those with the least squared error
-are kept. On normally distributed weights that is 14 % less mean squared error than amax / 127 alone with 8 bits, and
-with 4 bits 42 % less than amax / 7. Without minimums the best scales leave 21 % more error, on the starter weights
-44 % more.
+With 8 bits the scale is amax / 127: on normally distributed weights the best of four scales would leave 6 % less mean
+squared error and take three times as long. With 4 bits the best of a few fits is kept, which leaves 42 % less than
+amax / 7; without minimums the best scales leave 21 % more error, on the starter weights 44 % more.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gemlora.engines.cpu.weights.checkpoint import Floats, Quantized, Storage
+from gemlora.engines.cpu.weights.checkpoint import Floats, Quantized, Storage, Tensor, dequantised
 from gemlora.engines.cpu.weights.folder import Quantize
+from gemlora.kernels.hadamard import spread
+from gemlora.kernels.matrix import SPREAD, SPREAD_WEIGHTS
 
 Float32 = NDArray[np.float32]
 Float16 = NDArray[np.float16]
 
 GROUP = 32
-EIGHT_BITS = Storage(np.dtype(np.float16), GROUP)
+"""Weights of 4 bits that share a scale and a minimum."""
+
+EIGHT_BITS = Storage(np.dtype(np.float16), SPREAD)
 FOUR_BITS = Storage(np.dtype(np.float16), GROUP, minimums=True, bits=4)
 
 VOCABULARY_MATRICES = ("embedding", "head")
-"""Always of 8 bits: on the starter weights four would add 0.07 nats to a divergence of 0.18, see docs/quality.md."""
+"""Floats become 8 bits here: on the starter weights four would add 0.07 nats to a divergence of 0.18, see
+docs/quality.md."""
 
 LARGEST = 127
-TRIED = (127.0, 126.0, 125.0, 124.0)
-"""amax is divided by each of these; the largest weight becomes the number itself, so none is cut off."""
+"""Of the whole numbers of 8 bits; the smallest is −127."""
 
 STEPS = 15
 REACHES = (1.0, 0.95, 0.9, 0.85, 0.8)
 """Shares of the range from the smallest to the largest weight that the 16 numbers of 4 bits span before the fit."""
 
 
-def storage(name: str, stored: Storage, quantize: Quantize) -> Storage:
-    """How the matrix `name` is kept; one that is quantised already stays as it is."""
-    if quantize == "none" or stored.group is not None:
+def storages(tensors: Mapping[str, Tensor], quantize: Quantize) -> dict[str, Storage]:
+    """How every matrix is kept; one that stays as it is loses nothing."""
+    matrices = {name: tensor for name, tensor in tensors.items() if len(tensor.shape) > 1}
+    keep_four = quantize == "int4" or _mostly_four_bits(matrices)
+    return {name: _storage(name, tensor.storage, quantize, keep_four) for name, tensor in matrices.items()}
+
+
+def _storage(name: str, stored: Storage, quantize: Quantize, keep_four: bool) -> Storage:
+    if quantize == "none" or (stored.bits == 4 and keep_four):
         return stored
-    return FOUR_BITS if quantize == "int4" and name not in VOCABULARY_MATRICES else EIGHT_BITS
+    if quantize == "int4" and stored.group is None and name not in VOCABULARY_MATRICES:
+        return FOUR_BITS
+    return EIGHT_BITS
 
 
-def quantize_rows(weights: Floats, bits: int) -> Quantized:
-    """[N, K] to 8 or 4 bits. Scales and minimums that do not fit float16 come out infinite."""
-    rows, columns = weights.shape
-    padded = np.zeros((rows, -(-columns // GROUP) * GROUP), np.float32)
-    padded[:, :columns] = weights
-    groups = padded.reshape(-1, GROUP)
+def _mostly_four_bits(matrices: Mapping[str, Tensor]) -> bool:
+    """Whether the layers would become nearly twice as large if no tensor stayed in 4 bits."""
+    layers = [tensor for name, tensor in matrices.items() if name not in VOCABULARY_MATRICES]
+    four = sum(prod(tensor.shape) for tensor in layers if tensor.storage.bits == 4)
+    return 2 * four > sum(prod(tensor.shape) for tensor in layers)
+
+
+def spread_rows(weights: Floats | Quantized) -> Quantized:
+    """[N, K] as a spread matrix holds them: q [N, K'] and scales [N, K'/128] of the spread weights.
+
+    Scales that do not fit float16 come out infinite or not a number.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
-        q, scales, minimums = _best(groups, FITS[bits](groups))
-    return Quantized(
-        q.reshape(rows, -1)[:, :columns],
-        scales.reshape(rows, -1),
-        None if minimums is None else minimums.reshape(rows, -1),
-    )
+        groups = spread(_groups(dequantised(weights), SPREAD))
+        groups /= SPREAD_WEIGHTS
+        scales = _scales(groups)
+        q = _rounded(groups, scales.astype(np.float32), -LARGEST, LARGEST).astype(np.int8)
+    return Quantized(q.reshape(len(q), -1), scales[..., 0])
+
+
+def _scales(groups: Float32) -> Float16:
+    """[N, G, 1] of groups [N, G, 128]: 127 steps reach the largest number, or fall short of it by half a step."""
+    largest = np.maximum(groups.max(axis=-1, keepdims=True), -groups.min(axis=-1, keepdims=True))
+    scales: Float16 = (largest / np.float32(LARGEST)).astype(np.float16)
+    short = scales.astype(np.float32) * np.float32(LARGEST + 0.5) < largest
+    np.nextafter(scales, np.float16(np.inf), out=scales, where=short)
+    return scales
+
+
+def quantize_rows(weights: Floats) -> Quantized:
+    """[N, K] to 4 bits. Scales and minimums that do not fit float16 come out infinite."""
+    rows, columns = weights.shape
+    groups = _groups(weights.astype(np.float32), GROUP).reshape(-1, GROUP)
+    with np.errstate(over="ignore", invalid="ignore"):
+        q, scales, minimums = _best(groups, _fits(groups))
+    return Quantized(q.reshape(rows, -1)[:, :columns], scales.reshape(rows, -1), minimums.reshape(rows, -1))
 
 
 class Fit(NamedTuple):
@@ -61,18 +97,16 @@ class Fit(NamedTuple):
 
     q: Float32
     scale: Float16
-    minimum: Float16 | None = None
+    minimum: Float16
 
     def squared_error(self, groups: Float32) -> Float32:
         """Σ (w − (scale · q − minimum))² of each group, [groups, 1]."""
-        error = groups - self.q * self.scale.astype(np.float32)
-        if self.minimum is not None:
-            error += self.minimum.astype(np.float32)
+        error = groups - self.q * self.scale.astype(np.float32) + self.minimum.astype(np.float32)
         squares: Float32 = np.einsum("gk,gk->g", error, error)
         return squares[:, None]
 
 
-def _best(groups: Float32, fits: Iterator[Fit]) -> tuple[NDArray[np.int8], Float16, Float16 | None]:
+def _best(groups: Float32, fits: Iterator[Fit]) -> tuple[NDArray[np.int8], Float16, Float16]:
     """The q, scales and minimums with the least squared error, group by group."""
     first = next(fits)
     q, scales, minimums = first.q.astype(np.int8), first.scale, first.minimum
@@ -83,21 +117,12 @@ def _best(groups: Float32, fits: Iterator[Fit]) -> tuple[NDArray[np.int8], Float
         np.copyto(least, error, where=better)
         np.copyto(q, fit.q, where=better, casting="unsafe")
         np.copyto(scales, fit.scale, where=better)
-        if minimums is not None and fit.minimum is not None:
-            np.copyto(minimums, fit.minimum, where=better)
+        np.copyto(minimums, fit.minimum, where=better)
     return q, scales, minimums
 
 
-def _symmetric(groups: Float32) -> Iterator[Fit]:
-    """8 bits: whole numbers in −127 … 127."""
-    largest = np.maximum(groups.max(axis=1, keepdims=True), -groups.min(axis=1, keepdims=True))
-    for divisor in TRIED:
-        scale = (largest / np.float32(divisor)).astype(np.float16)
-        yield Fit(_rounded(groups, scale.astype(np.float32), -LARGEST, LARGEST), scale)
-
-
-def _with_minimums(groups: Float32) -> Iterator[Fit]:
-    """4 bits: whole numbers in 0 … 15, then the scale and minimum that fit them best."""
+def _fits(groups: Float32) -> Iterator[Fit]:
+    """Whole numbers in 0 … 15, then the scale and minimum that fit them best."""
     low, high = groups.min(axis=1, keepdims=True), groups.max(axis=1, keepdims=True)
     middle, half = (high + low) / 2, (high - low) / 2
     sums = groups.sum(axis=1, keepdims=True)
@@ -113,10 +138,17 @@ def _least_squares(groups: Float32, sums: Float32, q: Float32) -> Fit:
     q_sums = q.sum(axis=1, keepdims=True)
     q_squares = np.einsum("gk,gk->g", q, q)[:, None]
     products = np.einsum("gk,gk->g", groups, q)[:, None]
-    spread = GROUP * q_squares - q_sums * q_sums  # exact, and 0 where all q are one
+    variance = GROUP * q_squares - q_sums * q_sums  # exact, and 0 where all q are one
     slope = GROUP * products - q_sums * sums
-    scale = np.divide(slope, spread, out=np.zeros_like(slope), where=spread != 0)
+    scale = np.divide(slope, variance, out=np.zeros_like(slope), where=variance != 0)
     return Fit(q, scale.astype(np.float16), ((scale * q_sums - sums) / GROUP).astype(np.float16))
+
+
+def _groups(weights: Float32, size: int) -> Float32:
+    """[N, K] as [N, ceil(K / size), size], filled up with zeros."""
+    missing = -weights.shape[1] % size
+    filled = np.pad(weights, ((0, 0), (0, missing))) if missing else weights
+    return filled.reshape(len(weights), -1, size)
 
 
 def _rounded(groups: Float32, scale: Float32, lowest: int, highest: int) -> Float32:
@@ -124,7 +156,3 @@ def _rounded(groups: Float32, scale: Float32, lowest: int, highest: int) -> Floa
     inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
     scaled = groups * inverse
     return np.clip(np.rint(scaled, out=scaled), lowest, highest, out=scaled)
-
-
-FITS: Mapping[int, Callable[[Float32], Iterator[Fit]]] = {8: _symmetric, 4: _with_minimums}
-"""What is tried, by the bits of a weight."""
