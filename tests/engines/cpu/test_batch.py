@@ -1,5 +1,7 @@
 """Batches lay out chunks of several sequences as rows."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from gemlora.engines.contract import GenerateRequest, Sampling
@@ -66,3 +68,37 @@ def test_rows_with_the_same_adapter_become_one_segment() -> None:
     assert batch.segments.adapters == (None, blue, red)
     assert batch.segments.ends.tolist() == [2, 4, 6]
     assert batch.tokens.tolist() == [2, 5, 3, 3, 1, 4]
+
+
+def test_the_logit_rows_are_a_batch_of_the_same_chunks() -> None:
+    red = LoraWeights("red", {})
+    cut, whole = sequence([1, 2, 3], blocks=[4]), sequence([5, 6, 7], computed=1, blocks=[8])
+    decoding = sequence([9, 10], computed=1, blocks=[6], adapter=red)
+    batch = Batch.of([Chunk(cut, 2), Chunk(whole, 2), Chunk(decoding, 1, (11,))])
+    wanted = batch.of_logit_rows()
+    assert wanted.tokens.tolist() == [7, 10, 11]
+    assert wanted.positions.tolist() == [2, 1, 2]
+    assert wanted.block_tables[wanted.sequence_of_row].tolist() == [[8], [6], [6]]
+    assert [wanted.chunks[index].sequence for index in wanted.sequence_of_row] == [whole, decoding, decoding]
+    assert wanted.segments.adapters == (None, red)
+    assert wanted.segments.ends.tolist() == [1, 3]
+    assert wanted.logit_rows.tolist() == [0, 1, 2]
+    arrays = (wanted.tokens, wanted.positions, wanted.sequence_of_row, wanted.logit_rows)
+    assert {array.dtype for array in arrays} == {np.dtype(np.int32)}
+
+
+def test_a_batch_of_logit_rows_alone_is_its_own() -> None:
+    batch = Batch.of([Chunk(sequence([1, 2], computed=1), 1), Chunk(sequence([3]), 1, (4, 5))])
+    assert batch.of_logit_rows() is batch
+
+
+def test_logit_rows_keep_their_order() -> None:
+    batch = Batch.of([Chunk(sequence([1, 2, 3]), 3)])
+    wanted = replace(batch, logit_rows=np.array([2, 0, 1], np.int32)).of_logit_rows()
+    assert wanted.tokens.tolist() == [3, 1, 2]
+    assert wanted.logit_rows.tolist() == [0, 1, 2]
+
+
+def test_a_batch_without_logit_rows_leaves_none() -> None:
+    wanted = Batch.of([Chunk(sequence([1, 2, 3]), 2)]).of_logit_rows()
+    assert len(wanted.tokens) == len(wanted.logit_rows) == len(wanted.segments.ends) == 0

@@ -3,20 +3,25 @@
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from tests import checkpoints
 from tests.checkpoints import ARCHITECTURES, Checkpoint
-from tests.forward import Blocks, Trace, assert_close, assert_identical, relative_errors, run, step
+from tests.forward import Array, Blocks, Trace, assert_close, assert_identical, relative_errors, run, step
 
 from gemlora.engines.cpu.batch import Batch, Chunk
+from gemlora.engines.cpu.blocks import BLOCK_SIZE
 from gemlora.engines.cpu.config import Rope
-from gemlora.engines.cpu.gemma import RopeTable
+from gemlora.engines.cpu.gemma import Gemma, RopeTable
 from gemlora.engines.cpu.runner import Runner, all_logits
 from gemlora.errors import SettingsInvalid
-from gemlora.kernels import Kernels
+from gemlora.kernels import Kernels, LoraPair, LoraWeights
+from gemlora.kernels.cache import cached_numbers
+from gemlora.kernels.native import NativeKernels
 
 CHUNKINGS = {
     "ones": [1] * 100,
@@ -130,16 +135,12 @@ def test_steps_within_a_step_change_no_bit(checkpoint: Callable[..., Checkpoint]
     case = checkpoint("gemma3", quantize="int8")
     shared = runner(case, native)
     blocks = Blocks(shared)
+    lengths = (3, 90, 20, 1, 33, 64, 5)  # one after each layer
     outer = Batch.of([Chunk(blocks.sequence(prompt(70)), 70)])
-    inner = [Batch.of([Chunk(blocks.sequence(prompt(length)), length)]) for length in (3, 90)]
-    found = []
-
-    def between() -> None:
-        if len(found) < len(inner):
-            found.append(shared.forward(inner[len(found)]).logits().copy())
-
-    logits = shared.forward(outer, between).logits()
-    for length, row in zip((3, 90, 70), (*found, logits), strict=True):
+    inner = [Batch.of([Chunk(blocks.sequence(prompt(length)), length)]) for length in lengths]
+    found: list[Array] = []
+    logits = shared.forward(outer, lambda: found.append(shared.forward(inner[len(found)]).logits().copy())).logits()
+    for length, row in zip((*lengths, 70), (*found, logits), strict=True):
         assert np.array_equal(row, run(runner(case, native), prompt(length)).logits[-1:])
 
 
@@ -150,6 +151,107 @@ def test_only_the_wanted_rows_get_logits(checkpoint: Callable[[str], Checkpoint]
     batch = Batch.of([Chunk(Blocks(target).sequence(prompt(40)), 40)])
     assert np.array_equal(target.forward(batch).logits(), every_row[39:])
     assert np.array_equal(target.forward(replace(batch, logit_rows=batch.logit_rows[:0])).logits(), every_row[:0])
+
+
+ROWS = 60
+"""Of each of the `two_steps`."""
+
+WANTED = {
+    "the last of each prompt": [24, 44, 59],
+    "all but one": [row for row in range(ROWS) if row != 30],
+    "out of order": [59, 0, 31, 24, 44, 2],
+    "backwards": list(range(ROWS))[::-1],
+    "none": [],
+}
+
+
+def random_adapter(case: Checkpoint, seed: int) -> LoraWeights:
+    """One that changes every module."""
+    random = np.random.default_rng(seed)
+
+    def pair(outputs: int, inputs: int) -> LoraPair:
+        a = random.standard_normal((4, inputs), np.float32) * np.float32(inputs**-0.5)
+        return LoraPair(a, random.standard_normal((4, outputs), np.float32), 0.3)
+
+    config = case.weights.config
+    layers = range(len(config.layers))
+    pairs = {(layer, name): pair(*shape) for layer in layers for name, shape in config.modules.items()}
+    return LoraWeights(str(seed), pairs)
+
+
+def two_steps(case: Checkpoint, kernels: Kernels, wanted: list[int]) -> tuple[Array, NDArray[np.generic]]:
+    """Halves of three prompts, one of them the base's and two of adapters: the wanted rows' logits, and all caches."""
+    config, dtype = case.weights.config, np.dtype(np.float32 if case.weights.quantize == "none" else np.uint8)
+    shape = (2, config.kv_heads, BLOCK_SIZE, cached_numbers(config.head_dim, dtype))
+    model, caches = Gemma(case.weights, kernels, checkpoints.CONTEXT), np.zeros((len(config.layers), 5, *shape), dtype)
+    blocks = Blocks(runner(case, kernels, kv_cache_bytes=caches.nbytes))
+    adapters = {50: None, 40: random_adapter(case, 1), 30: random_adapter(case, 2)}
+    sequences = [blocks.sequence(prompt(length, seed=length), adapter) for length, adapter in adapters.items()]
+    logits = []
+    for _ in range(2):
+        batch = Batch.of([Chunk(sequence, len(sequence.tokens) // 2) for sequence in sequences])
+        output = model.forward(replace(batch, logit_rows=np.asarray(wanted, np.int32)), list(caches))
+        logits.append(output.logits().copy())
+        for chunk in batch.chunks:
+            chunk.sequence.computed += chunk.length
+    return np.stack(logits), caches
+
+
+@every_architecture
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+@pytest.mark.parametrize("wanted", WANTED.values(), ids=WANTED)
+def test_which_rows_are_wanted_changes_no_bit_of_their_logits_or_of_the_caches(
+    checkpoint: Callable[..., Checkpoint], native: Kernels, architecture: str, quantize: str, wanted: list[int]
+) -> None:
+    case = checkpoint(architecture, quantize=quantize)
+    every_row, full_caches = two_steps(case, native, list(range(ROWS)))
+    logits, caches = two_steps(case, native, wanted)
+    assert np.array_equal(logits, every_row[:, wanted])
+    assert np.array_equal(caches, full_caches)
+
+
+class CountingKernels(NativeKernels):
+    """Keeps with how many rows attention and feed-forward were called."""
+
+    def __init__(self) -> None:
+        super().__init__(threads=1)
+        self.attended: list[int] = []
+        self.gated: list[int] = []
+
+    def attend(self, queries: Array, *others: Any, **named: Any) -> None:
+        self.attended.append(len(queries))
+        super().attend(queries, *others, **named)
+
+    def gelu_gate(self, gate_up: Array, out: Array) -> None:
+        self.gated.append(len(gate_up))
+        super().gelu_gate(gate_up, out)
+
+
+@pytest.mark.parametrize(("wanted", "last"), [([39, 2], [2]), ([], []), (list(range(40)), [40])])
+def test_behind_the_last_keys_and_values_only_the_wanted_rows_are_computed(
+    checkpoint: Callable[[str], Checkpoint], wanted: list[int], last: list[int]
+) -> None:
+    kernels = CountingKernels()
+    target = runner(checkpoint("gemma1"), kernels)
+    batch = Batch.of([Chunk(Blocks(target).sequence(prompt(40)), 40)])
+    layers: list[int] = []
+    target.forward(
+        replace(batch, logit_rows=np.asarray(wanted, np.int32)), between=lambda: layers.append(len(kernels.gated))
+    )
+    assert kernels.attended == kernels.gated == [40, 40, *last]
+    assert layers == [1, 2, 2 + len(last)]
+
+
+def test_observing_sees_every_row_whichever_are_wanted(
+    checkpoint: Callable[[str], Checkpoint], native: Kernels
+) -> None:
+    target = runner(checkpoint("gemma3"), native)
+    expected = run(runner(checkpoint("gemma3"), native), prompt(40))
+    batch = Batch.of([Chunk(Blocks(target).sequence(prompt(40)), 40)])
+    hidden: list[Array] = []
+    output = target.forward(batch, observe=lambda _, layer: hidden.append(layer.copy()))
+    assert np.array_equal(output.logits(), expected.logits[39:])
+    assert_identical(Trace(hidden, expected.logits), expected)
 
 
 @pytest.mark.parametrize("architecture", checkpoints.ARCHITECTURES)

@@ -4,7 +4,7 @@ Letters: T rows (tokens), S sequences, B blocks of the longest sequence, R rows 
 """
 
 from collections.abc import Sequence as Several
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,21 @@ class Batch:
     sequence_of_row: NDArray[np.int32]  # [T], index into block_tables
     block_tables: NDArray[np.int32]  # [S, B]
     segments: Segments
-    logit_rows: NDArray[np.int32]  # [R], of each chunk that completes, in order: its last token and its draft
+    logit_rows: NDArray[np.int32]  # [R], distinct: of each chunk that completes, in order, its last token and its draft
+
+    def of_logit_rows(self) -> "Batch":
+        """The logit rows alone, R rows of the same chunks; the batch itself if these are all of its rows, in order."""
+        rows = self.logit_rows
+        if np.array_equal(rows, np.arange(len(self.tokens))):
+            return self
+        return replace(
+            self,
+            tokens=self.tokens[rows],
+            positions=self.positions[rows],
+            sequence_of_row=self.sequence_of_row[rows],
+            segments=self.segments.of_rows(rows),
+            logit_rows=np.arange(len(rows), dtype=np.int32),
+        )
 
     @classmethod
     def of(cls, chunks: Several[Chunk]) -> "Batch":

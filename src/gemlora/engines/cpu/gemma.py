@@ -127,12 +127,20 @@ class Activations:
 
     def __init__(self, config: GemmaConfig, arrays: Iterable[Float32]) -> None:
         """`arrays` are those of `allocate`, cut to T rows."""
-        self.hidden, self.normed, self.branch, self.qkv, self.attended, self.gate_up, self.gated = arrays
+        self._config, self._arrays = config, tuple(arrays)
+        self.hidden, self.normed, self.branch, self.qkv, self.attended, self.gate_up, self.gated = self._arrays
         values_start = config.query_size + config.kv_size
         self.query_heads = self._heads(self.qkv[:, : config.query_size], config)  # [T, H, D]
         self.key_heads = self._heads(self.qkv[:, config.query_size : values_start], config)  # [T, C, D]
         self.value_heads = self._heads(self.qkv[:, values_start:], config)  # [T, C, D]
         self.attended_heads = self._heads(self.attended, config)  # [T, H, D]
+
+    def of_rows(self, rows: Int32) -> "Activations":
+        """Some rows [R], each at most once, in the first R places of these arrays: their stream and their queries."""
+        count = len(rows)
+        self.hidden[:count] = self.hidden[rows]
+        self.query_heads[:count] = self.query_heads[rows]
+        return Activations(self._config, (array[:count] for array in self._arrays))
 
     @staticmethod
     def allocate(config: GemmaConfig, rows: int) -> tuple[Float32, ...]:
@@ -150,7 +158,7 @@ class Activations:
 
     @staticmethod
     def _heads(x: Float32, config: GemmaConfig) -> Float32:
-        return x.reshape(len(x), -1, config.head_dim)
+        return x.reshape(len(x), x.shape[1] // config.head_dim, config.head_dim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,39 +210,39 @@ class Gemma:
         between: Callable[[], None] | None = None,
         observe: Observer | None = None,
     ) -> Output:
-        """Compute the batch's rows up to the head, write their keys and values into `caches` (one per layer).
+        """Compute the batch's logit rows up to the head, write all rows' keys and values into `caches` (one per layer).
 
-        `between` is called after each layer; it may itself call this, with a batch of other sequences.
+        `between` is called after each layer; it may itself call this, with a batch of other sequences. With `observe`
+        all rows are computed up to the head.
         """
+        wanted = batch.of_logit_rows()
         with self._activations(len(batch.tokens)) as step:
-            self._layers_of(step, batch, caches, between, observe)
-            return Output(self, step.normed[batch.logit_rows], batch.segments.of_rows(batch.logit_rows))
+            self._embed(batch, step)
+            if observe:
+                observe(0, step.hidden)
+            for layer, cache in zip(self._layers, caches, strict=True):
+                self._project(layer, batch, cache, step)
+                if layer is self._layers[-1] and wanted is not batch and not observe:
+                    # With its keys and values in the last cache, nothing reads a row again but the head.
+                    step, batch = step.of_rows(batch.logit_rows), wanted
+                if len(batch.tokens):
+                    self._attention(layer, batch, cache, step)
+                    self._feed_forward(layer, batch, step)
+                if observe:
+                    observe(layer.index + 1, step.hidden)
+                if between:
+                    between()
+            return Output(self, step.normed[batch.logit_rows], wanted.segments)
 
-    def _layers_of(
-        self,
-        step: Activations,
-        batch: Batch,
-        caches: Sequence[LayerCache],
-        between: Callable[[], None] | None,
-        observe: Observer | None,
-    ) -> None:
-        """Leave in `step.normed` what the head reads."""
+    def _embed(self, batch: Batch, step: Activations) -> None:
+        """Begin the stream with the tokens' embeddings, and let the first layer read them normed."""
         scale = self.config.embedding_scale
         self._kernels.embed(self._embedding, batch.tokens, scale, step.hidden)
         self._kernels.adapt_embedding(batch.tokens, scale, step.hidden, batch.segments)
         self._kernels.rms_norm(step.hidden, self._layers[0].input_norm, self.config.norm_epsilon, step.normed)
-        if observe:
-            observe(0, step.hidden)
-        for layer, cache in zip(self._layers, caches, strict=True):
-            self._attention(layer, batch, cache, step)
-            self._feed_forward(layer, batch, step)
-            if observe:
-                observe(layer.index + 1, step.hidden)
-            if between:
-                between()
 
-    def _attention(self, layer: Layer, batch: Batch, cache: LayerCache, step: Activations) -> None:
-        """Add the attention of the normed stream to the stream."""
+    def _project(self, layer: Layer, batch: Batch, cache: LayerCache, step: Activations) -> None:
+        """Compute queries, keys and values of the normed stream, and store keys and values in the cache."""
         config, kernels = self.config, self._kernels
         kernels.linear(step.normed, layer.qkv, step.qkv)
         self._adapt(step.normed, step.qkv, batch, layer, self._qkv_places)
@@ -251,6 +259,10 @@ class Gemma:
         kernels.store_kv(
             step.key_heads, step.value_heads, cache, batch.block_tables, batch.sequence_of_row, batch.positions
         )
+
+    def _attention(self, layer: Layer, batch: Batch, cache: LayerCache, step: Activations) -> None:
+        """Add what the queries find in the cache to the stream."""
+        config, kernels = self.config, self._kernels
         kernels.attend(
             step.query_heads,
             cache,
