@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemlora.kernels import Matrix
-from gemlora.kernels.native import NativeKernels
 from gemlora.kernels.hadamard import spread
+from gemlora.kernels.native import NativeKernels
 from gemlora.kernels.reference import ReferenceKernels, quantise_activations
 
 KINDS = [
