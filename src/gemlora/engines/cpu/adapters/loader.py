@@ -3,14 +3,14 @@
 import hashlib
 import logging
 import mmap
-from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gemlora.engines.contract import AdapterRef
 from gemlora.engines.cpu.adapters.layout import LAYOUT, AdapterDtype, AdapterLayout, ServedBase, adapter_layout
-from gemlora.engines.cpu.adapters.originals import open_weights, read_manifest
+from gemlora.engines.cpu.adapters.originals import open_weights, parse_manifest, read_manifest
 from gemlora.engines.cpu.adapters.packed_files import PackedFiles
 from gemlora.engines.cpu.adapters.packing import pack
 from gemlora.kernels import Kernels, LoraWeights
@@ -19,17 +19,22 @@ from gemlora.storage.manifest import AdapterManifest
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+REMEMBERED_PLANS = 16
+"""Manifests that are not understood again: who opens an adapter has asked for its size before."""
+
+
 class AdapterLoader:
     """Loads adapters for `base`; `dtype` is the setting `adapter_dtype`, `kernels` compute DoRA's norms.
 
     One thread may call `open` and `discard`, another one `pack`, and any `size`.
     """
 
-    base: ServedBase
-    dtype: AdapterDtype
-    files: PackedFiles
-    kernels: Kernels
+    def __init__(self, base: ServedBase, dtype: AdapterDtype, files: PackedFiles, kernels: Kernels) -> None:
+        self.base = base
+        self.dtype = dtype
+        self.files = files
+        self.kernels = kernels
+        self._understood = lru_cache(REMEMBERED_PLANS)(self._understand)
 
     def size(self, ref: AdapterRef) -> int:
         """Bytes that the adapter takes in memory, from its manifest alone. Raises `AdapterInvalid`."""
@@ -62,7 +67,10 @@ class AdapterLoader:
         self.files.discard(digest)
 
     def _plan(self, ref: AdapterRef) -> tuple[AdapterManifest, AdapterLayout]:
-        manifest = read_manifest(ref)
+        return self._understood(ref.digest, read_manifest(ref))
+
+    def _understand(self, digest: str, content: bytes) -> tuple[AdapterManifest, AdapterLayout]:
+        manifest = parse_manifest(digest, content)
         return manifest, adapter_layout(manifest, self.base, self.dtype)
 
     def _key(self, ref: AdapterRef) -> str:

@@ -15,15 +15,23 @@ from gemlora.errors import AdapterInvalid
 from gemlora.storage.manifest import AdapterManifest, Tensor
 
 
-def read_manifest(ref: AdapterRef) -> AdapterManifest:
-    """The adapter's manifest. Raises `AdapterInvalid` if it is missing, changed or no manifest."""
+def read_manifest(ref: AdapterRef) -> bytes:
+    """The adapter's manifest, unread. Raises `AdapterInvalid` if it is missing or was changed."""
     try:
         content = Path(ref.manifest).read_bytes()
-        if hashlib.sha256(content).hexdigest() != ref.manifest_digest:
-            raise AdapterInvalid(f"Adapter {ref.digest}: the manifest was changed after registration")
-        return AdapterManifest.from_json(content)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except OSError as error:
         raise AdapterInvalid(f"Adapter {ref.digest}: the manifest cannot be read: {error}") from error
+    if hashlib.sha256(content).hexdigest() != ref.manifest_digest:
+        raise AdapterInvalid(f"Adapter {ref.digest}: the manifest was changed after registration")
+    return content
+
+
+def parse_manifest(digest: str, content: bytes) -> AdapterManifest:
+    """The manifest of the adapter `digest`. Raises `AdapterInvalid` if it is none."""
+    try:
+        return AdapterManifest.from_json(content)
+    except (ValueError, TypeError, KeyError) as error:
+        raise AdapterInvalid(f"Adapter {digest}: the manifest cannot be read: {error}") from error
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """The files of packed adapters: a cache that verifies what it reads and keeps within a budget of bytes.
 
 A file is 128 bytes of header and then the arrays. It appears under its name by a rename; it is not flushed to disk,
-because the hash in its header also finds what a power cut left. A file with anything wrong is as good as missing.
+because the hash in its header also finds what a power cut left. A file with anything wrong is as good as missing. The
+hash is one against accidents, since it is computed at every load: whoever may write here may write the header too.
 """
 
-import hashlib
 import logging
 import mmap
 import os
@@ -16,12 +16,12 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
 MAGIC = b"gemlora adapter\n"
-HASH_BYTES = 32
 HEADER_BYTES = 128
 """Magic, key, hash of key and arrays, zeros."""
 
@@ -120,7 +120,7 @@ class PackedFiles:
 
 def _header(key: str, arrays: NDArray[np.uint8]) -> bytes:
     start = MAGIC + bytes.fromhex(key)
-    content = hashlib.sha256(start)
+    content = xxhash.xxh3_128(start)
     content.update(arrays.data)
     return (start + content.digest()).ljust(HEADER_BYTES, b"\0")
 
