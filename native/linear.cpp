@@ -69,15 +69,14 @@ std::int64_t blocks_per_chunk(const RowBlocks& blocks, std::int64_t row_bytes) {
     return ceil_divide(blocks.count, chunks);
 }
 
-// What is largest among some outputs of a row: not finite if any of them cannot be drawn.
+// What is largest among some outputs of a row, of equal ones the first: not finite if any of them cannot be drawn.
 struct Largest {
     float number = -__builtin_inff();
     std::int64_t index = -1;
 
-    // Takes what is found behind everything known. A NaN stays.
-    bool yields_to(float found) const { return !std::isnan(number) && !(found <= number); }
-    bool yields_to(const Largest& other) const {
-        return !std::isnan(number) && (!(other.number <= number) || (other.number == number && other.index < index));
+    // A NaN stays.
+    bool yields_to(float found, std::int64_t at) const {
+        return !std::isnan(number) && (!(found <= number) || (found == number && at < index));
     }
 };
 
@@ -183,7 +182,6 @@ void Kernels::most_likely(const Rows<const float>& x, const PackedMatrix& head, 
     const auto threads = static_cast<std::size_t>(pool_.size()), rows = static_cast<std::size_t>(x.rows);
     float* const logits = logit_scratch_.get<float>(pool_.size() * x.rows * stride);
     std::vector<Largest> found(threads * rows);
-    // A thread's tasks come in order, so that of equal logits it finds the first one first.
     pool_.run(work.parts(), [&](std::int64_t task, int thread) {
         const LinearPart part = work.part(task);
         const std::int64_t first_row = work.blocks.start(part.first_block), end_row = work.blocks.start(part.end_block);
@@ -197,7 +195,7 @@ void Kernels::most_likely(const Rows<const float>& x, const PackedMatrix& head, 
                     table_.softcap_row(out.row(row), some.rows, *softcap);
                 }
                 const float largest = table_.largest_logit(out.row(row), some.rows);
-                if (mine[row].yields_to(largest)) {
+                if (mine[row].yields_to(largest, panel * panel_size)) {
                     mine[row] = {largest, panel * panel_size + table_.next_at_least(out.row(row), 0, some.rows, largest)};
                 }
             }
@@ -207,7 +205,7 @@ void Kernels::most_likely(const Rows<const float>& x, const PackedMatrix& head, 
         Largest largest;
         for (std::size_t thread = 0; thread < threads; ++thread) {
             const Largest& other = found[thread * rows + row];
-            largest = largest.yields_to(other) ? other : largest;
+            largest = largest.yields_to(other.number, other.index) ? other : largest;
         }
         tokens[row] = std::isfinite(largest.number) ? static_cast<std::int32_t>(largest.index) : -1;
     }

@@ -24,7 +24,7 @@ void pause() {
 
 } // namespace
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads) : runs_(static_cast<std::size_t>(threads)) {
     workers_.reserve(static_cast<std::size_t>(threads - 1));
     try {
         for (int thread = 1; thread < threads; ++thread) {
@@ -55,7 +55,12 @@ void ThreadPool::run_call(const Job& job) {
         return;
     }
     job_ = job;
-    next_ = 0;
+    const auto threads = static_cast<std::int64_t>(runs_.size());
+    for (std::int64_t thread = 0; thread < threads; ++thread) {
+        Run& run = runs_[static_cast<std::size_t>(thread)];
+        run.next = job.tasks * thread / threads;
+        run.end = job.tasks * (thread + 1) / threads;
+    }
     open_ = true;
     ++generation_;
     generation_.notify_all();
@@ -86,12 +91,16 @@ void ThreadPool::work(int thread) {
 }
 
 void ThreadPool::take_tasks(int thread) {
-    for (std::int64_t task = next_++; task < job_.tasks; task = next_++) {
-        try {
-            job_.call(job_.body, task, thread);
-        } catch (...) {
-            const std::lock_guard lock(failure_mutex_);
-            failure_ = std::current_exception();
+    const auto own = static_cast<std::size_t>(thread);
+    for (std::size_t i = 0; i < runs_.size(); ++i) {
+        Run& run = runs_[(own + i) % runs_.size()];
+        for (std::int64_t task = run.next++; task < run.end; task = run.next++) {
+            try {
+                job_.call(job_.body, task, thread);
+            } catch (...) {
+                const std::lock_guard lock(failure_mutex_);
+                failure_ = std::current_exception();
+            }
         }
     }
 }

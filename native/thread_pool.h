@@ -1,4 +1,5 @@
-// Threads that share the tasks of one call at a time: they spin briefly for the next call, then sleep.
+// Threads that share the tasks of one call at a time: they spin briefly for the next call, then sleep. Each has a run of
+// consecutive tasks, which often read consecutive memory, and takes from the others' when it is done with its own.
 #pragma once
 
 #include <atomic>
@@ -37,6 +38,12 @@ private:
         std::int64_t tasks;
     };
 
+    // The tasks of a thread's run that are left.
+    struct alignas(64) Run {
+        std::atomic<std::int64_t> next{0};
+        std::int64_t end = 0;
+    };
+
     void run_call(const Job& job);
     void work(int thread);
     void take_tasks(int thread);
@@ -44,7 +51,7 @@ private:
     void stop();
 
     Job job_{};
-    alignas(64) std::atomic<std::int64_t> next_{0};
+    std::vector<Run> runs_; // one a thread
     alignas(64) std::atomic<std::uint32_t> generation_{0}; // grows with every call; workers wait on it
     alignas(64) std::atomic<std::uint32_t> inside_{0};     // workers that may be reading job_
     std::atomic<bool> open_{false};                        // whether job_ may be joined
