@@ -38,9 +38,13 @@ class Base:
     digest: str = "0" * 64
     tied: bool = True
     matrices: dict[str, Matrix] = field(default_factory=dict)
+    steps: float = 0.0
 
     def matrix(self, name: str) -> Matrix:
         return self.matrices[name]
+
+    def checkpoint_steps(self, name: str) -> float:
+        return self.steps
 
 
 def random_base(seed: int = 0, **facts: Any) -> Base:

@@ -164,6 +164,21 @@ def test_a_quantised_base_accepts_copies_of_its_original_and_refuses_others(tmp_
         load_with_copy(tmp_path / "d", base, "lm_head", original.index_fill(0, torch.tensor([1]), float("inf")))
 
 
+def test_a_base_whose_checkpoint_was_quantised_more_accepts_copies_of_what_that_was_made_from(tmp_path: Path) -> None:
+    original = matrix_of(random_base(), "embedding")
+    step = 0.25
+    rounded = replace(
+        random_base(), matrices={"embedding": Matrix.from_floats((original / step).round().numpy() * step)}
+    )
+    base = with_int8(rounded, "embedding")
+    with pytest.raises(AdapterInvalid, match="differs from the served base"):
+        load_with_copy(tmp_path / "a", base, "lm_head", original)
+    base = replace(base, steps=step**2 * original.numel())
+    load_with_copy(tmp_path / "b", base, "lm_head", original)
+    with pytest.raises(AdapterInvalid, match="differs from the served base"):
+        load_with_copy(tmp_path / "c", base, "lm_head", original + step * torch.ones_like(original))
+
+
 @pytest.mark.parametrize("columns", [24, 128, 200])
 def test_what_spread_weights_may_differ_by_is_twice_what_rounding_leaves(tmp_path: Path, columns: int) -> None:
     """The steps are coarse, so that little else decides. Padding makes the estimate of the error a little too large."""

@@ -85,6 +85,18 @@ def test_other_quantised_tensors_are_spread_for_quantised_activations(
         assert_spread(model.matrix(matrix), written[gguf_name(matrix)])
 
 
+def test_a_spread_matrix_knows_the_steps_of_its_checkpoint(tmp_path: Path) -> None:
+    kinds = {"embedding": "Q8_0", "layers.0.q_proj": "Q6_K", "layers.1.down_proj": "F16"}
+    types = {gguf_name(matrix): GGMLQuantizationType[kind] for matrix, kind in kinds.items()}
+    write_gguf(tmp_path / "tiny.gguf", type_of=lambda tensor: types.get(tensor, Q8_0))
+    spread, kept = (packed(tmp_path / "tiny.gguf", tmp_path / name, name) for name in ("int8", "none"))
+    for matrix in kinds:
+        scales, group = kept.matrix(matrix).scales, kept.matrix(matrix).group
+        expected = 0.0 if scales is None else group * np.square(scales, dtype=np.float64).sum()
+        assert spread.checkpoint_steps(matrix) == pytest.approx(expected)
+        assert kept.checkpoint_steps(matrix) == 0
+
+
 MIXED = {"most": ("ffn_gate", "ffn_up", "ffn_down"), "less than half": ("ffn_gate", "ffn_up")}
 """Tensors in 4 bits, by their share of the layers' weights."""
 

@@ -60,6 +60,11 @@ class ServedBase(Protocol):
         """A weight matrix."""
         ...
 
+    def checkpoint_steps(self, name: str) -> float:
+        """The sum over its weights of the squared distance between neighbouring values in the checkpoint, if that was
+        quantised and the matrix is so otherwise; else 0."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Place:

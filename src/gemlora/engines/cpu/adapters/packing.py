@@ -68,8 +68,9 @@ def _fill(
 
 def _compare(copy: BaseCopy, weights: WeightsFile, base: ServedBase, kernels: Kernels) -> None:
     """PEFT saves the base's weights beside an adapter of the embedding or the head, changed or not."""
-    matrix = base.matrix("embedding" if copy.module == "embed_tokens" or base.tied else "head")
-    comparison = _Comparison(matrix, FILE_DTYPES[copy.tensor.dtype])
+    name = "embedding" if copy.module == "embed_tokens" or base.tied else "head"
+    matrix = base.matrix(name)
+    comparison = _Comparison(matrix, base.checkpoint_steps(name), FILE_DTYPES[copy.tensor.dtype])
     for start in range(0, matrix.rows, ROWS):
         served = np.empty((min(ROWS, matrix.rows - start), matrix.columns), np.float32)
         kernels.embed(matrix, np.arange(start, start + len(served), dtype=np.int32), 1.0, served)
@@ -84,8 +85,8 @@ def _compare(copy: BaseCopy, weights: WeightsFile, base: ServedBase, kernels: Ke
 class _Comparison:
     """Whether saved rows are those of the served matrix, as far as its type and theirs can say."""
 
-    def __init__(self, matrix: Matrix, saved_dtype: np.dtype[np.generic]) -> None:
-        self._matrix = matrix
+    def __init__(self, matrix: Matrix, checkpoint_steps: float, saved_dtype: np.dtype[np.generic]) -> None:
+        self._squared_steps = _squared_steps(matrix) + checkpoint_steps
         self._squares = self._total = 0.0
         self._close = True
         self._quantised = matrix.format.bits is not None
@@ -107,7 +108,7 @@ class _Comparison:
         """Floats within half a step of both types, exactly with one type; quantised ones by their size altogether."""
         if not self._quantised:
             return self._close
-        rounding = (_squared_steps(self._matrix) / 12) ** 0.5
+        rounding = (self._squared_steps / 12) ** 0.5
         allowed = QUANTISED_ROUNDING * self._total**0.5 + QUANTISATION_MARGIN * rounding
         return bool(self._squares**0.5 <= allowed)
 

@@ -47,6 +47,8 @@ class MatrixEntry(msgspec.Struct, frozen=True):
     scales: Region | None = None
     minimums: Region | None = None
     group: int = 0
+    checkpoint_steps: float = 0.0
+    """See `PackedModel.checkpoint_steps`."""
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -141,6 +143,11 @@ class PackedModel:
             entry.group,
             quantize_activations=entry.format.bits is not None and self.quantize != "none",
         )
+
+    def checkpoint_steps(self, name: str) -> float:
+        """The sum over a matrix' weights of the squared distance between neighbouring values that the checkpoint could
+        hold there, if it was quantised and the matrix is so otherwise; else 0."""
+        return self._description.matrices[name].checkpoint_steps
 
     def vector(self, name: str) -> NDArray[np.float32]:
         """The weights of a norm, Gemma's 1 + already added; KeyError if there is none of that name."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from gemlora.engines.cpu.weights import quantization
@@ -38,7 +39,7 @@ def pack(
     plan = _Plan(checkpoint.tensors, quantize)
     tokens = checkpoint.write_vocabulary(folder)
     tokenizer = next(folder.iterdir()).name
-    _write_weights(checkpoint.tensors, plan, folder / WEIGHTS_FILE, progress)
+    steps = _write_weights(checkpoint.tensors, plan, folder / WEIGHTS_FILE, progress)
     description = Description(
         layout=LAYOUT,
         name=name,
@@ -48,7 +49,7 @@ def pack(
         config=checkpoint.config,
         tokens=tokens,
         tokenizer=tokenizer,
-        matrices=plan.matrices,
+        matrices={name: replace(entry, checkpoint_steps=steps[name]) for name, entry in plan.matrices.items()},
         vectors=plan.vectors,
     )
     (folder / DESCRIPTION_FILE).write_bytes(msgspec.json.encode(description))
@@ -93,25 +94,37 @@ def _aligned(offset: int, alignment: int) -> int:
     return -(-offset // alignment) * alignment
 
 
-def _write_weights(tensors: Mapping[str, Tensor], plan: _Plan, path: Path, progress: Progress) -> None:
+def _write_weights(tensors: Mapping[str, Tensor], plan: _Plan, path: Path, progress: Progress) -> Mapping[str, float]:
+    """Returns `PackedModel.checkpoint_steps` of every matrix."""
+    steps = dict.fromkeys(plan.matrices, 0.0)
     total = sum(tensor.row_bytes * _rows(tensor) for tensor in tensors.values())
     done = 0
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
-    def write(name: str, tensor: Tensor, start: int, stop: int) -> int:
+    def write(name: str, tensor: Tensor, start: int, stop: int) -> tuple[str, int, float]:
         rows = _finite(tensor.rows(start, stop), tensor.source)
         _write_rows(file, name, plan, rows, start // PANEL)
-        return (stop - start) * tensor.row_bytes
+        squares = _squared_steps(rows) if isinstance(rows, Quantized) and plan.matrices[name].group == SPREAD else 0.0
+        return name, (stop - start) * tensor.row_bytes, squares
 
     try:
         os.ftruncate(file, plan.size)
         with ThreadPoolExecutor(THREADS) as threads:
-            for size in threads.map(write, *zip(*_chunks(tensors), strict=True)):
+            for name, size, squares in threads.map(write, *zip(*_chunks(tensors), strict=True)):
                 done += size
+                if squares:
+                    steps[name] += squares
                 progress("Converting", done, total)
         os.fsync(file)
     finally:
         os.close(file)
+    return steps
+
+
+def _squared_steps(rows: Quantized) -> float:
+    """The sum over all weights of the squared distance between neighbouring values."""
+    group = rows.q.shape[1] // rows.scales.shape[1]
+    return float(group * np.square(rows.scales, dtype=np.float64).sum())
 
 
 def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, int, int]]:
