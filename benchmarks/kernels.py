@@ -18,7 +18,7 @@ from rich.table import Table
 
 from gemlora.kernels import EmbeddingPair, LoraPair, LoraWeights, Matrix, SamplingBatch, Segments, aligned_rows
 from gemlora.kernels.cache import cached_numbers
-from gemlora.kernels.matrix import SPREAD
+from gemlora.kernels.matrix import SPREAD_INPUTS
 from gemlora.kernels.native import NativeKernels, instruction_sets
 
 HIDDEN, FEED_FORWARD, HEADS, KV_HEADS, HEAD_SIZE, VOCABULARY = 640, 2048, 4, 1, 256, 262144
@@ -51,7 +51,7 @@ def floats(*shape: int) -> np.ndarray:
 def spread_matrix(outputs: int, inputs: int) -> Matrix:
     """The int8 weights that meet quantised activations."""
     quantised = RNG.integers(-127, 128, (outputs, inputs), dtype=np.int8)
-    return Matrix.from_spread(quantised, scales_of(outputs, inputs // SPREAD, np.float16), inputs)
+    return Matrix.from_spread(quantised, scales_of(outputs, inputs // SPREAD_INPUTS, np.float16), inputs)
 
 
 def integer_matrix(

@@ -86,8 +86,7 @@ void Kernels::attend(const AttentionInputs& inputs) {
         each.get<float>(scratch);
     }
     pool_.run(tasks * splits, [&](std::int64_t task, int thread) {
-        // The last rows of a prompt see most: they go first.
-        const Run& run = runs[runs.size() - 1 - static_cast<std::size_t>(task / (inputs.cache.heads * splits))];
+        const Run& run = runs[static_cast<std::size_t>(task / (inputs.cache.heads * splits))];
         const std::int64_t cached_head = task / splits % inputs.cache.heads, first = task % splits * heads;
         const AttentionTask mine{run.first, run.count, cached_head, cached_head * group + first,
                                  std::min(heads, group - first)};

@@ -1,4 +1,5 @@
-// The inputs of a linear layer, laid out for its kernels: rows in blocks, and each block input by input.
+// The inputs of a linear layer, laid out for its kernels: floats in blocks of rows, each input by input; whole numbers row
+// by row.
 #pragma once
 
 #include "views.h"

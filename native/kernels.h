@@ -94,7 +94,7 @@ private:
     const KernelTable& table_;
     ThreadPool pool_;
     std::mutex mutex_;
-    Scratch input_scratch_, spread_scratch_, quantised_scratch_, logit_scratch_;
+    Scratch input_scratch_, spread_scratch_, plain_scratch_, logit_scratch_;
     std::vector<Scratch> thread_scratch_; // one a thread
 };
 

@@ -110,7 +110,7 @@ Kernels::LinearInputs Kernels::lay_out(const Rows<const float>& x, const std::ve
     const std::int64_t inputs = ceil_divide(x.columns, block_inputs) * block_inputs;
     LinearInputs result{{RowBlocks(x.rows, table_.float_rows), inputs, nullptr},
                         integer_inputs(spread_scratch_, x, spread_inputs, table_, matrices),
-                        integer_inputs(quantised_scratch_, x, block_inputs, table_, matrices)};
+                        integer_inputs(plain_scratch_, x, block_inputs, table_, matrices)};
     if (std::ranges::any_of(matrices, [](const auto* m) { return !uses_integers(*m); })) {
         result.floats.numbers = input_scratch_.get<float>(x.rows * inputs);
         pool_.run(result.floats.blocks.count,

@@ -94,7 +94,11 @@ void ThreadPool::take_tasks(int thread) {
     const auto own = static_cast<std::size_t>(thread);
     for (std::size_t i = 0; i < runs_.size(); ++i) {
         Run& run = runs_[(own + i) % runs_.size()];
-        for (std::int64_t task = run.next++; task < run.end; task = run.next++) {
+        while (run.next < run.end) { // lest all threads write to the line of a run that is done
+            const std::int64_t task = run.next++;
+            if (task >= run.end) {
+                break;
+            }
             try {
                 job_.call(job_.body, task, thread);
             } catch (...) {

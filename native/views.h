@@ -9,7 +9,7 @@ namespace gemlora {
 constexpr std::int64_t panel_size = 16;   // outputs per panel of a packed matrix, and lanes of a vector
 constexpr std::int64_t block_inputs = 32; // inputs of an integer matrix are padded to a multiple
 constexpr std::int64_t spread_inputs = 128; // those of a spread matrix that are spread over each other and share a scale
-constexpr float unspread_length = 16;       // by which what is spread twice, stored weights once, is divided
+constexpr float unspread_divisor = 16;      // of products and of weights spread back: those stored are divided by 8 already
 
 constexpr std::int64_t ceil_divide(std::int64_t number, std::int64_t by) { return (number + by - 1) / by; }
 

@@ -43,7 +43,7 @@ class Base:
     def matrix(self, name: str) -> Matrix:
         return self.matrices[name]
 
-    def checkpoint_steps(self, name: str) -> float:
+    def squared_checkpoint_steps(self, name: str) -> float:
         return self.steps
 
 

@@ -33,9 +33,7 @@ struct Matrix {
             packed.values = numbers_of(values, format, packed.panels() * panel_size * columns, "values");
             return;
         }
-        if (packed.bits == 4 ? group != 32 : quantize_activations ? group != spread_inputs : group != 16 && group != 32) {
-            refuse("group", packed.bits == 4 ? "32" : quantize_activations ? "128" : "16 or 32");
-        }
+        require_group(group);
         packed.group = group;
         const std::int64_t count = packed.panels() * packed.panel_bytes();
         if (!is_contiguous(values) || static_cast<std::int64_t>(values.nbytes()) != count) {
@@ -44,6 +42,9 @@ struct Matrix {
         packed.values = {values.data(), Stored::float32};
         packed.scales = group_numbers(scales, scales_, "scales");
         if (!minimums_.is_none()) {
+            if (packed.spread()) {
+                refuse("minimums", "None for a spread matrix");
+            }
             packed.minimums = group_numbers(minimums, minimums_, "minimums");
             if (packed.minimums.type != packed.scales.type) {
                 refuse("minimums", "of the scales' type");
@@ -52,6 +53,18 @@ struct Matrix {
     }
 
 private:
+    void require_group(std::int64_t group) const {
+        if (packed.bits == 4 && group != 32) {
+            refuse("group", "32");
+        }
+        if (packed.bits == 8 && packed.quantize_activations && group != spread_inputs) {
+            refuse("group", "128");
+        }
+        if (packed.bits == 8 && !packed.quantize_activations && group != 16 && group != 32) {
+            refuse("group", "16 or 32");
+        }
+    }
+
     Numbers group_numbers(ReadOnly& kept, nb::handle object, const char* name) const {
         kept = array_of<ReadOnly>(object, name);
         const bool half = kept.dtype() == nb::dlpack::dtype{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 16, 1};

@@ -23,7 +23,7 @@ Vector spread_within(Vector a) {
     return spread_lanes<8>(spread_lanes<4>(spread_lanes<2>(spread_lanes<1>(a))));
 }
 
-// 16 · count numbers, a power of two.
+// As `spread` below, in registers: 16 · count numbers, a power of two. The sums have the same order.
 template <int count, class Vector>
 void spread_vectors(Vector (&x)[count]) {
 #pragma GCC unroll 8
@@ -69,7 +69,7 @@ void unspread_group(float* numbers) {
     using Vector = typename Isa::Vector;
     spread<Vector>(numbers, spread_inputs);
     for (std::int64_t i = 0; i < spread_inputs; i += 16) {
-        (Vector::load(numbers + i) * Vector::broadcast(1 / unspread_length)).store(numbers + i);
+        (Vector::load(numbers + i) * Vector::broadcast(1 / unspread_divisor)).store(numbers + i);
     }
 }
 

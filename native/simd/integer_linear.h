@@ -15,11 +15,11 @@ struct GroupRange {
 // Of longer panels, the weights of one turn and those fetched for the next one would not stay in the second-level cache.
 constexpr std::int64_t most_inputs = 8192;
 
-// Inputs between which a tile looks whether there is something to fetch.
-constexpr std::int64_t chunk_inputs = 32;
+// Inputs, after each of which a tile looks whether there is something to fetch.
+constexpr std::int64_t stretch_inputs = 32;
 
 // The blocks of rows that go through the same panels share the fetching of the next weights into the second-level cache:
-// this one fetches every `every`-th chunk from `first` on, `ahead` bytes behind the weights that it reads.
+// this one fetches every `every`-th stretch from `first` on, `ahead` bytes behind the weights that it reads.
 struct Fetching {
     std::int64_t first, every, ahead;
 };
@@ -31,14 +31,14 @@ void integer_tile(const IntegerPanels<Format>& weights, const GroupRange& groups
     using Integers = typename Isa::Integers;
     using DotInput = typename Isa::DotInput;
     using DotWeights = typename Isa::DotWeights;
-    constexpr std::int64_t chunks = Format::group / chunk_inputs, steps = chunk_inputs / 4;
-    constexpr std::int64_t chunk_bytes = chunk_inputs * panel_size * Format::bits / 8;
+    constexpr std::int64_t stretches = Format::group / stretch_inputs, steps = stretch_inputs / 4;
+    constexpr std::int64_t stretch_bytes = stretch_inputs * panel_size * Format::bits / 8;
     const std::int64_t panel_bytes = weights.panel_bytes(), panel_scales = weights.panel_scales();
-    const std::uint8_t* values = weights.values + groups.begin * chunks * chunk_bytes;
+    const std::uint8_t* values = weights.values + groups.begin * stretches * stretch_bytes;
     const std::int32_t* words[rows];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
-        words[r] = x.words + (first_row + r) * x.row_words + groups.begin * chunks * steps * DotInput::words;
+        words[r] = x.words + (first_row + r) * x.row_words + groups.begin * stretches * steps * DotInput::words;
     }
     const std::int64_t row_groups = x.groups(), first_group = first_row * row_groups;
     std::int64_t until_fetching = fetching.first;
@@ -72,13 +72,13 @@ void integer_tile(const IntegerPanels<Format>& weights, const GroupRange& groups
                 dots[p][r] = start;
             }
         }
-        for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+        for (std::int64_t stretch = 0; stretch < stretches; ++stretch) {
             if (until_fetching-- == 0) {
                 until_fetching = fetching.every - 1;
 #pragma GCC unroll 16
                 for (int p = 0; p < panels; ++p) {
 #pragma GCC unroll 8
-                    for (std::int64_t line = 0; line < chunk_bytes; line += 64) {
+                    for (std::int64_t line = 0; line < stretch_bytes; line += 64) {
                         __builtin_prefetch(values + p * panel_bytes + fetching.ahead + line, 0, 2);
                     }
                 }
@@ -99,7 +99,7 @@ void integer_tile(const IntegerPanels<Format>& weights, const GroupRange& groups
                     }
                 }
             }
-            values += chunk_bytes;
+            values += stretch_bytes;
 #pragma GCC unroll 16
             for (int r = 0; r < rows; ++r) {
                 words[r] += steps * DotInput::words;

@@ -45,7 +45,7 @@ void quantise_group(const float* inputs, typename Isa::Integers most, const Inte
         total = total + (first + second);
     }
     const std::int64_t place = row * to.groups() + group;
-    to.scales[place] = largest_input / (to.spread() ? 127.0f * unspread_length : 127.0f);
+    to.scales[place] = largest_input / (to.spread() ? 127.0f * unspread_divisor : 127.0f);
     if (to.sums != nullptr) {
         to.sums[place] = static_cast<float>(sum(total));
     }

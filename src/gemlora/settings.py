@@ -156,7 +156,8 @@ class Settings(BaseSettings):
         "int8",
         description="`int8` computes with 8-bit weights and activations; `int4` stores the weights of layers in "
         "4 bits, for less memory and less quality; `none` keeps the file's weights. 4-bit weights of a GGUF "
-        "keep their values, with `int8` only where most of the layers' weights are such.",
+        "keep their values, with `int8` only where most of the layers' weights are such; its other quantised "
+        "weights are rounded to 8 bits.",
         examples=["int8"],
     )
     context_window: int | None = Field(

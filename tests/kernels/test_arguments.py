@@ -24,6 +24,12 @@ def misaligned(array: np.ndarray) -> np.ndarray:
     return copy
 
 
+SPREAD = {
+    "format": Format.INT8, "group": 128, "values": np.zeros((2, 2048), np.uint8), "scales": floats(2, 1, 16),
+}  # fmt: skip
+"""What makes a spread matrix of the one below."""
+
+
 @pytest.fixture(scope="module")
 def matrix() -> Matrix:
     return Matrix.from_integers(np.ones((20, 64), np.int8), floats(20, 2), bits=4, quantize_activations=True)
@@ -72,6 +78,7 @@ def test_the_most_likely_outputs_are_those_of_rows_that_fit(native: NativeKernel
         ({"group": 16}, "group must be 32"),
         ({"format": Format.INT8}, "group must be 128"),
         ({"format": Format.INT8, "group": 128, "quantize_activations": False}, "group must be 16 or 32"),
+        ({**SPREAD, "minimums": floats(2, 1, 16)}, "minimums must be None for a spread matrix"),
         ({"rows": 0}, "rows and columns must be between"),
         ({"columns": -1}, "rows and columns must be between"),
         ({"rows": 2**28 + 1}, "rows and columns must be between"),

@@ -171,7 +171,7 @@ def test_quantised_activations_are_within_half_a_step(kind) -> None:
     x = rng.standard_normal((4, 256), np.float32)
     x[2] = 0
     numbers, scales = quantise_activations(x, matrix)
-    met = spread(x.reshape(4, 2, 128)).reshape(4, 256) / np.float32(16) if matrix.spread else x
+    met = spread(x.reshape(4, 2, 128)).reshape(4, 256) / np.float32(16) if matrix.is_spread else x
     assert np.abs(numbers).max() == 127
     assert np.abs(numbers * np.repeat(scales, kind[1], axis=1) - met).max() <= scales.max() * 0.501
     assert not numbers[2].any()

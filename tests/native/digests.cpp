@@ -152,10 +152,10 @@ public:
             if (kind.minimums) {
                 matrix.minimums = keep(StoredNumbers(kind.scales, random.numbers(scales)));
             }
-            if (!matrix.spread()) {
+            if (!matrix.is_spread()) {
                 all_.push_back(matrix);
             }
-            if (kind.bits == 4 || matrix.spread()) {
+            if (kind.bits == 4 || matrix.is_spread()) {
                 matrix.quantize_activations = true;
                 all_.push_back(matrix);
             }

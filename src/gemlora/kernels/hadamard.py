@@ -8,8 +8,8 @@ Float32 = NDArray[np.float32]
 
 def spread(x: Float32) -> Float32:
     """Sums and differences of all pairs whose indices differ in one bit, bit for bit: a Hadamard transform of
-    x[…, P], in as many parts as P has odd factors. Applied twice it gives `pairs(P)` · x."""
-    longest = pairs(x.shape[-1])
+    x[…, P], in as many parts as P has odd factors. Applied twice it gives `squared_length(P)` · x."""
+    longest = squared_length(x.shape[-1])
     parts = np.array(np.moveaxis(x.reshape(*x.shape[:-1], -1, longest), -1, 0), np.float32, order="C")
     step = 1
     while step < longest:  # the step's own axis comes first, so that long runs of numbers are added
@@ -22,6 +22,6 @@ def spread(x: Float32) -> Float32:
     return np.moveaxis(parts, 0, -1).reshape(x.shape)
 
 
-def pairs(size: int) -> int:
-    """The largest power of two that divides `size`: the square of how much longer `spread` makes a vector."""
+def squared_length(size: int) -> int:
+    """The square of how much longer `spread` makes a vector: the largest power of two that divides `size`."""
     return size & -size

@@ -2,7 +2,7 @@
 
 Letters: N outputs, K inputs, G inputs per group, P = ceil(N / 16) panels. A panel holds 16 outputs side by side so
 that one vector register is one input (or four int8 inputs) of 16 outputs, and each lane sums its own output in the
-order of K. Rows past N and inputs past K are zero.
+order of K. Rows past N and inputs past K are zero; in a spread matrix they were so before it was spread.
 
     float formats   values [P, K', 16]             K' = K
     int8            values [P, K'/4, 16, 4]        K' = K rounded up to a multiple of 32, bytes are q + 128
@@ -16,8 +16,8 @@ order of K. Rows past N and inputs past K are zero.
 
 A spread matrix is what quantised activations meet in 8 bits: each 128 inputs of both are replaced by their sums and
 differences (`hadamard.spread`), which leaves the products as they were, times 128. Large weights and activations are
-then spread over all 128, so that they can share a scale: with scales for 32 inputs a dot product of bytes takes as
-many operations on floats as a third of those on bytes, and the predictions are no nearer to the fp32 model's.
+then spread over all 128, so that they can share a scale: with scales for 32 inputs an 8-bit product takes a third as
+many operations on floats as on bytes.
 """
 
 from dataclasses import dataclass
@@ -36,10 +36,10 @@ PANEL = 16
 BLOCK = 32
 """Inputs of an integer matrix are padded to a multiple of this."""
 
-SPREAD = 128
+SPREAD_INPUTS = 128
 """Inputs of a spread matrix that are spread over each other and share a scale; its inputs are padded to a multiple."""
 
-SPREAD_WEIGHTS = 8.0
+SPREAD_DIVISOR = 8.0
 """Spread weights are divided by this before they are quantised, and what is dequantised by 128 / this."""
 
 Scales = NDArray[np.float16] | NDArray[np.float32]
@@ -139,13 +139,13 @@ class Matrix:
     @classmethod
     def from_spread(cls, quantised: NDArray[np.int8], scales: Scales, columns: int) -> "Matrix":
         """Pack the q [N, K'] and scales [N, K'/128] of a spread matrix with K = `columns`."""
-        packed = pack_integer_rows(quantised, scales, group=SPREAD)
-        return cls(len(quantised), columns, Format.INT8, *packed, SPREAD, quantize_activations=True)
+        packed = pack_integer_rows(quantised, scales, group=SPREAD_INPUTS)
+        return cls(len(quantised), columns, Format.INT8, *packed, SPREAD_INPUTS, quantize_activations=True)
 
     @property
-    def spread(self) -> bool:
+    def is_spread(self) -> bool:
         """Whether its inputs are spread."""
-        return self.format is Format.INT8 and self.group == SPREAD
+        return self.format is Format.INT8 and self.group == SPREAD_INPUTS
 
     def dequantised(self) -> NDArray[np.float32]:
         """The float32 weights [N, K] that the kernels multiply by."""
@@ -191,8 +191,8 @@ class Matrix:
         weights = integers * _by_output(self.scales, panels, integers.shape[2])
         if self.minimums is not None:
             weights -= _by_output(self.minimums, panels, integers.shape[2])
-        if self.spread:
-            weights = spread(weights) / np.float32(SPREAD / SPREAD_WEIGHTS)
+        if self.is_spread:
+            weights = spread(weights) / np.float32(SPREAD_INPUTS / SPREAD_DIVISOR)
         return weights.reshape(len(panels), PANEL, -1)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gemlora.kernels.hadamard import spread
 from gemlora.kernels.interface import Float32, Int32, Places
 from gemlora.kernels.lora import EmbeddingPair, LoraPair, Segments
-from gemlora.kernels.matrix import SPREAD, SPREAD_WEIGHTS, Matrix
+from gemlora.kernels.matrix import SPREAD_DIVISOR, SPREAD_INPUTS, Matrix
 from gemlora.kernels.reference_cache import load_keys, load_values, spread_queries, store
 from gemlora.kernels.reference_sampling import sample_row
 from gemlora.kernels.sampling import SamplingBatch, most_likely_of
@@ -175,8 +175,8 @@ def quantise_activations(x: Float32, matrix: Matrix) -> tuple[Float32, Float32]:
     padded_x[:, : x.shape[1]] = x
     groups = padded_x.reshape(len(x), -1, matrix.group)
     length = np.float32(127)
-    if matrix.spread:
-        groups, length = spread(groups), np.float32(127 * SPREAD / SPREAD_WEIGHTS)
+    if matrix.is_spread:
+        groups, length = spread(groups), np.float32(127 * SPREAD_INPUTS / SPREAD_DIVISOR)
     largest = np.abs(groups).max(axis=2, keepdims=True)
     usable = (largest >= 2.0**-100) & np.isfinite(largest)  # else all zeros; what is not finite reaches the scale
     inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=usable)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemlora.kernels.cache import padded
-from gemlora.kernels.hadamard import pairs, spread
+from gemlora.kernels.hadamard import spread, squared_length
 from gemlora.kernels.interface import Float32, Int32
 
 Cache = NDArray[np.generic]
@@ -52,7 +52,7 @@ def load_values(cache: Cache, blocks: Int32, places: Int32, head_size: int) -> F
 def spread_queries(queries: Float32) -> Float32:
     """Queries [H, D] as they meet the keys of a cache of whole numbers: [H, P], so that q · k stays the same."""
     numbers, scales = _quantised(spread(_padded(queries)))
-    return numbers * (scales / np.float32(pairs(numbers.shape[-1])))[..., None]
+    return numbers * (scales / np.float32(squared_length(numbers.shape[-1])))[..., None]
 
 
 def _padded(heads: Float32) -> Float32:

@@ -21,6 +21,7 @@ from tests.served_base import CONFIG, Base, loader
 
 from gemlora.engines.contract import AdapterRef
 from gemlora.engines.cpu.adapters import AdapterLoader, PackedFiles
+from gemlora.engines.cpu.adapters import loader as loader_module
 from gemlora.errors import AdapterInvalid
 from gemlora.kernels import LoraWeights
 from gemlora.storage.manifest import AdapterManifest, LoraModule
@@ -164,6 +165,23 @@ def test_a_manifest_that_was_changed_is_refused(fresh: AdapterLoader, tmp_path: 
     ref = write(tmp_path)
     changed(ref, lambda module: replace(module, scale=3.0))
     for method in (fresh.load, fresh.size):
+        with pytest.raises(AdapterInvalid, match="manifest was changed after registration"):
+            method(ref)
+
+
+def test_a_manifest_is_understood_once_and_compared_with_its_digest_each_time(
+    fresh: AdapterLoader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    understood = []
+    parse = loader_module.parse_manifest
+    monkeypatch.setattr(loader_module, "parse_manifest", lambda *args: understood.append(args) or parse(*args))
+    ref = write(tmp_path)
+    fresh.size(ref)
+    fresh.load(ref)
+    assert fresh.open(ref) is not None
+    assert len(understood) == 1
+    changed(ref, lambda module: replace(module, scale=3.0))
+    for method in (fresh.size, fresh.open):
         with pytest.raises(AdapterInvalid, match="manifest was changed after registration"):
             method(ref)
 

@@ -46,7 +46,7 @@ def dequantized(written: tuple[GGMLQuantizationType, NDArray[Any]]) -> NDArray[n
 
 def assert_spread(stored: Matrix, written: tuple[GGMLQuantizationType, NDArray[Any]]) -> None:
     """8 bits, spread, and what was written but for a few percent: random blocks with minimums are far from zero."""
-    assert stored.spread
+    assert stored.is_spread
     assert stored.quantize_activations
     weights = dequantized(written)
     assert np.square(stored.dequantised() - weights).mean() < 0.03**2 * np.square(weights).mean()
@@ -93,8 +93,8 @@ def test_a_spread_matrix_knows_the_steps_of_its_checkpoint(tmp_path: Path) -> No
     for matrix in kinds:
         scales, group = kept.matrix(matrix).scales, kept.matrix(matrix).group
         expected = 0.0 if scales is None else group * np.square(scales, dtype=np.float64).sum()
-        assert spread.checkpoint_steps(matrix) == pytest.approx(expected)
-        assert kept.checkpoint_steps(matrix) == 0
+        assert spread.squared_checkpoint_steps(matrix) == pytest.approx(expected)
+        assert kept.squared_checkpoint_steps(matrix) == 0
 
 
 MIXED = {"most": ("ffn_gate", "ffn_up", "ffn_down"), "less than half": ("ffn_gate", "ffn_up")}

@@ -146,7 +146,7 @@ def test_int8_spreads_rows_whose_length_is_no_multiple_of_128(
     stored = weights.matrix("layers.3.down_proj")
     rows = spread_rows(original)
     expected = Matrix.from_spread(rows.q, rows.scales, original.shape[1])
-    assert (stored.spread, stored.quantize_activations) == (True, True)
+    assert (stored.is_spread, stored.quantize_activations) == (True, True)
     np.testing.assert_array_equal(stored.dequantised(), expected.dequantised())
     assert np.square(stored.dequantised() - original).mean() < 1e-4 * np.square(original).mean()
 

@@ -250,7 +250,7 @@ def test_the_starter_weights_convert_in_little_memory(tmp_path: Path) -> None:
             tensor = header.tensors[f"blk.{name.split('.')[1]}.{source}.weight"]
             raw = np.frombuffer(pieces.read(tensor.offset, tensor.size), np.uint8).reshape(tensor.shape[0], -1)
             stored, weights = model.matrix(name), gguf.dequantize(raw, tensor.type)
-            assert stored.spread, name
+            assert stored.is_spread, name
             assert np.square(stored.dequantised() - weights).mean() < 1e-4 * np.square(weights).mean(), name
 
 

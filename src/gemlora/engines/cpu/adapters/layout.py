@@ -60,9 +60,9 @@ class ServedBase(Protocol):
         """A weight matrix."""
         ...
 
-    def checkpoint_steps(self, name: str) -> float:
-        """The sum over its weights of the squared distance between neighbouring values in the checkpoint, if that was
-        quantised and the matrix is so otherwise; else 0."""
+    def squared_checkpoint_steps(self, name: str) -> float:
+        """The sum, over a matrix' weights, of the squared distance between the neighbouring values that the checkpoint
+        could hold there; 0 unless the checkpoint was quantised and the matrix is so otherwise."""
         ...
 
 

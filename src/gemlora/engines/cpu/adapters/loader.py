@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gemlora.engines.contract import AdapterRef
 from gemlora.engines.cpu.adapters.layout import LAYOUT, AdapterDtype, AdapterLayout, ServedBase, adapter_layout
-from gemlora.engines.cpu.adapters.originals import open_weights, parse_manifest, read_manifest
+from gemlora.engines.cpu.adapters.originals import manifest_bytes, open_weights, parse_manifest
 from gemlora.engines.cpu.adapters.packed_files import PackedFiles
 from gemlora.engines.cpu.adapters.packing import pack
 from gemlora.kernels import Kernels, LoraWeights
@@ -19,8 +19,8 @@ from gemlora.storage.manifest import AdapterManifest
 logger = logging.getLogger(__name__)
 
 
-REMEMBERED_PLANS = 16
-"""Manifests that are not understood again: who opens an adapter has asked for its size before."""
+REMEMBERED_MANIFESTS = 16
+"""How many of them are kept, parsed and laid out: whoever opens an adapter has asked for its size before."""
 
 
 class AdapterLoader:
@@ -34,7 +34,7 @@ class AdapterLoader:
         self.dtype = dtype
         self.files = files
         self.kernels = kernels
-        self._understood = lru_cache(REMEMBERED_PLANS)(self._understand)
+        self._planned = lru_cache(REMEMBERED_MANIFESTS)(self._plan_of)
 
     def size(self, ref: AdapterRef) -> int:
         """Bytes that the adapter takes in memory, from its manifest alone. Raises `AdapterInvalid`."""
@@ -67,9 +67,9 @@ class AdapterLoader:
         self.files.discard(digest)
 
     def _plan(self, ref: AdapterRef) -> tuple[AdapterManifest, AdapterLayout]:
-        return self._understood(ref.digest, read_manifest(ref))
+        return self._planned(ref.digest, manifest_bytes(ref))
 
-    def _understand(self, digest: str, content: bytes) -> tuple[AdapterManifest, AdapterLayout]:
+    def _plan_of(self, digest: str, content: bytes) -> tuple[AdapterManifest, AdapterLayout]:
         manifest = parse_manifest(digest, content)
         return manifest, adapter_layout(manifest, self.base, self.dtype)
 

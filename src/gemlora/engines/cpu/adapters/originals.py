@@ -15,8 +15,8 @@ from gemlora.errors import AdapterInvalid
 from gemlora.storage.manifest import AdapterManifest, Tensor
 
 
-def read_manifest(ref: AdapterRef) -> bytes:
-    """The adapter's manifest, unread. Raises `AdapterInvalid` if it is missing or was changed."""
+def manifest_bytes(ref: AdapterRef) -> bytes:
+    """The bytes of the adapter's manifest. Raises `AdapterInvalid` if it is missing or not what its digest says."""
     try:
         content = Path(ref.manifest).read_bytes()
     except OSError as error:

@@ -8,7 +8,7 @@ from gemlora.engines.cpu.adapters.originals import WeightsFile
 from gemlora.engines.cpu.dora import embedding_output_scale, output_scale
 from gemlora.errors import AdapterInvalid
 from gemlora.kernels import Kernels, Matrix
-from gemlora.kernels.matrix import SPREAD, SPREAD_WEIGHTS
+from gemlora.kernels.matrix import SPREAD_DIVISOR, SPREAD_INPUTS
 from gemlora.storage.manifest import AdapterManifest, BaseCopy, EmbeddingLora
 
 ROWS = 4096
@@ -70,7 +70,7 @@ def _compare(copy: BaseCopy, weights: WeightsFile, base: ServedBase, kernels: Ke
     """PEFT saves the base's weights beside an adapter of the embedding or the head, changed or not."""
     name = "embedding" if copy.module == "embed_tokens" or base.tied else "head"
     matrix = base.matrix(name)
-    comparison = _Comparison(matrix, base.checkpoint_steps(name), FILE_DTYPES[copy.tensor.dtype])
+    comparison = _Comparison(matrix, base.squared_checkpoint_steps(name), FILE_DTYPES[copy.tensor.dtype])
     for start in range(0, matrix.rows, ROWS):
         served = np.empty((min(ROWS, matrix.rows - start), matrix.columns), np.float32)
         kernels.embed(matrix, np.arange(start, start + len(served), dtype=np.int32), 1.0, served)
@@ -85,8 +85,8 @@ def _compare(copy: BaseCopy, weights: WeightsFile, base: ServedBase, kernels: Ke
 class _Comparison:
     """Whether saved rows are those of the served matrix, as far as its type and theirs can say."""
 
-    def __init__(self, matrix: Matrix, checkpoint_steps: float, saved_dtype: np.dtype[np.generic]) -> None:
-        self._squared_steps = _squared_steps(matrix) + checkpoint_steps
+    def __init__(self, matrix: Matrix, squared_checkpoint_steps: float, saved_dtype: np.dtype[np.generic]) -> None:
+        self._squared_steps = _squared_steps(matrix) + squared_checkpoint_steps
         self._squares = self._total = 0.0
         self._close = True
         self._quantised = matrix.format.bits is not None
@@ -122,9 +122,10 @@ def _squared_steps(matrix: Matrix) -> float:
     """The sum over all weights of the squared distance between neighbouring values that a quantised matrix can hold.
 
     An error e of a spread weight becomes one of e / 16 in each of its group, so all 128 together leave e² / 2 in each.
-    Padding counts as weights: the fewer weights a group has, the less of its error falls on the padding.
+    A whole group's error is counted although some of it falls on padding: where at most half of a group are weights,
+    its spread numbers repeat themselves, and so do their errors, which then fall on those weights alone.
     """
     if matrix.scales is None:
         return 0.0
     squares = float(np.square(matrix.scales, dtype=np.float64).sum()) * matrix.group
-    return squares * SPREAD_WEIGHTS**2 / SPREAD if matrix.spread else squares
+    return squares * SPREAD_DIVISOR**2 / SPREAD_INPUTS if matrix.is_spread else squares

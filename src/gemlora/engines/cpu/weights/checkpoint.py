@@ -31,7 +31,7 @@ class Quantized(NamedTuple):
 
 
 def dequantised(rows: Floats | Quantized) -> NDArray[np.float32]:
-    """Rows [N, K] as the numbers that they stand for; K must be a multiple of G."""
+    """Rows [N, K] of a checkpoint as the numbers that they stand for; K is a multiple of G, as GGUF files have it."""
     if not isinstance(rows, Quantized):
         return rows.astype(np.float32)
     groups = rows.q.reshape(*rows.scales.shape, -1)

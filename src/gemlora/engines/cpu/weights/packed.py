@@ -16,11 +16,11 @@ from gemlora.engines.cpu.weights.folder import DESCRIPTION_FILE, WEIGHTS_FILE, Q
 from gemlora.engines.cpu.weights.tensor_names import shapes
 from gemlora.engines.cpu.weights.vocabulary import SpecialTokens
 from gemlora.errors import WeightsInvalid
-from gemlora.kernels.matrix import PANEL, SPREAD, Format, Matrix, padded
+from gemlora.kernels.matrix import PANEL, SPREAD_INPUTS, Format, Matrix, padded
 
 FAMILIES = {1: "gemma", 2: "gemma2", 3: "gemma3"}
 
-GROUPS = {Format.INT8: (16, 32, SPREAD), Format.INT4: (32,)}
+GROUPS = {Format.INT8: (16, 32, SPREAD_INPUTS), Format.INT4: (32,)}
 """How many weights may share a scale."""
 
 
@@ -47,8 +47,8 @@ class MatrixEntry(msgspec.Struct, frozen=True):
     scales: Region | None = None
     minimums: Region | None = None
     group: int = 0
-    checkpoint_steps: float = 0.0
-    """See `PackedModel.checkpoint_steps`."""
+    squared_checkpoint_steps: float = 0.0
+    """See `ServedBase.squared_checkpoint_steps`."""
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -144,10 +144,9 @@ class PackedModel:
             quantize_activations=entry.format.bits is not None and self.quantize != "none",
         )
 
-    def checkpoint_steps(self, name: str) -> float:
-        """The sum over a matrix' weights of the squared distance between neighbouring values that the checkpoint could
-        hold there, if it was quantised and the matrix is so otherwise; else 0."""
-        return self._description.matrices[name].checkpoint_steps
+    def squared_checkpoint_steps(self, name: str) -> float:
+        """See `ServedBase`; KeyError if the architecture has none of that name."""
+        return self._description.matrices[name].squared_checkpoint_steps
 
     def vector(self, name: str) -> NDArray[np.float32]:
         """The weights of a norm, Gemma's 1 + already added; KeyError if there is none of that name."""
@@ -184,7 +183,7 @@ def check(description: Description, folder: Path) -> None:
     for name, entry in description.matrices.items():
         if [region.shape for region in entry.regions] != _region_shapes(entry):
             raise WeightsInvalid(f"{folder / DESCRIPTION_FILE}: the arrays of {name} have wrong shapes")
-        if entry.format is Format.INT8 and (entry.group == SPREAD) != (description.quantize != "none"):
+        if entry.format is Format.INT8 and (entry.group == SPREAD_INPUTS) != (description.quantize != "none"):
             raise WeightsInvalid(f"{folder / DESCRIPTION_FILE}: {name} does not fit quantize {description.quantize}")
         for region in entry.regions:
             _check_inside(region, name, size, folder)
@@ -205,7 +204,7 @@ def _region_shapes(entry: MatrixEntry) -> list[tuple[int, ...]]:
         return [values]
     if entry.scales is None or entry.group not in GROUPS[entry.format]:
         return []
-    if entry.group == SPREAD and entry.minimums is not None:
+    if entry.group == SPREAD_INPUTS and entry.minimums is not None:
         return []
     groups = (panels, padded(entry.columns, entry.group) // entry.group, PANEL)
     return [values, *[groups] * (len(entry.regions) - 1)]

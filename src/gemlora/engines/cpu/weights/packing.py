@@ -17,7 +17,7 @@ from gemlora.engines.cpu.weights.folder import DESCRIPTION_FILE, LAYOUT, WEIGHTS
 from gemlora.engines.cpu.weights.packed import Description, MatrixEntry, Region
 from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.errors import WeightsInvalid
-from gemlora.kernels.matrix import PANEL, SPREAD, pack_float_rows, pack_integer_rows, padded
+from gemlora.kernels.matrix import PANEL, SPREAD_INPUTS, pack_float_rows, pack_integer_rows, padded
 
 CHUNK_WEIGHTS = 1 << 18
 """Weights converted at once: their intermediate arrays fit the caches."""
@@ -49,7 +49,7 @@ def pack(
         config=checkpoint.config,
         tokens=tokens,
         tokenizer=tokenizer,
-        matrices={name: replace(entry, checkpoint_steps=steps[name]) for name, entry in plan.matrices.items()},
+        matrices={name: replace(entry, squared_checkpoint_steps=steps[name]) for name, entry in plan.matrices.items()},
         vectors=plan.vectors,
     )
     (folder / DESCRIPTION_FILE).write_bytes(msgspec.json.encode(description))
@@ -95,7 +95,7 @@ def _aligned(offset: int, alignment: int) -> int:
 
 
 def _write_weights(tensors: Mapping[str, Tensor], plan: _Plan, path: Path, progress: Progress) -> Mapping[str, float]:
-    """Returns `PackedModel.checkpoint_steps` of every matrix."""
+    """Returns `ServedBase.squared_checkpoint_steps` of every matrix."""
     steps = dict.fromkeys(plan.matrices, 0.0)
     total = sum(tensor.row_bytes * _rows(tensor) for tensor in tensors.values())
     done = 0
@@ -104,7 +104,9 @@ def _write_weights(tensors: Mapping[str, Tensor], plan: _Plan, path: Path, progr
     def write(name: str, tensor: Tensor, start: int, stop: int) -> tuple[str, int, float]:
         rows = _finite(tensor.rows(start, stop), tensor.source)
         _write_rows(file, name, plan, rows, start // PANEL)
-        squares = _squared_steps(rows) if isinstance(rows, Quantized) and plan.matrices[name].group == SPREAD else 0.0
+        squares = (
+            _squared_steps(rows) if isinstance(rows, Quantized) and plan.matrices[name].group == SPREAD_INPUTS else 0.0
+        )
         return name, (stop - start) * tensor.row_bytes, squares
 
     try:
@@ -112,7 +114,7 @@ def _write_weights(tensors: Mapping[str, Tensor], plan: _Plan, path: Path, progr
         with ThreadPoolExecutor(THREADS) as threads:
             for name, size, squares in threads.map(write, *zip(*_chunks(tensors), strict=True)):
                 done += size
-                if squares:
+                if name in steps:
                     steps[name] += squares
                 progress("Converting", done, total)
         os.fsync(file)
@@ -162,7 +164,7 @@ def _packed(rows: Floats | Quantized, entry: MatrixEntry, name: str) -> list[NDA
 
 def _quantized(rows: Floats | Quantized, group: int) -> Quantized:
     """Rows as a matrix with scales for so many weights holds them."""
-    if group == SPREAD:
+    if group == SPREAD_INPUTS:
         return quantization.spread_rows(rows)
     return rows if isinstance(rows, Quantized) else quantization.quantize_rows(rows)
 

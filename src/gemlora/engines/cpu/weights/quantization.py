@@ -1,5 +1,5 @@
-"""How matrices are kept: which become 8 bits with a scale for every 128 spread weights, which 4 bits with a scale and a
-minimum for every 32, and how.
+"""Which matrices become 8 bits (128 spread weights share a scale) and which 4 bits (32 share a scale and a minimum),
+and how they are rounded.
 
 With 8 bits the scale is amax / 127: on normally distributed weights the best of four scales would leave 6 % less mean
 squared error and take three times as long. With 4 bits the best of a few fits is kept, which leaves 42 % less than
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gemlora.engines.cpu.weights.checkpoint import Floats, Quantized, Storage, Tensor, dequantised
 from gemlora.engines.cpu.weights.folder import Quantize
 from gemlora.kernels.hadamard import spread
-from gemlora.kernels.matrix import SPREAD, SPREAD_WEIGHTS
+from gemlora.kernels.matrix import SPREAD_DIVISOR, SPREAD_INPUTS
 
 Float32 = NDArray[np.float32]
 Float16 = NDArray[np.float16]
@@ -24,11 +24,11 @@ Float16 = NDArray[np.float16]
 GROUP = 32
 """Weights of 4 bits that share a scale and a minimum."""
 
-EIGHT_BITS = Storage(np.dtype(np.float16), SPREAD)
+EIGHT_BITS = Storage(np.dtype(np.float16), SPREAD_INPUTS)
 FOUR_BITS = Storage(np.dtype(np.float16), GROUP, minimums=True, bits=4)
 
 VOCABULARY_MATRICES = ("embedding", "head")
-"""Floats become 8 bits here: on the starter weights four would add 0.07 nats to a divergence of 0.18, see
+"""Their floats become 8 bits, never 4: on the starter weights four would add 0.07 nats to a divergence of 0.18, see
 docs/quality.md."""
 
 LARGEST = 127
@@ -40,7 +40,7 @@ REACHES = (1.0, 0.95, 0.9, 0.85, 0.8)
 
 
 def storages(tensors: Mapping[str, Tensor], quantize: Quantize) -> dict[str, Storage]:
-    """How every matrix is kept; one that stays as it is loses nothing."""
+    """How every matrix is kept."""
     matrices = {name: tensor for name, tensor in tensors.items() if len(tensor.shape) > 1}
     keep_four = quantize == "int4" or _mostly_four_bits(matrices)
     return {name: _storage(name, tensor.storage, quantize, keep_four) for name, tensor in matrices.items()}
@@ -67,8 +67,8 @@ def spread_rows(weights: Floats | Quantized) -> Quantized:
     Scales that do not fit float16 come out infinite or not a number.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        groups = spread(_groups(dequantised(weights), SPREAD))
-        groups /= SPREAD_WEIGHTS
+        groups = spread(_groups(dequantised(weights), SPREAD_INPUTS))
+        groups /= SPREAD_DIVISOR
         scales = _scales(groups)
         q = _rounded(groups, scales.astype(np.float32), -LARGEST, LARGEST).astype(np.int8)
     return Quantized(q.reshape(len(q), -1), scales[..., 0])
