@@ -22,9 +22,9 @@ LONG = STORY | {"max_tokens": 1500, "temperature": 2.5}
 def events(response: requests.Response) -> Iterator[str]:
     """The payloads of a stream's events as they come."""
     assert response.headers["content-type"] == "text/event-stream", response.text
-    for line in response.iter_lines(chunk_size=1, decode_unicode=True):
+    for line in response.iter_lines(chunk_size=1):
         if line:
-            yield line.removeprefix("data: ")
+            yield line.decode().removeprefix("data: ")
 
 
 def text_of(payloads: list[str]) -> str:
