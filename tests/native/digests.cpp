@@ -152,10 +152,10 @@ public:
             if (kind.minimums) {
                 matrix.minimums = keep(StoredNumbers(kind.scales, random.numbers(scales)));
             }
-            if (!matrix.is_spread()) {
+            if (!matrix.spread()) {
                 all_.push_back(matrix);
             }
-            if (kind.bits == 4 || matrix.is_spread()) {
+            if (kind.bits == 4 || matrix.spread()) {
                 matrix.quantize_activations = true;
                 all_.push_back(matrix);
             }
