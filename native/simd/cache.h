@@ -16,6 +16,7 @@ void store_integer_head(const float* numbers, const Cache& cache, std::int64_t o
     copy_padded<Vector>(numbers, cache.size, padded, copy);
     float scale;
     if (key) {
+        // Queries are spread too, so that their products with keys stay what they were, times the squared length.
         spread<Vector>(copy, padded);
         scale = store_integers<Vector>(copy, padded, 128, head + place * 4, cache.block_size * 4, 1);
     } else {
