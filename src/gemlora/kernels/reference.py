@@ -12,7 +12,7 @@ from gemlora.kernels.hadamard import spread
 from gemlora.kernels.interface import Float32, Int32, Places
 from gemlora.kernels.lora import EmbeddingPair, LoraPair, Segments
 from gemlora.kernels.matrix import SPREAD_DIVISOR, SPREAD_INPUTS, Matrix
-from gemlora.kernels.reference_cache import load_keys, load_values, spread_queries, store
+from gemlora.kernels.reference_cache import load_keys, load_values, quantised, spread_queries, store
 from gemlora.kernels.reference_sampling import sample_row
 from gemlora.kernels.sampling import SamplingBatch, most_likely_of
 
@@ -155,8 +155,8 @@ def integer_product(x: Float32, matrix: Matrix) -> Float32:
     if matrix.scales is None:
         raise ValueError("an integer matrix needs scales")
     group, groups = matrix.group, matrix.inputs // matrix.group
-    quantised, scales = quantise_activations(x, matrix)  # scales [T, K'/G]
-    activations = quantised.reshape(len(x), groups, group).transpose(1, 0, 2)
+    numbers, scales = quantise_activations(x, matrix)  # scales [T, K'/G]
+    activations = numbers.reshape(len(x), groups, group).transpose(1, 0, 2)
     weights = matrix.quantised().astype(np.float32).reshape(-1, groups, group).transpose(1, 2, 0)
     sums = activations @ weights  # [K'/G, T, N'], integers below 2^24
     weight_scales = matrix.scales.reshape(-1, groups, 16).astype(np.float32).transpose(1, 0, 2).reshape(groups, 1, -1)
@@ -174,14 +174,12 @@ def quantise_activations(x: Float32, matrix: Matrix) -> tuple[Float32, Float32]:
     padded_x = np.zeros((len(x), matrix.inputs), np.float32)
     padded_x[:, : x.shape[1]] = x
     groups = padded_x.reshape(len(x), -1, matrix.group)
-    length = np.float32(127)
     if matrix.is_spread:
-        groups, length = spread(groups), np.float32(127 * SPREAD_INPUTS / SPREAD_DIVISOR)
-    largest = np.abs(groups).max(axis=2, keepdims=True)
-    usable = (largest >= 2.0**-100) & np.isfinite(largest)  # else all zeros; what is not finite reaches the scale
-    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=usable)
-    numbers = np.rint(np.where(usable, groups, 0) * inverse)
-    return numbers.reshape(len(x), -1), largest[..., 0] / length
+        numbers, scales = quantised(spread(groups))
+        scales /= np.float32(SPREAD_INPUTS / SPREAD_DIVISOR)
+    else:
+        numbers, scales = quantised(groups)
+    return numbers.reshape(len(x), -1), scales
 
 
 def _softcapped(x: Float32, cap: float) -> Float32:

@@ -16,11 +16,11 @@ Cache = NDArray[np.generic]
 def store(cache: Cache, blocks: Int32, places: Int32, keys: Float32, values: Float32) -> None:
     """Write keys and values [T, C, D] to places [T] of blocks [T]."""
     if cache.dtype == np.uint8:
-        numbers, scales = _quantised(spread(_padded(keys)))
+        numbers, scales = quantised(spread(_padded(keys)))
         cached, cached_scales = _integer_keys(cache)
         cached[blocks, :, :, places] = (numbers + 128).astype(np.uint8).reshape(*numbers.shape[:2], -1, 4)
         cached_scales[blocks, :, places] = scales
-        numbers, scales = _quantised(_padded(values))
+        numbers, scales = quantised(_padded(values))
         cached, cached_scales = _integer_values(cache)
         cached[blocks, :, places // 4, :, places % 4] = numbers.astype(np.int8).view(np.uint8)
         cached_scales[blocks, :, places] = scales
@@ -51,7 +51,7 @@ def load_values(cache: Cache, blocks: Int32, places: Int32, head_size: int) -> F
 
 def spread_queries(queries: Float32) -> Float32:
     """Queries [H, D] as they meet the keys of a cache of whole numbers: [H, P], so that q · k stays the same."""
-    numbers, scales = _quantised(spread(_padded(queries)))
+    numbers, scales = quantised(spread(_padded(queries)))
     return numbers * (scales / np.float32(squared_length(numbers.shape[-1])))[..., None]
 
 
@@ -61,7 +61,7 @@ def _padded(heads: Float32) -> Float32:
     return result
 
 
-def _quantised(x: Float32) -> tuple[Float32, Float32]:
+def quantised(x: Float32) -> tuple[Float32, Float32]:
     """Whole numbers −127 … 127 like x[…, P] and scales […] with x ≈ number · scale."""
     largest = np.abs(x).max(axis=-1, keepdims=True)
     usable = (largest >= 2.0**-100) & np.isfinite(largest)  # else all zeros; what is not finite reaches the scale
