@@ -56,9 +56,9 @@ bench-peers: $(PEERS)/version $(VENV)/developer
 	$(BIN)/python -m benchmarks.online
 	$(BIN)/python -m benchmarks.report
 
-# Gemma 7B's shape with random weights: 30 GB of disk and an hour.
+# Gemma 7B's shape with random weights: 50 GB of disk and an hour.
 bench-large: $(PEERS)/version $(VENV)/developer
-	$(BIN)/python -m benchmarks.large_model --quantize int8 int4
+	$(BIN)/python -m benchmarks.large_model
 	$(BIN)/python -m benchmarks.report
 
 peers: $(PEERS)/version

@@ -1,7 +1,7 @@
-"""A GGUF file of any Gemma shape with random quantised weights and the starter model's vocabulary, for measurements."""
+"""A GGUF file of any Gemma shape with random weights and the starter model's vocabulary, for measurements."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,11 @@ POOL = 1 << 24
 SCALE = np.float16(2.0**-12)
 """Of every block."""
 
+DEVIATION = 0.02
+"""Of normally distributed weights."""
 
-@dataclass(frozen=True)
-class Layout:
-    """A block of 32 weights: a float16 scale and so many bytes."""
-
-    kind: GGMLQuantizationType
-    bytes: int
-
-
-LAYOUTS: Mapping[str, Layout] = {
-    "Q8_0": Layout(GGMLQuantizationType.Q8_0, 32),
-    "Q4_0": Layout(GGMLQuantizationType.Q4_0, 16),
-}
-BLOCK = 32
+TYPES: Mapping[str, GGMLQuantizationType] = {name: GGMLQuantizationType[name] for name in ("F16", "Q8_0", "Q4_0")}
+"""Of the weights: floats, or blocks of a float16 scale and bytes."""
 
 
 def gemma_7b(layers: int = 28, vocabulary: int = 256000) -> GemmaConfig:
@@ -43,11 +34,12 @@ def gemma_7b(layers: int = 28, vocabulary: int = 256000) -> GemmaConfig:
     )  # fmt: skip
 
 
-def write_random_gguf(path: Path, config: GemmaConfig, quantisation: str, vocabulary: GGUFReader) -> Path:
+def write_random_gguf(path: Path, config: GemmaConfig, type_name: str, vocabulary: GGUFReader) -> Path:
     """Write the file, a tensor at a time. Its embedding has as many rows as `vocabulary` has tokens."""
-    layout = LAYOUTS[quantisation]
+    kind = TYPES[type_name]
+    block_weights, block_bytes = GGML_QUANT_SIZES[kind]
     writer = GGUFWriter(path, "gemma")
-    writer.add_name(f"random {quantisation}")
+    writer.add_name(f"random {type_name}")
     writer.add_context_length(config.context)
     writer.add_embedding_length(config.hidden)
     writer.add_block_count(len(config.layers))
@@ -57,34 +49,38 @@ def write_random_gguf(path: Path, config: GemmaConfig, quantisation: str, vocabu
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.norm_epsilon)
-    for name, value, kind in _tokenizer(vocabulary):
-        writer.add_key_value(name, value, *kind)
+    for name, value, types in _tokenizer(vocabulary):
+        writer.add_key_value(name, value, *types)
     tensors = shapes(config, tied=True)
-    pool = np.random.default_rng(0).integers(0, 256, POOL, dtype=np.uint8)
+    pool = _pool(kind)
     for name, shape in tensors.items():
         spelled = gguf_name(name)
         if is_norm(name):
             writer.add_tensor_info(spelled, shape, np.dtype(np.float32), 4 * shape[0])
         else:
-            stored = (shape[0], shape[1] // BLOCK * GGML_QUANT_SIZES[layout.kind][1])
-            writer.add_tensor_info(spelled, stored, np.dtype(np.uint8), stored[0] * stored[1], layout.kind)
+            stored = (shape[0], shape[1] // block_weights * block_bytes)
+            writer.add_tensor_info(spelled, stored, np.dtype(np.uint8), stored[0] * stored[1], kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for name, shape in tensors.items():
         norm = is_norm(name)
-        writer.write_tensor_data(np.ones(shape, np.float32) if norm else _blocks(shape, layout, pool))
+        count = prod(shape) // block_weights * block_bytes
+        writer.write_tensor_data(np.ones(shape, np.float32) if norm else np.resize(pool, (shape[0], count // shape[0])))
     writer.close()
     return path
 
 
-def _blocks(shape: tuple[int, ...], layout: Layout, pool: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[N, bytes per row]: every block its scale and random weights."""
-    rows, columns = shape
-    blocks = np.empty((rows * columns // BLOCK, 2 + layout.bytes), np.uint8)
+def _pool(kind: GGMLQuantizationType) -> NDArray[np.uint8]:
+    """Whole blocks, every one with its scale and random weights, or floats."""
+    random = np.random.default_rng(0)
+    if kind is GGMLQuantizationType.F16:
+        floats = random.normal(0, DEVIATION, POOL // 2).astype(np.float16)
+        return floats.view(np.uint8)
+    block = GGML_QUANT_SIZES[kind][1]
+    blocks = random.integers(0, 256, (POOL // block, block), dtype=np.uint8)
     blocks[:, :2] = np.frombuffer(SCALE.tobytes(), np.uint8)
-    blocks[:, 2:] = np.resize(pool, (len(blocks), layout.bytes))
-    return blocks.reshape(rows, -1)
+    return blocks.reshape(-1)
 
 
 def _tokenizer(reader: GGUFReader) -> Iterator[tuple[str, Any, tuple[GGUFValueType, ...]]]:

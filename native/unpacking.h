@@ -22,8 +22,8 @@ inline int stored_integer(const PackedMatrix& matrix, const std::uint8_t* lane, 
     if (matrix.bits == 8) {
         return lane[column / 4 * 4 * panel_size + column % 4];
     }
-    const int both = lane[column / 8 * 4 * panel_size + column % 4];
-    return column % 8 < 4 ? both & 15 : both >> 4;
+    const int both = lane[column / 8 * 4 * panel_size + column % 4], half = column % 8 < 4 ? both & 15 : both >> 4;
+    return matrix.spread() ? levels[half] : half;
 }
 
 inline void unpack_integers(const PackedMatrix& matrix, std::int64_t row, const KernelTable& table, float* numbers) {

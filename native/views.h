@@ -11,6 +11,9 @@ constexpr std::int64_t block_inputs = 32; // inputs of an integer matrix are pad
 constexpr std::int64_t spread_inputs = 128; // those of a spread matrix that are spread over each other and share a scale
 constexpr float unspread_divisor = 16;      // of products and of weights spread back: those stored are divided by 8 already
 
+// The weights of 4 bits of a spread matrix, 128 added: LEVELS of src/gemlora/kernels/matrix.py.
+alignas(16) constexpr std::uint8_t levels[16] = {1, 32, 53, 70, 84, 97, 110, 122, 134, 146, 159, 172, 186, 203, 224, 255};
+
 constexpr std::int64_t ceil_divide(std::int64_t number, std::int64_t by) { return (number + by - 1) / by; }
 
 struct Half {
@@ -72,9 +75,9 @@ struct PackedMatrix {
     bool quantize_activations;
 
     bool integers() const { return bits != 0; }
-    bool spread() const { return bits == 8 && group == spread_inputs; }
+    bool spread() const { return group == spread_inputs; }
     // What is subtracted from a stored whole number.
-    int zero_point() const { return bits == 8 ? 128 : minimums.data == nullptr ? 8 : 0; }
+    int zero_point() const { return bits == 8 || spread() ? 128 : minimums.data == nullptr ? 8 : 0; }
     std::int64_t panels() const { return ceil_divide(rows, panel_size); }
     // Inputs with padding.
     std::int64_t inputs() const {

@@ -54,7 +54,10 @@ struct Matrix {
 
 private:
     void require_group(std::int64_t group) const {
-        if (packed.bits == 4 && group != 32) {
+        if (packed.bits == 4 && packed.quantize_activations && group != 32 && group != spread_inputs) {
+            refuse("group", "32 or 128");
+        }
+        if (packed.bits == 4 && !packed.quantize_activations && group != 32) {
             refuse("group", "32");
         }
         if (packed.bits == 8 && packed.quantize_activations && group != spread_inputs) {

@@ -88,7 +88,7 @@ void integer_tile(const IntegerPanels<Format>& weights, const GroupRange& groups
                 DotWeights w[panels];
 #pragma GCC unroll 16
                 for (int p = 0; p < panels; ++p) {
-                    w[p] = dot_weights<Isa, Format::bits>(values + p * panel_bytes, step);
+                    w[p] = dot_weights<Isa, Format>(values + p * panel_bytes, step);
                 }
 #pragma GCC unroll 16
                 for (int r = 0; r < rows; ++r) {
@@ -114,7 +114,7 @@ void integer_tile(const IntegerPanels<Format>& weights, const GroupRange& groups
             for (int r = 0; r < rows; ++r) {
                 sums[r] = to_floats(dots[p][r]) * scale;
             }
-            if constexpr (Format::bits == 4) {
+            if constexpr (Format::bits == 4 && Format::group == block_inputs) {
                 if (weights.minimums != nullptr) {
                     const Vector minimum = Vector::zero() - Vector::load(weights.minimums + place);
 #pragma GCC unroll 16

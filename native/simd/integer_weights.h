@@ -26,14 +26,18 @@ struct IntegerPanels {
 };
 
 // Four weights of each of 16 outputs: step `step` of the values.
-template <class Isa, int bits>
+template <class Isa, class Format>
 typename Isa::DotWeights dot_weights(const std::uint8_t* values, std::int64_t step) {
     using DotWeights = typename Isa::DotWeights;
-    if constexpr (bits == 8) {
+    if constexpr (Format::bits == 8) {
         return DotWeights::load(values + step * 4 * panel_size);
     } else {
         const std::uint8_t* const pair = values + step / 2 * 4 * panel_size;
-        return step % 2 == 0 ? DotWeights::load_low_halves(pair) : DotWeights::load_high_halves(pair);
+        if constexpr (Format::group == spread_inputs) {
+            return step % 2 == 0 ? DotWeights::load_low_levels(pair) : DotWeights::load_high_levels(pair);
+        } else {
+            return step % 2 == 0 ? DotWeights::load_low_halves(pair) : DotWeights::load_high_halves(pair);
+        }
     }
 }
 
@@ -42,7 +46,11 @@ template <bool quantised, class Function>
 void with_format(const PackedMatrix& matrix, Function&& body) {
     const auto with_scale = [&](auto scale) {
         using Scale = decltype(scale);
-        if (matrix.bits == 4) {
+        if (matrix.bits == 4 && matrix.spread()) {
+            if constexpr (quantised) {
+                body(IntegerFormat<4, 128, spread_inputs, Scale>{});
+            }
+        } else if (matrix.bits == 4) {
             matrix.zero_point() == 8 ? body(IntegerFormat<4, 8, 32, Scale>{}) : body(IntegerFormat<4, 0, 32, Scale>{});
         } else if constexpr (quantised) {
             body(IntegerFormat<8, 128, spread_inputs, Scale>{});
@@ -73,7 +81,7 @@ void dequantise_panel(const IntegerPanels<Format>& weights, float* to) {
             weights.minimums == nullptr ? Vector::zero() : Vector::load(weights.minimums + g * panel_size);
         for (std::int64_t step = 0; step < Format::group / 4; ++step) {
             Vector unpacked[4];
-            dot_weights<Isa, Format::bits>(weights.values, g * (Format::group / 4) + step).unpack(unpacked);
+            dot_weights<Isa, Format>(weights.values, g * (Format::group / 4) + step).unpack(unpacked);
             for (const Vector& number : unpacked) {
                 const Vector weight = number - Vector::broadcast(static_cast<float>(Format::zero_point));
                 (scale * weight - minimum).store(to);

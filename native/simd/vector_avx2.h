@@ -165,13 +165,16 @@ struct DotWeights {
         return widen(load_half(weights), load_half(weights + 32));
     }
     static DotWeights load_low_halves(const std::uint8_t* weights) {
-        const __m256i halves = _mm256_set1_epi8(15);
-        return widen(_mm256_and_si256(load_half(weights), halves), _mm256_and_si256(load_half(weights + 32), halves));
+        return widen(low_halves(weights), low_halves(weights + 32));
     }
     static DotWeights load_high_halves(const std::uint8_t* weights) {
-        const __m256i halves = _mm256_set1_epi8(15);
-        return widen(_mm256_and_si256(_mm256_srli_epi16(load_half(weights), 4), halves),
-                     _mm256_and_si256(_mm256_srli_epi16(load_half(weights + 32), 4), halves));
+        return widen(high_halves(weights), high_halves(weights + 32));
+    }
+    static DotWeights load_low_levels(const std::uint8_t* weights) {
+        return widen(levels_of(low_halves(weights)), levels_of(low_halves(weights + 32)));
+    }
+    static DotWeights load_high_levels(const std::uint8_t* weights) {
+        return widen(levels_of(high_halves(weights)), levels_of(high_halves(weights + 32)));
     }
     // The weights as they are stored, input by input.
     void unpack(Vector (&inputs)[4]) const {
@@ -184,6 +187,16 @@ struct DotWeights {
 private:
     static __m256i load_half(const std::uint8_t* weights) {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights));
+    }
+    static __m256i low_halves(const std::uint8_t* weights) {
+        return _mm256_and_si256(load_half(weights), _mm256_set1_epi8(15));
+    }
+    static __m256i high_halves(const std::uint8_t* weights) {
+        return _mm256_and_si256(_mm256_srli_epi16(load_half(weights), 4), _mm256_set1_epi8(15));
+    }
+    static __m256i levels_of(__m256i halves) {
+        const __m128i all = _mm_load_si128(reinterpret_cast<const __m128i*>(levels));
+        return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(all), halves);
     }
     static DotWeights widen(__m256i low, __m256i high) {
         const __m256i bytes = _mm256_set1_epi16(0xFF);

@@ -117,6 +117,8 @@ struct DotWeights {
     static DotWeights load_high_halves(const std::uint8_t* weights) {
         return {_mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(weights), 4), _mm512_set1_epi8(15))};
     }
+    static DotWeights load_low_levels(const std::uint8_t* weights) { return load_low_halves(weights).levels_of(); }
+    static DotWeights load_high_levels(const std::uint8_t* weights) { return load_high_halves(weights).levels_of(); }
     // The weights as they are stored, input by input.
     void unpack(Vector (&inputs)[4]) const {
         const __m512i byte = _mm512_set1_epi32(0xFF);
@@ -124,6 +126,12 @@ struct DotWeights {
         inputs[1] = {_mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(lanes, 8), byte))};
         inputs[2] = {_mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(lanes, 16), byte))};
         inputs[3] = {_mm512_cvtepi32_ps(_mm512_srli_epi32(lanes, 24))};
+    }
+
+private:
+    DotWeights levels_of() const {
+        const __m128i all = _mm_load_si128(reinterpret_cast<const __m128i*>(levels));
+        return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(all), lanes)};
     }
 };
 

@@ -208,6 +208,12 @@ struct DotWeights {
     static DotWeights load_high_halves(const std::uint8_t* weights) {
         return widen(weights, [](uint8x16_t bytes) { return vshrq_n_u8(bytes, 4); });
     }
+    static DotWeights load_low_levels(const std::uint8_t* weights) {
+        return widen(weights, [](uint8x16_t bytes) { return vqtbl1q_u8(vld1q_u8(levels), vandq_u8(bytes, vdupq_n_u8(15))); });
+    }
+    static DotWeights load_high_levels(const std::uint8_t* weights) {
+        return widen(weights, [](uint8x16_t bytes) { return vqtbl1q_u8(vld1q_u8(levels), vshrq_n_u8(bytes, 4)); });
+    }
     // The weights as they are stored, input by input.
     void unpack(Vector (&inputs)[4]) const {
         for (int i = 0; i < 4; ++i) {

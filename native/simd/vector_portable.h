@@ -201,6 +201,12 @@ struct DotWeights {
     static DotWeights load_high_halves(const std::uint8_t* weights) {
         return of(weights, [](std::uint8_t byte) { return byte >> 4; });
     }
+    static DotWeights load_low_levels(const std::uint8_t* weights) {
+        return of(weights, [](std::uint8_t byte) { return levels[byte & 15]; });
+    }
+    static DotWeights load_high_levels(const std::uint8_t* weights) {
+        return of(weights, [](std::uint8_t byte) { return levels[byte >> 4]; });
+    }
     // The weights as they are stored, input by input.
     void unpack(Vector (&inputs)[4]) const {
         for (int i = 0; i < 64; ++i) {

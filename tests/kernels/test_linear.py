@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 
 from gemlora.kernels import Matrix
 from gemlora.kernels.hadamard import spread
+from gemlora.kernels.matrix import LEVELS
 from gemlora.kernels.native import NativeKernels
 from gemlora.kernels.reference import ReferenceKernels, quantise_activations
 
 KINDS = [
     *[("float", dtype) for dtype in (np.float32, np.float16, ml_dtypes.bfloat16)],
     *product(("int8 × float32",), (16, 32), (np.float16, np.float32), (False, True)),
-    *product(("spread int8",), (128,), (np.float16, np.float32), (False,)),
+    *product(("spread int8", "spread int4"), (128,), (np.float16, np.float32), (False,)),
     *product(("int4", "int4 × float32"), (32,), (np.float16, np.float32), (False, True)),
 ]
 
@@ -25,8 +26,9 @@ def make_matrix(rng: np.random.Generator, rows: int, columns: int, kind: tuple) 
     name, group, dtype, with_minimums = kind
     if group == 128:
         groups = -(-columns // group)
-        quantised = rng.integers(-128, 128, (rows, groups * group), dtype=np.int8)
-        return Matrix.from_spread(quantised, rng.random((rows, groups)).astype(dtype), columns)
+        numbers, bits = (LEVELS, 4) if name == "spread int4" else (np.arange(-128, 128, dtype=np.int8), 8)
+        quantised = rng.choice(numbers, (rows, groups * group))
+        return Matrix.from_spread(quantised, rng.random((rows, groups)).astype(dtype), columns, bits=bits)
     bits = 8 if name.startswith("int8") else 4
     lowest = 0 if bits == 4 and with_minimums else -(1 << (bits - 1))
     quantised = rng.integers(lowest, lowest + (1 << bits), (rows, columns), dtype=np.int8)
@@ -64,7 +66,7 @@ def test_a_row_has_the_same_bits_in_any_company(variants, kind) -> None:
             assert part.tobytes() == whole[start : start + count].tobytes()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind[0] in ("spread int8", "int4")], ids=str)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind[0] in ("spread int8", "spread int4", "int4")], ids=str)
 def test_long_inputs_that_are_summed_in_turns_give_the_same_bits(variants, kind) -> None:
     rng = np.random.default_rng(2)
     columns = 2 * 8192 + 48
@@ -123,8 +125,8 @@ def test_float_linear_is_exact_where_arithmetic_is(native: NativeKernels) -> Non
 def test_extreme_integers_do_not_overflow_or_saturate(variants) -> None:
     # A constant times a row of the transform becomes one number where the row is; all others are as large in x.
     signs = spread(np.eye(128, dtype=np.float32))[77]
-    for weight in (-128, 127):
-        matrix = Matrix.from_spread(np.full((16, 256), weight, np.int8), np.ones((16, 2), np.float32), 256)
+    for weight, bits in ((-128, 8), (127, 8), (-127, 4), (127, 4)):
+        matrix = Matrix.from_spread(np.full((16, 256), weight, np.int8), np.ones((16, 2), np.float32), 256, bits=bits)
         for sign in (-1, 1):
             x = spread(np.concatenate([signs, signs]).reshape(2, 128) * np.float32(sign * 127)).reshape(1, 256)
             agreeing = spread(np.full((2, 128), sign * 127, np.float32)).reshape(1, 256)
@@ -177,9 +179,10 @@ def test_quantised_activations_are_within_half_a_step(kind) -> None:
     assert not numbers[2].any()
 
 
-def test_spreading_changes_no_product(variants) -> None:
+@pytest.mark.parametrize("name", ["spread int8", "spread int4"])
+def test_spreading_changes_no_product(variants, name: str) -> None:
     rng = np.random.default_rng(7)
-    matrix = make_matrix(rng, 40, 300, ("spread int8", 128, np.float32, False))
+    matrix = make_matrix(rng, 40, 300, (name, 128, np.float32, False))
     x = rng.standard_normal((5, 300), np.float32)
     x[:, ::37] *= 30  # large ones among small ones
     exact = x.astype(np.float64) @ matrix.dequantised().astype(np.float64).T

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemlora.kernels import Format, Matrix
-from gemlora.kernels.matrix import group_size, pack_float_rows, pack_integer_rows
+from gemlora.kernels.matrix import LEVELS, group_size, pack_float_rows, pack_integer_rows
 
 sizes = st.integers(1, 80)
 
@@ -56,6 +56,13 @@ def test_chunks_of_whole_panels_are_packed_like_the_whole() -> None:
         assert np.array_equal(joined, expected)
 
 
+def test_the_levels_of_spread_4_bit_weights_come_back() -> None:
+    levels = np.random.default_rng(0).choice(LEVELS, (20, 256))
+    matrix = Matrix.from_spread(levels, np.ones((20, 2), np.float16), 200, bits=4)
+    assert matrix.values.nbytes == 2 * 16 * 256 // 2
+    assert np.array_equal(matrix.quantised()[:20], levels)
+
+
 def test_padding_is_zero_weights_with_zero_scales() -> None:
     packed = pack_integer_rows(np.full((3, 5), 7, np.int8), np.ones((3, 1), np.float16))
     values = packed.values.reshape(8, 16, 4)
@@ -72,6 +79,10 @@ def test_group_size_is_the_one_that_fits(columns: int, groups: int, expected: in
 def test_what_cannot_be_packed_is_refused() -> None:
     with pytest.raises(ValueError, match="7 scales do not fit 640 inputs"):
         group_size(640, 7)
+    with pytest.raises(ValueError, match="4-bit weights need a scale per 32 or 128 inputs, not 16"):
+        pack_integer_rows(np.zeros((16, 32), np.int8), np.zeros((16, 2), np.float16), bits=4)
+    with pytest.raises(ValueError, match="a weight does not fit 4 bits"):
+        Matrix.from_spread(np.full((16, 128), 7, np.int8), np.zeros((16, 1), np.float16), 128, bits=4)
     with pytest.raises(ValueError, match="not float64"):
         pack_float_rows(np.zeros((16, 16)))
     with pytest.raises(ValueError, match="must be int8, not uint8"):

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemlora.kernels import Matrix
+from gemlora.kernels.matrix import LEVELS
 
 rows, columns, seeds = st.integers(1, 70), st.integers(1, 700), st.integers(0, 1000)
 
@@ -136,11 +137,12 @@ def test_embed_dequantises_exactly(agree, group, with_minimums) -> None:
 
 @pytest.mark.parametrize("columns", [45, 128, 300])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_embed_takes_spread_rows_together_again(agree, columns, dtype) -> None:
+@pytest.mark.parametrize(("bits", "numbers"), [(8, np.arange(-127, 128, dtype=np.int8)), (4, LEVELS)])
+def test_embed_takes_spread_rows_together_again(agree, columns, dtype, bits, numbers) -> None:
     rng = np.random.default_rng(6)
     groups = -(-columns // 128)
-    quantised = rng.integers(-127, 128, (50, groups * 128), dtype=np.int8)
-    matrix = Matrix.from_spread(quantised, rng.random((50, groups)).astype(dtype), columns)
+    quantised = rng.choice(numbers, (50, groups * 128))
+    matrix = Matrix.from_spread(quantised, rng.random((50, groups)).astype(dtype), columns, bits=bits)
     tokens = rng.integers(0, 50, 40).astype(np.int32)
     out = agree(lambda: np.empty((40, columns), np.float32), lambda k, out: k.embed(matrix, tokens, 1.5, out), 0)
     assert np.array_equal(out, matrix.dequantised()[tokens] * np.float32(1.5))

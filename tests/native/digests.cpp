@@ -128,7 +128,7 @@ constexpr IntegerKind integer_kinds[] = {
     {8, 32, Stored::float16, false},  {8, 32, Stored::float32, true},   {8, 16, Stored::float32, false},
     {8, 16, Stored::float16, true},   {8, 128, Stored::float16, false}, {8, 128, Stored::float32, false},
     {4, 32, Stored::float16, false},  {4, 32, Stored::float32, false},  {4, 32, Stored::float32, true},
-    {4, 32, Stored::float16, true},
+    {4, 32, Stored::float16, true},   {4, 128, Stored::float16, false}, {4, 128, Stored::float32, false},
 };
 
 // Matrices of all formats with 75 outputs and 100 inputs: neither fills its panels or groups.

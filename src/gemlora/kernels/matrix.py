@@ -11,13 +11,14 @@ order of K. Rows past N and inputs past K are zero; in a spread matrix they were
     both            scales [P, K'/G, 16]           float16 or float32; G is 32, or 16 with int8
                     minimums [P, K'/G, 16] or None of the scales' type
                                                    w = scale · q − minimum, each operation rounded to float32
-    int8, spread    as int8                        K' = K rounded up to a multiple of G = 128, no minimums;
-                                                   w = spread(scale · q) / 16 of each 128 inputs
+    spread          as int8 or int4                K' = K rounded up to a multiple of G = 128, no minimums;
+                                                   w = spread(scale · q) / 16 of each 128 inputs; with int4 q is one of
+                                                   `LEVELS`, and its place among them is stored
 
-A spread matrix is what quantised activations meet in 8 bits: each 128 inputs of both are replaced by their sums and
-differences (`hadamard.spread`), which leaves the products as they were, times 128. Large weights and activations are
-then spread over all 128, so that they can share a scale: with scales for 32 inputs an 8-bit product takes a third as
-many operations on floats as on bytes.
+In a spread matrix each 128 inputs of weights and activations are replaced by their sums and differences
+(`hadamard.spread`), which leaves the products as they were, times 128. Large weights and activations are then spread
+over all 128, so that they can share a scale: with scales for 32 inputs an 8-bit product takes a third as many
+operations on floats as on bytes. What is spread is distributed normally, so that the same 16 levels fit all weights.
 """
 
 from dataclasses import dataclass
@@ -41,6 +42,10 @@ SPREAD_INPUTS = 128
 
 SPREAD_DIVISOR = 8.0
 """Spread weights are divided by this before they are quantised, and what is dequantised by 128 / this."""
+
+LEVELS = np.array([-127, -96, -75, -58, -44, -31, -18, -6, 6, 18, 31, 44, 58, 75, 96, 127], np.int8)
+"""What the weights of a spread int4 matrix can be: the 16 numbers with the least mean squared error for normally
+distributed ones (Max, "Quantizing for minimum distortion", 1960), as parts of 127."""
 
 Scales = NDArray[np.float16] | NDArray[np.float32]
 
@@ -106,8 +111,8 @@ class Matrix:
 
     `values` are the bytes of the layout above in any contiguous shape, usually [P, bytes per panel].
     `quantize_activations` is only meaningful for whole numbers: True multiplies int8 activations (a scale per row and
-    group of inputs), False multiplies float32 activations by the dequantised weights. With 8 bits a spread matrix has
-    the former, the others have the latter.
+    group of inputs), False multiplies float32 activations by the dequantised weights. Spread matrices have the former,
+    others with 8 bits the latter.
     """
 
     rows: int
@@ -137,15 +142,15 @@ class Matrix:
         return cls(rows, columns, Format.of_bits(bits), *packed, group, quantize_activations)
 
     @classmethod
-    def from_spread(cls, quantised: NDArray[np.int8], scales: Scales, columns: int) -> "Matrix":
+    def from_spread(cls, quantised: NDArray[np.int8], scales: Scales, columns: int, *, bits: int = 8) -> "Matrix":
         """Pack the q [N, K'] and scales [N, K'/128] of a spread matrix with K = `columns`."""
-        packed = pack_integer_rows(quantised, scales, group=SPREAD_INPUTS)
-        return cls(len(quantised), columns, Format.INT8, *packed, SPREAD_INPUTS, quantize_activations=True)
+        packed = pack_integer_rows(quantised, scales, bits=bits, group=SPREAD_INPUTS)
+        return cls(len(quantised), columns, Format.of_bits(bits), *packed, SPREAD_INPUTS, quantize_activations=True)
 
     @property
     def is_spread(self) -> bool:
         """Whether its inputs are spread."""
-        return self.format is Format.INT8 and self.group == SPREAD_INPUTS
+        return self.group == SPREAD_INPUTS
 
     def dequantised(self) -> NDArray[np.float32]:
         """The float32 weights [N, K] that the kernels multiply by."""
@@ -175,8 +180,12 @@ class Matrix:
         else:
             both = self.values.reshape(-1, fours // 2, 1, PANEL, 4)[panels]
             stored = np.concatenate([both & 0x0F, both >> 4], axis=2).reshape(len(panels), fours, PANEL, 4)
-        zero = zero_point(self.format.bits or 8, minimums=self.minimums is not None)
-        signed: NDArray[np.int8] = (stored - np.uint8(zero)).view(np.int8)
+        signed: NDArray[np.int8]
+        if self.is_spread and self.format is Format.INT4:
+            signed = LEVELS[stored]
+        else:
+            zero = zero_point(self.format.bits or 8, minimums=self.minimums is not None)
+            signed = (stored - np.uint8(zero)).view(np.int8)
         return signed.transpose(0, 2, 1, 3).reshape(len(panels), PANEL, -1)
 
     def _panel_weights(self, panels: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -194,6 +203,11 @@ class Matrix:
         if self.is_spread:
             weights = spread(weights) / np.float32(SPREAD_INPUTS / SPREAD_DIVISOR)
         return weights.reshape(len(panels), PANEL, -1)
+
+
+_PLACES = np.full(256, 255, np.uint8)
+_PLACES[LEVELS.view(np.uint8)] = np.arange(len(LEVELS), dtype=np.uint8)
+"""A level's place among them by its byte; 255 for other numbers."""
 
 
 class PackedRows(NamedTuple):
@@ -243,11 +257,15 @@ def pack_integer_rows(
     rows, columns = quantised.shape
     group = group or group_size(columns, scales.shape[1])
     panels, inputs = -(-rows // PANEL), padded(columns, group)
-    if bits == 4 and group != BLOCK:
-        raise ValueError(f"4-bit weights need a scale per {BLOCK} inputs, not {group}")
-    zero = np.uint8(zero_point(bits, minimums=minimums is not None))
-    unsigned = np.full((panels * PANEL, inputs), zero, np.uint8)
-    np.add(quantised.view(np.uint8), zero, out=unsigned[:rows, :columns])
+    if bits == 4 and group not in (BLOCK, SPREAD_INPUTS):
+        raise ValueError(f"4-bit weights need a scale per {BLOCK} or {SPREAD_INPUTS} inputs, not {group}")
+    if bits == 4 and group == SPREAD_INPUTS:
+        unsigned = np.zeros((panels * PANEL, inputs), np.uint8)
+        unsigned[:rows, :columns] = _PLACES[quantised.view(np.uint8)]
+    else:
+        zero = np.uint8(zero_point(bits, minimums=minimums is not None))
+        unsigned = np.full((panels * PANEL, inputs), zero, np.uint8)
+        np.add(quantised.view(np.uint8), zero, out=unsigned[:rows, :columns])
     values = unsigned.reshape(panels, PANEL, inputs // 4, 4).transpose(0, 2, 1, 3)
     if bits == 4:
         if unsigned.max(initial=0) > 15:

@@ -17,6 +17,7 @@ from gemlora.engines.cpu.weights.packed import PackedModel, facts
 from gemlora.engines.cpu.weights.prepare import prepare
 from gemlora.engines.cpu.weights.progress import silent
 from gemlora.errors import WeightsInvalid
+from gemlora.kernels import Format
 
 Table = dict[str, Any]
 
@@ -116,6 +117,12 @@ def not_spread(table: Table) -> None:
     entry["scales"]["shape"][1] *= 4
 
 
+def spread_in_four_bits(table: Table) -> None:
+    entry = table["matrices"]["embedding"]
+    entry["format"] = int(Format.INT4)
+    entry["values"]["shape"][1] //= 2
+
+
 def spread_with_minimums(table: Table) -> None:
     entry = table["matrices"]["embedding"]
     entry["minimums"] = entry["scales"]
@@ -126,6 +133,7 @@ def spread_with_minimums(table: Table) -> None:
     [
         (not_spread, "embedding does not fit quantize int8"),
         (lambda table: table.update(quantize="none"), "embedding does not fit quantize none"),
+        (spread_in_four_bits, "embedding does not fit quantize int8"),
         (spread_with_minimums, "the arrays of embedding have wrong shapes"),
         (lambda table: table["matrices"]["embedding"].pop("scales"), "the arrays of embedding have wrong shapes"),
         (lambda table: table["matrices"]["layers.0.k_proj"].update(format=9), "format"),

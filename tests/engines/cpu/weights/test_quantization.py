@@ -1,6 +1,5 @@
-"""How floats and a file's whole numbers become spread 8-bit weights, and floats 4-bit ones."""
+"""How floats and a file's whole numbers become spread weights of 8 or 4 bits."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -10,25 +9,19 @@ from numpy.typing import DTypeLike, NDArray
 
 from gemlora.engines.cpu.weights.checkpoint import Floats, Quantized, Storage, dequantised
 from gemlora.engines.cpu.weights.folder import Quantize
-from gemlora.engines.cpu.weights.quantization import EIGHT_BITS, FOUR_BITS, quantize_rows, spread_rows, storages
+from gemlora.engines.cpu.weights.quantization import EIGHT_BITS, FOUR_BITS, spread_rows, storages
 from gemlora.kernels import Matrix
 from gemlora.kernels.hadamard import spread
+from gemlora.kernels.matrix import LEVELS
 
-every_width = pytest.mark.parametrize("quantized", [spread_rows, quantize_rows])
+every_width = pytest.mark.parametrize("bits", [8, 4])
 every_float = pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 
-Width = Callable[[Floats], Quantized]
 
-
-def unspread(rows: Quantized, columns: int) -> NDArray[np.float32]:
+def unspread(rows: Quantized, columns: int, bits: int = 8) -> NDArray[np.float32]:
     """The weights that a spread matrix of these rows stands for."""
     assert rows.minimums is None
-    return Matrix.from_spread(rows.q, rows.scales, columns).dequantised()
-
-
-def stored(rows: Quantized, columns: int) -> NDArray[np.float32]:
-    """The weights that rows of either width stand for."""
-    return unspread(rows, columns) if rows.minimums is None else dequantised(rows)
+    return Matrix.from_spread(rows.q, rows.scales, columns, bits=bits).dequantised()
 
 
 def error(weights: NDArray[np.float32], quantized: NDArray[np.float32]) -> float:
@@ -40,14 +33,6 @@ def by_largest(weights: NDArray[np.float32], largest: int) -> NDArray[np.float32
     groups = weights.reshape(-1, 32)
     scale = (np.abs(groups).max(1, keepdims=True) / largest).astype(np.float16).astype(np.float32)
     return (np.rint(groups / scale).clip(-largest, largest) * scale).reshape(weights.shape)
-
-
-def by_range(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The plain way with minimums: 0 is the smallest weight, 15 the largest."""
-    groups = weights.reshape(-1, 32)
-    minimum = groups.min(1, keepdims=True)
-    scale = (groups.max(1, keepdims=True) - minimum) / np.float32(15)
-    return (np.rint((groups - minimum) / scale) * scale + minimum).reshape(weights.shape)
 
 
 def assert_within_half_a_step(weights: Floats, rows: Quantized) -> None:
@@ -104,69 +89,76 @@ def test_a_files_whole_numbers_are_spread_as_the_floats_that_they_stand_for(grou
     assert error(dequantised(rows), unspread(ours, 160)) < 1e-4 * np.square(dequantised(rows)).mean()
 
 
-def test_with_four_bits_the_fit_beats_the_plain_range_by_a_tenth_and_the_plain_scale_by_two_fifths() -> None:
+def test_four_bits_of_128_beat_those_of_32_that_share_a_plain_scale() -> None:
     weights = np.random.default_rng(0).normal(0, 0.02, (512, 1024)).astype(np.float32)
-    ours = error(weights, dequantised(quantize_rows(weights)))
-    assert ours < 0.9 * error(weights, by_range(weights))
-    assert ours < 0.6 * error(weights, by_largest(weights, 7))
+    ours = error(weights, unspread(spread_rows(weights, 4), 1024, 4))
+    assert ours < 0.0083 * 0.02**2
+    assert ours < 0.9 * error(weights, by_largest(weights, 7))
+
+
+def test_how_weights_are_distributed_hardly_matters_to_four_bits() -> None:
+    random = np.random.default_rng(0)
+    for weights in (
+        random.standard_t(3, (256, 1024)),
+        random.uniform(-1, 1, (256, 1024)),
+        random.laplace(size=(256, 1024)),
+    ):
+        floats = weights.astype(np.float32)
+        assert error(floats, unspread(spread_rows(floats, 4), 1024, 4)) < 0.0085 * np.square(floats).mean()
 
 
 @every_float
-def test_four_bits_fit_the_kernels_format(dtype: DTypeLike) -> None:
+def test_four_bits_are_the_levels_nearest_to_the_spread_weights(dtype: DTypeLike) -> None:
     weights = np.random.default_rng(1).standard_t(3, (64, 320)).astype(dtype)
-    rows = quantize_rows(weights)
-    assert rows.minimums is not None
-    assert rows.scales.dtype == rows.minimums.dtype == np.float16
-    assert (rows.q.min(), rows.q.max()) == (0, 15)
-    steps = np.repeat(rows.scales.astype(np.float32), 32, axis=1)
-    # The fit may leave the outermost weights outside of its range.
-    assert (np.abs(dequantised(rows) - weights.astype(np.float32)) <= 2.5 * steps).all()
+    rows = spread_rows(weights, 4)
+    assert rows.scales.dtype == np.float16
+    assert set(rows.q.ravel()) == set(LEVELS)
+    filled = np.zeros((64, 384), np.float32)
+    filled[:, :320] = weights
+    scaled = (spread(filled.reshape(64, 3, 128)) / 8 / rows.scales[..., None].astype(np.float32)).reshape(64, 384)
+    distance = np.abs(scaled - rows.q)
+    nearest = np.abs(scaled[..., None] - LEVELS).min(axis=-1)
+    assert (distance <= 1.25 * nearest + 4).all()  # the scale was fitted to the levels afterwards
 
 
 @every_width
-def test_rows_do_not_depend_on_their_neighbours(quantized: Width) -> None:
+def test_rows_do_not_depend_on_their_neighbours(bits: int) -> None:
     weights = np.random.default_rng(2).normal(size=(48, 96)).astype(np.float32)
-    whole, part = quantized(weights), quantized(weights[16:32])
+    whole, part = spread_rows(weights, bits), spread_rows(weights[16:32], bits)
     np.testing.assert_array_equal(whole.q[16:32], part.q)
     np.testing.assert_array_equal(whole.scales[16:32], part.scales)
 
 
-def test_the_last_128_of_a_spread_matrix_are_filled_up() -> None:
+@every_width
+def test_the_last_128_are_filled_up(bits: int) -> None:
     weights = np.random.default_rng(3).normal(size=(4, 200)).astype(np.float32)
-    rows = spread_rows(weights)
+    rows = spread_rows(weights, bits)
     assert rows.q.shape == (4, 256)
     assert rows.scales.shape == (4, 2)
-    assert np.abs(unspread(rows, 200) - weights).max() < 0.03
-
-
-def test_the_last_32_of_four_bits_may_be_fewer() -> None:
-    weights = np.random.default_rng(3).normal(size=(4, 40)).astype(np.float32)
-    rows = quantize_rows(weights)
-    assert rows.q.shape == (4, 40)
-    assert rows.scales.shape == (4, 2)
-    filled = Quantized(np.pad(rows.q, ((0, 0), (0, 24))), rows.scales, rows.minimums)
-    assert np.abs(dequantised(filled)[:, :40] - weights).max() < 0.3
+    assert np.abs(unspread(rows, 200, bits) - weights).max() < {8: 0.03, 4: 0.4}[bits]
 
 
 @every_width
-def test_zeros_and_other_groups_of_one_number_stay_what_they_are(quantized: Width) -> None:
+def test_zeros_stay_zeros(bits: int) -> None:
+    weights = np.random.default_rng(5).normal(size=(2, 256)).astype(np.float32)
+    weights[1, :128] = 0
+    rows = spread_rows(weights, bits)
+    assert not unspread(rows, 256, bits)[1, :128].any()
+    assert rows.scales[:, 1].all()
+
+
+def test_groups_of_one_number_stay_what_they_are_with_eight_bits() -> None:
     weights = np.zeros((2, 256), np.float32)
     weights[1, 128:] = 1
-    rows = quantized(weights)
-    np.testing.assert_allclose(stored(rows, 256), weights, rtol=1e-3)
-    assert not rows.q[0].any()
-    assert not rows.scales[0].any()
+    np.testing.assert_allclose(unspread(spread_rows(weights), 256), weights, rtol=1e-3)
 
 
 @every_width
 @pytest.mark.parametrize("smallest", [1e9, -1e9, 3e38, -3e38])
-def test_what_no_half_float_can_reach_becomes_infinite_or_no_number_not_wrong(
-    quantized: Width, smallest: float
-) -> None:
+def test_what_no_half_float_can_reach_becomes_infinite_or_no_number_not_wrong(bits: int, smallest: float) -> None:
     weights = np.full((1, 128), abs(smallest), np.float32)
     weights[0, ::2] = smallest
-    rows = quantized(weights)
-    assert not np.isfinite(rows.scales if rows.minimums is None else rows.minimums).any()
+    assert not np.isfinite(spread_rows(weights, bits).scales).any()
 
 
 HALF = Storage(np.dtype(np.float16))

@@ -78,7 +78,7 @@ class Storage:
     """Weights per scale; None for floats."""
     minimums: bool = False
     bits: int = 8
-    """That a whole number takes: 8, or 4 with groups of 32."""
+    """That a whole number takes: 8, or 4 with groups of 32 or 128."""
 
     @property
     def format(self) -> Format:

@@ -11,7 +11,7 @@ import msgspec
 
 from gemlora.errors import WeightsInvalid
 
-LAYOUT = 3
+LAYOUT = 4
 """Raised whenever the bytes of `weights.bin` or the meaning of `model.json` change."""
 
 DESCRIPTION_FILE = "model.json"

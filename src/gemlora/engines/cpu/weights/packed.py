@@ -20,7 +20,7 @@ from gemlora.kernels.matrix import PANEL, SPREAD_INPUTS, Format, Matrix, padded
 
 FAMILIES = {1: "gemma", 2: "gemma2", 3: "gemma3"}
 
-GROUPS = {Format.INT8: (16, 32, SPREAD_INPUTS), Format.INT4: (32,)}
+GROUPS = {Format.INT8: (16, 32, SPREAD_INPUTS), Format.INT4: (32, SPREAD_INPUTS)}
 """How many weights may share a scale."""
 
 
@@ -183,12 +183,18 @@ def check(description: Description, folder: Path) -> None:
     for name, entry in description.matrices.items():
         if [region.shape for region in entry.regions] != _region_shapes(entry):
             raise WeightsInvalid(f"{folder / DESCRIPTION_FILE}: the arrays of {name} have wrong shapes")
-        if entry.format is Format.INT8 and (entry.group == SPREAD_INPUTS) != (description.quantize != "none"):
+        if not _fits_quantize(entry, description.quantize):
             raise WeightsInvalid(f"{folder / DESCRIPTION_FILE}: {name} does not fit quantize {description.quantize}")
         for region in entry.regions:
             _check_inside(region, name, size, folder)
     for name, region in description.vectors.items():
         _check_inside(region, name, size, folder)
+
+
+def _fits_quantize(entry: MatrixEntry, quantize: Quantize) -> bool:
+    if entry.group == SPREAD_INPUTS:
+        return quantize == "int4" or (quantize == "int8" and entry.format is Format.INT8)
+    return entry.format is not Format.INT8 or quantize == "none"
 
 
 def _check_inside(region: Region, name: str, size: int, folder: Path) -> None:

@@ -154,19 +154,21 @@ def _write_rows(file: int, name: str, plan: _Plan, rows: Floats | Quantized, pan
 
 def _packed(rows: Floats | Quantized, entry: MatrixEntry, name: str) -> list[NDArray[Any]]:
     """The panels of some rows: values and, for whole numbers, scales and perhaps minimums."""
-    if entry.format.bits is None:
+    bits = entry.format.bits
+    if bits is None:
         assert not isinstance(rows, Quantized)  # noqa: S101
         return [pack_float_rows(rows)]
-    quantized: Quantized = _finite(_quantized(rows, entry.group), name)
-    packed = pack_integer_rows(*quantized, entry.format.bits, entry.group)
+    quantized: Quantized = _finite(_quantized(rows, bits, entry.group), name)
+    packed = pack_integer_rows(*quantized, bits, entry.group)
     return [array for array in packed if array is not None]
 
 
-def _quantized(rows: Floats | Quantized, group: int) -> Quantized:
-    """Rows as a matrix with scales for so many weights holds them."""
+def _quantized(rows: Floats | Quantized, bits: int, group: int) -> Quantized:
+    """Rows as a matrix of whole numbers with scales for so many weights holds them."""
     if group == SPREAD_INPUTS:
-        return quantization.spread_rows(rows)
-    return rows if isinstance(rows, Quantized) else quantization.quantize_rows(rows)
+        return quantization.spread_rows(rows, bits)
+    assert isinstance(rows, Quantized)  # noqa: S101
+    return rows
 
 
 def _finite(rows: Any, source: str) -> Any:

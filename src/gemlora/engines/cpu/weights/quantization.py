@@ -1,9 +1,8 @@
-"""Which matrices become 8 bits (128 spread weights share a scale) and which 4 bits (32 share a scale and a minimum),
-and how they are rounded.
+"""Which matrices become 8 bits and which 4, and how they are rounded: 128 spread weights share a scale.
 
 With 8 bits the scale is amax / 127: on normally distributed weights the best of four scales would leave 6 % less mean
-squared error and take three times as long. With 4 bits the best of a few fits is kept, which leaves 42 % less than
-amax / 7; without minimums the best scales leave 21 % more error, on the starter weights 44 % more.
+squared error and take three times as long. With 4 bits the weights take the nearest of 16 levels that are best for a
+normal distribution, and the best of a few scales is kept, which leaves 12 % less than the distribution's own scale.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,27 +15,30 @@ from numpy.typing import NDArray
 from gemlora.engines.cpu.weights.checkpoint import Floats, Quantized, Storage, Tensor, dequantised
 from gemlora.engines.cpu.weights.folder import Quantize
 from gemlora.kernels.hadamard import spread
-from gemlora.kernels.matrix import SPREAD_DIVISOR, SPREAD_INPUTS
+from gemlora.kernels.matrix import LEVELS, SPREAD_DIVISOR, SPREAD_INPUTS
 
 Float32 = NDArray[np.float32]
 Float16 = NDArray[np.float16]
 
-GROUP = 32
-"""Weights of 4 bits that share a scale and a minimum."""
-
 EIGHT_BITS = Storage(np.dtype(np.float16), SPREAD_INPUTS)
-FOUR_BITS = Storage(np.dtype(np.float16), GROUP, minimums=True, bits=4)
+FOUR_BITS = Storage(np.dtype(np.float16), SPREAD_INPUTS, bits=4)
 
 VOCABULARY_MATRICES = ("embedding", "head")
-"""Their floats become 8 bits, never 4: on the starter weights four would add 0.07 nats to a divergence of 0.18, see
-docs/quality.md."""
+"""Their floats become 8 bits, never 4: on the starter weights four bits, fitted to each 32, added 0.07 nats to a
+divergence of 0.18."""
 
 LARGEST = 127
-"""Of the whole numbers of 8 bits; the smallest is −127."""
+"""Of the whole numbers; the smallest is −127."""
 
-STEPS = 15
-REACHES = (1.0, 0.95, 0.9, 0.85, 0.8)
-"""Shares of the range from the smallest to the largest weight that the 16 numbers of 4 bits span before the fit."""
+DEVIATION = 46.5
+"""Of normally distributed numbers for which `LEVELS` are best."""
+
+REACHES = (1.0, 0.9, 1.1, 0.8, 1.2)
+"""Multiples of the normal distribution's scale from which a fit starts."""
+
+_EVERY_BYTE = np.arange(256, dtype=np.uint8).view(np.int8).astype(np.int16)
+_NEAREST = LEVELS[np.abs(_EVERY_BYTE[:, None] - LEVELS).argmin(axis=1)]
+"""The level that is nearest to a whole number, by the number's byte."""
 
 
 def storages(tensors: Mapping[str, Tensor], quantize: Quantize) -> dict[str, Storage]:
@@ -61,17 +63,22 @@ def _mostly_four_bits(matrices: Mapping[str, Tensor]) -> bool:
     return 2 * four > sum(prod(tensor.shape) for tensor in layers)
 
 
-def spread_rows(weights: Floats | Quantized) -> Quantized:
+def spread_rows(weights: Floats | Quantized, bits: int = 8) -> Quantized:
     """[N, K] as a spread matrix holds them: q [N, K'] and scales [N, K'/128] of the spread weights.
 
     Scales that do not fit float16 come out infinite or not a number.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        groups = spread(_groups(dequantised(weights), SPREAD_INPUTS))
+        groups = spread(_groups(dequantised(weights)))
         groups /= SPREAD_DIVISOR
-        scales = _scales(groups)
-        q = _rounded(groups, scales.astype(np.float32), -LARGEST, LARGEST).astype(np.int8)
+        q, scales = _eight_bits(groups) if bits == 8 else _four_bits(groups)
     return Quantized(q.reshape(len(q), -1), scales[..., 0])
+
+
+def _eight_bits(groups: Float32) -> tuple[NDArray[np.int8], Float16]:
+    """Whole numbers [N, G, 128] and scales [N, G, 1]."""
+    scales = _scales(groups)
+    return _rounded(groups, scales.astype(np.float32)), scales
 
 
 def _scales(groups: Float32) -> Float16:
@@ -83,76 +90,55 @@ def _scales(groups: Float32) -> Float16:
     return scales
 
 
-def quantize_rows(weights: Floats) -> Quantized:
-    """[N, K] to 4 bits. Scales and minimums that do not fit float16 come out infinite."""
-    rows, columns = weights.shape
-    groups = _groups(weights.astype(np.float32), GROUP).reshape(-1, GROUP)
-    with np.errstate(over="ignore", invalid="ignore"):
-        q, scales, minimums = _best(groups, _fits(groups))
-    return Quantized(q.reshape(rows, -1)[:, :columns], scales.reshape(rows, -1), minimums.reshape(rows, -1))
-
-
-class Fit(NamedTuple):
-    """w ≈ scale · q − minimum: whole numbers q [groups, 32], the others [groups, 1]."""
-
-    q: Float32
-    scale: Float16
-    minimum: Float16
-
-    def squared_error(self, groups: Float32) -> Float32:
-        """Σ (w − (scale · q − minimum))² of each group, [groups, 1]."""
-        error = groups - self.q * self.scale.astype(np.float32) + self.minimum.astype(np.float32)
-        squares: Float32 = np.einsum("gk,gk->g", error, error)
-        return squares[:, None]
-
-
-def _best(groups: Float32, fits: Iterator[Fit]) -> tuple[NDArray[np.int8], Float16, Float16]:
-    """The q, scales and minimums with the least squared error, group by group."""
-    first = next(fits)
-    q, scales, minimums = first.q.astype(np.int8), first.scale, first.minimum
+def _four_bits(groups: Float32) -> tuple[NDArray[np.int8], Float16]:
+    """Levels [N, G, 128] and scales [N, G, 1] with the least squared error of a few fits, group by group."""
+    fits = _fits(groups)
+    q, scales = first = next(fits)
     least = first.squared_error(groups)
     for fit in fits:
         error = fit.squared_error(groups)
         better = error < least
         np.copyto(least, error, where=better)
-        np.copyto(q, fit.q, where=better, casting="unsafe")
-        np.copyto(scales, fit.scale, where=better)
-        np.copyto(minimums, fit.minimum, where=better)
-    return q, scales, minimums
+        np.copyto(q, fit.q, where=better)
+        np.copyto(scales, fit.scales, where=better)
+    return q, scales
+
+
+class Fit(NamedTuple):
+    """w ≈ scale · q: levels q [N, G, 128], scales [N, G, 1]."""
+
+    q: NDArray[np.int8]
+    scales: Float16
+
+    def squared_error(self, groups: Float32) -> Float32:
+        """Σ (w − scale · q)² of each group, [N, G, 1]."""
+        return _sums_of_squares(groups - self.q * self.scales.astype(np.float32))
 
 
 def _fits(groups: Float32) -> Iterator[Fit]:
-    """Whole numbers in 0 … 15, then the scale and minimum that fit them best."""
-    low, high = groups.min(axis=1, keepdims=True), groups.max(axis=1, keepdims=True)
-    middle, half = (high + low) / 2, (high - low) / 2
-    sums = groups.sum(axis=1, keepdims=True)
+    """The levels nearest to the weights by some scales, each with the scale that then fits best."""
+    deviation = np.sqrt(_sums_of_squares(groups) / SPREAD_INPUTS)
     for reach in REACHES:
-        start = half * np.float32(reach) - middle
-        scale = half * np.float32(2 * reach / STEPS)
-        q = _rounded(groups + start, scale, 0, STEPS)
-        yield _least_squares(groups, sums, q)
+        q = _NEAREST[_rounded(groups, deviation * np.float32(reach / DEVIATION)).view(np.uint8)]
+        levels = q.astype(np.float32)
+        products = np.einsum("ngk,ngk->ng", groups, levels)[..., None]
+        yield Fit(q, (products / _sums_of_squares(levels)).astype(np.float16))
 
 
-def _least_squares(groups: Float32, sums: Float32, q: Float32) -> Fit:
-    """The straight line from q to the weights; `sums` [groups, 1] are those of the weights."""
-    q_sums = q.sum(axis=1, keepdims=True)
-    q_squares = np.einsum("gk,gk->g", q, q)[:, None]
-    products = np.einsum("gk,gk->g", groups, q)[:, None]
-    variance = GROUP * q_squares - q_sums * q_sums  # exact, and 0 where all q are one
-    slope = GROUP * products - q_sums * sums
-    scale = np.divide(slope, variance, out=np.zeros_like(slope), where=variance != 0)
-    return Fit(q, scale.astype(np.float16), ((scale * q_sums - sums) / GROUP).astype(np.float16))
+def _sums_of_squares(groups: Float32) -> Float32:
+    sums: Float32 = np.einsum("ngk,ngk->ng", groups, groups)[..., None]
+    return sums
 
 
-def _groups(weights: Float32, size: int) -> Float32:
-    """[N, K] as [N, ceil(K / size), size], filled up with zeros."""
-    missing = -weights.shape[1] % size
+def _groups(weights: Float32) -> Float32:
+    """[N, K] as [N, ceil(K / 128), 128], filled up with zeros."""
+    missing = -weights.shape[1] % SPREAD_INPUTS
     filled = np.pad(weights, ((0, 0), (0, missing))) if missing else weights
-    return filled.reshape(len(weights), -1, size)
+    return filled.reshape(len(weights), -1, SPREAD_INPUTS)
 
 
-def _rounded(groups: Float32, scale: Float32, lowest: int, highest: int) -> Float32:
-    """Whole numbers in lowest … highest."""
-    inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
+def _rounded(groups: Float32, scales: Float32) -> NDArray[np.int8]:
+    """Whole numbers −127 … 127."""
+    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
     scaled = groups * inverse
-    return np.clip(np.rint(scaled, out=scaled), lowest, highest, out=scaled)
+    return np.clip(np.rint(scaled, out=scaled), -LARGEST, LARGEST, out=scaled).astype(np.int8)
