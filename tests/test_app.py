@@ -1,6 +1,7 @@
 """The composed server as a process: starts, serves, drains on a signal, and refuses to start with a reason."""
 
 import asyncio
+import gc
 import io
 import json
 import os
@@ -23,6 +24,7 @@ from fastapi.routing import APIRoute
 from gemlora.api.authentication import Guard
 from gemlora.app.application import is_loopback, open_application
 from gemlora.app.backend import starting_backend
+from gemlora.app.importing import import_uncollected
 from gemlora.engines.cpu.weights.progress import silent
 from gemlora.errors import StorageFailed
 from gemlora.settings import Settings
@@ -66,6 +68,27 @@ class Seeing(fake.FakeEngine):
 
 fake.FakeEngine = Seeing
 serve(Settings(engine="fake", port=0, data_dir=sys.argv[1]), print, silent)
+"""
+
+COUNTING_SERVER = """
+import gc, os, signal, sys
+from gemlora.app.server import serve
+from gemlora.engines.cpu.weights.progress import silent
+from gemlora.settings import Settings
+
+collected = []
+
+def count(phase, info):
+    application = sys.modules.get("gemlora.app.application")
+    if application is not None and not hasattr(application, "run"):
+        collected.append(phase)
+
+def announce(announcement):
+    print(len(collected), gc.isenabled(), flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+gc.callbacks.append(count)
+serve(Settings(engine="fake", port=0, data_dir=sys.argv[1]), announce, silent)
 """
 
 SERVER_MODULES = ("gemlora.app.application", "gemlora.engines.cpu.client", "gemlora.engines.cpu.weights.prepare")
@@ -211,6 +234,20 @@ def test_a_start_from_the_cache_imports_only_what_it_needs(modules: tuple[str, .
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
 
     assert result.stdout == "[]\n"
+
+
+def test_no_garbage_is_collected_while_the_server_is_imported(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", COUNTING_SERVER, str(tmp_path / "data")]
+    result = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True)
+
+    assert result.stdout == "0 True\n"
+
+
+def test_after_an_import_that_fails_garbage_is_collected_again() -> None:
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        import_uncollected("gemlora.no_such_module")
+
+    assert gc.isenabled()
 
 
 async def test_every_route_of_the_whole_application_is_authorised_or_public(tmp_path: Path) -> None:

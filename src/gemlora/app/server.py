@@ -6,13 +6,13 @@ while that loads the model this one imports everything else. Nothing listens bef
 
 import asyncio
 from collections.abc import Callable
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 import uvloop
 
 from gemlora.api.listener import bound_socket
 from gemlora.app.backend import starting_backend
+from gemlora.app.importing import import_uncollected
 from gemlora.engines.cpu.weights.progress import Progress
 from gemlora.settings import Settings
 
@@ -33,5 +33,5 @@ async def _serve(settings: Settings, announce: "Callable[[Announcement], None]",
     with bound_socket(settings.host, settings.port) as listener:
         async with starting_backend(settings, progress) as backend:
             # In a thread: meanwhile the loop tells the engine's process what to load.
-            application = await asyncio.to_thread(import_module, "gemlora.app.application")
+            application = await asyncio.to_thread(import_uncollected, "gemlora.app.application")
             await application.run(settings, backend, listener, announce)

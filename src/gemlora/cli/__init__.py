@@ -1,13 +1,13 @@
 """The `gemlora` command: one file per noun, imported only when its command runs."""
 
 import sys
-from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gemlora import __version__
+from gemlora.app.importing import import_uncollected
 from gemlora.errors import GemloraError
 
 COMMANDS = {
@@ -44,7 +44,7 @@ class LazyGroup(TyperGroup):
 
 def load_command(name: str) -> Any:
     """Import a command."""
-    return typer.main.get_command(import_module(f"gemlora.cli.{name}").app)
+    return typer.main.get_command(import_uncollected(f"gemlora.cli.{name}").app)
 
 
 app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
