@@ -91,7 +91,10 @@ gc.callbacks.append(count)
 serve(Settings(engine="fake", port=0, data_dir=sys.argv[1]), announce, silent)
 """
 
-SERVER_MODULES = ("gemlora.app.application", "gemlora.engines.cpu.client", "gemlora.engines.cpu.weights.prepare")
+SERVER_MODULES = (
+    "gemlora.app.application", "gemlora.cli.progress", "gemlora.engines.cpu.client",
+    "gemlora.engines.cpu.weights.prepare",
+)  # fmt: skip
 FORMATS = ("alembic", "gguf", "huggingface_hub", "httpx2", "obstore", "tokenizers", "torch")
 """Libraries for what a start from the cache does not do: migrations, conversions, downloads, buckets."""
 
@@ -225,7 +228,7 @@ def test_the_engine_starts_before_the_rest_of_the_server_is_imported(tmp_path: P
 @pytest.mark.parametrize(
     ("modules", "unneeded"),
     [
-        (SERVER_MODULES, ("numpy", "ml_dtypes", *FORMATS)),
+        (SERVER_MODULES, ("numpy", "ml_dtypes", "rich.progress", *FORMATS)),
         (("gemlora.engines.cpu.worker",), ("asyncio", "fastapi", "pydantic", "sentencepiece", "sqlalchemy", *FORMATS)),
     ],
 )

@@ -2,17 +2,11 @@
 
 import sys
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
 
 
 class ProgressBar:
@@ -21,10 +15,10 @@ class ProgressBar:
     Nothing is shown of an activity that is finished when it is first reported.
     """
 
-    def __init__(self, console: Console | None = None, *, counts: str | None = None) -> None:
+    def __init__(self, console: "Console | None" = None, *, counts: str | None = None) -> None:
         """`counts` says what is counted; None: bytes."""
         self._counts = counts
-        self._console = console or Console(stderr=True)
+        self._console = console
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID | None] = {}
 
@@ -44,15 +38,17 @@ class ProgressBar:
             self._progress.stop()
             self._progress = None
 
-    def _begin(self, activity: str, total: int) -> TaskID | None:
-        if not self._console.is_terminal:
+    def _begin(self, activity: str, total: int) -> "TaskID | None":
+        # Only here: a start from the cache has nothing to show, and the library takes a moment to load.
+        from rich.console import Console
+
+        console = self._console or Console(stderr=True)
+        if not console.is_terminal:
             size = f"{total / 1e6:.0f} MB" if self._counts is None else f"{total} {self._counts}"
             print(f"{activity} {size}", file=sys.stderr, flush=True)
             return None
         if self._progress is None:
-            done = DownloadColumn() if self._counts is None else MofNCompleteColumn()
-            columns = (TextColumn("{task.description}"), BarColumn(), done, TimeRemainingColumn())
-            self._progress = Progress(*columns, console=self._console)
+            self._progress = _bars(console, self._counts)
             self._progress.start()
         return self._progress.add_task(activity, total=total)
 
@@ -63,3 +59,10 @@ class ProgressBar:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _bars(console: "Console", counts: str | None) -> "Progress":
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    done = DownloadColumn() if counts is None else MofNCompleteColumn()
+    return Progress(TextColumn("{task.description}"), BarColumn(), done, TimeRemainingColumn(), console=console)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import compress
 from pathlib import Path
 from typing import Final
 
@@ -138,9 +139,8 @@ def _load_pieces(path: Path) -> Vocabulary:
         size = processor.get_piece_size()
         ids = list(range(size))  # one call for all ids: a loop over them in Python takes a quarter of a second
         longest = max(map(len, processor.id_to_piece(ids)))
-        silent = zip(ids, processor.is_control(ids), processor.is_unknown(ids), strict=True)
-        controls = [i for i, control, unknown in silent if control or unknown]
-        names = [processor.id_to_piece(i) for i in controls]
+        controls = [processor.unk_id(), *compress(ids, processor.is_control(ids))]
+        names = processor.id_to_piece(controls)
     except (OSError, RuntimeError, ValueError) as error:  # ValueError: its message quotes a broken piece
         raise WeightsInvalid(f"{path} is no readable SentencePiece model: {error}") from error
     return Vocabulary(size, longest, processor.encode, processor.id_to_piece, dict(zip(names, controls, strict=True)))
