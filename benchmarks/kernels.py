@@ -144,13 +144,13 @@ def attention_cases(kernels: NativeKernels, dtype: type) -> Iterator[Case]:
 
 def lora_case(kernels: NativeKernels, rows: int, adapters: int, rank: int = 8) -> Case:
     pairs = [
-        LoraPair(
+        LoraPair.from_floats(
             floats(rank, HIDDEN).astype(ml_dtypes.bfloat16), floats(rank, FEED_FORWARD).astype(ml_dtypes.bfloat16), 0.5
         )
         for _ in range(adapters)
     ]
     segments = Segments.of(
-        [(LoraWeights(str(i), {(0, (("up_proj", 0),)): pair}), rows // adapters) for i, pair in enumerate(pairs)]
+        [(LoraWeights(str(i), {(0, "up_proj"): pair}), rows // adapters) for i, pair in enumerate(pairs)]
     )
     x, out = floats(rows, HIDDEN), np.zeros((rows, FEED_FORWARD), np.float32)
     macs = rows * rank * (HIDDEN + FEED_FORWARD)
@@ -165,10 +165,10 @@ def lora_case(kernels: NativeKernels, rows: int, adapters: int, rank: int = 8) -
 def side_cases(kernels: NativeKernels, rows: int, rank: int = 8) -> Iterator[Case]:
     """LoRA on the embedding and on the output head."""
     vocabulary = VOCABULARY
-    head = LoraPair(
+    head = LoraPair.from_floats(
         floats(rank, HIDDEN).astype(ml_dtypes.bfloat16), floats(rank, vocabulary).astype(ml_dtypes.bfloat16), 0.5
     )
-    embedding = EmbeddingPair(
+    embedding = EmbeddingPair.from_floats(
         floats(vocabulary, rank).astype(ml_dtypes.bfloat16), floats(rank, HIDDEN).astype(ml_dtypes.bfloat16), 0.5
     )
     segments = Segments.of([(LoraWeights("both", {}, embedding, head), rows)])
@@ -253,7 +253,7 @@ def row_cases(kernels: NativeKernels) -> Iterator[Case]:
         3 * keys.nbytes,
     )
     matrix, tokens, out = (
-        integer_matrix(VOCABULARY // 16, HIDDEN),
+        spread_matrix(VOCABULARY // 16, HIDDEN),
         np.arange(512, dtype=np.int32),
         np.empty((512, HIDDEN), np.float32),
     )

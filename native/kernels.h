@@ -85,7 +85,8 @@ private:
     }
 
     template <class Function>
-    void changed_rows(const Changed& weights, std::int64_t begin, std::int64_t end, float* numbers, Function&& row);
+    void changed_rows(const Changed& weights, const std::vector<float>& right, std::int64_t begin, std::int64_t end,
+                      float* numbers, Function&& row);
     template <class Function>
     void raise(const Rows<float>& out, const std::vector<LowRankRows>& changes, Function&& lower);
 

@@ -6,13 +6,29 @@
 #include <cmath>
 
 namespace gemlora {
+namespace {
 
-// row(index, numbers) for the rows begin … end of W + left · right, each in `numbers` [columns].
+// `right` as the B of a `LowRank`.
+std::vector<float> in_panels(const Rows<const float>& right) {
+    const std::int64_t count = ceil_divide(right.columns, panel_size) * right.rows * panel_size;
+    std::vector<float> panels(static_cast<std::size_t>(count));
+    for (std::int64_t i = 0; i < right.rows; ++i) {
+        for (std::int64_t column = 0; column < right.columns; ++column) {
+            const std::int64_t row = column / panel_size * right.rows + i;
+            panels[static_cast<std::size_t>(row * panel_size + column % panel_size)] = right.row(i)[column];
+        }
+    }
+    return panels;
+}
+
+} // namespace
+
+// row(index, numbers) for the rows begin … end of W + left · right, each in `numbers` [columns]; `right` in panels.
 template <class Function>
-void Kernels::changed_rows(const Changed& weights, std::int64_t begin, std::int64_t end, float* numbers,
-                           Function&& row) {
+void Kernels::changed_rows(const Changed& weights, const std::vector<float>& right, std::int64_t begin,
+                           std::int64_t end, float* numbers, Function&& row) {
     const PackedMatrix& matrix = *weights.matrix;
-    const LowRank change{{}, {weights.right.data, Stored::float32}, weights.right.rows, 0, matrix.columns, 1, nullptr};
+    const LowRank change{{}, {right.data(), Stored::float32}, weights.right.rows, 0, matrix.columns, 1, nullptr};
     for (std::int64_t index = begin; index < end; ++index) {
         unpack_row(matrix, index, table_, numbers);
         table_.raise(change, weights.left.row(index), {numbers, 1, matrix.columns, matrix.columns}, 0, matrix.columns);
@@ -26,10 +42,11 @@ void Kernels::row_norms(const Changed& weights, float* norms) {
     for (Scratch& each : thread_scratch_) {
         each.get<float>(columns);
     }
+    const std::vector<float> right = in_panels(weights.right);
     pool_.run(weights.matrix->panels(), [&](std::int64_t panel, int thread) {
         const std::int64_t begin = panel * panel_size;
-        changed_rows(weights, begin, std::min(begin + panel_size, rows), thread_scratch(thread).get<float>(columns),
-                     [&](std::int64_t index, const float* numbers) {
+        changed_rows(weights, right, begin, std::min(begin + panel_size, rows),
+                     thread_scratch(thread).get<float>(columns), [&](std::int64_t index, const float* numbers) {
                          norms[index] = std::sqrt(table_.sum_of_squares(numbers, columns));
                      });
     });
@@ -44,11 +61,12 @@ void Kernels::column_norms(const Changed& weights, float* norms) {
     for (Scratch& each : thread_scratch_) {
         each.get<float>(columns);
     }
+    const std::vector<float> right = in_panels(weights.right);
     pool_.run(count, [&](std::int64_t part, int thread) {
         double* const squares = sums.data() + part * columns;
         const std::int64_t begin = part * rows_per_sum;
-        changed_rows(weights, begin, std::min(begin + rows_per_sum, rows), thread_scratch(thread).get<float>(columns),
-                     [&](std::int64_t, const float* numbers) {
+        changed_rows(weights, right, begin, std::min(begin + rows_per_sum, rows),
+                     thread_scratch(thread).get<float>(columns), [&](std::int64_t, const float* numbers) {
                          for (std::int64_t column = 0; column < columns; ++column) {
                              const double number = static_cast<double>(numbers[column]);
                              squares[column] += number * number;

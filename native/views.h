@@ -130,7 +130,8 @@ struct Paging {
     Span<std::int32_t> positions;            // [T]
 };
 
-// One adapter's change of one matrix: a [rank, inputs], or [inputs, rank] for an embedding, and b [rank, outputs].
+// One adapter's change of one matrix: a in panels of 16 inputs [ceil(inputs / 16), rank, 16], or [inputs, rank] for an
+// embedding, and b in panels of 16 outputs [ceil(outputs / 16), rank, 16]; zeros past the last input or output.
 struct LowRank {
     Numbers a, b;
     std::int64_t rank, inputs, outputs;
@@ -138,7 +139,7 @@ struct LowRank {
     const float* output_scale; // [outputs] or null
 };
 
-// The weights W + left · right of a matrix [N, K]: left [N, rank], right [rank, K], contiguous.
+// The weights W + left · right of a matrix [N, K]: left [N, rank], right [rank, K].
 struct Changed {
     const PackedMatrix* matrix;
     Rows<const float> left, right;

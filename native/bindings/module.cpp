@@ -9,8 +9,6 @@
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
-#include <functional>
-
 namespace gemlora::python {
 namespace {
 
@@ -143,31 +141,27 @@ public:
 
     void adapt(nb::handle x, nb::handle out, const Segments& segments, int layer,
                const std::vector<std::pair<std::string, std::int64_t>>& modules) {
-        std::vector<Place> places;
+        std::vector<std::int64_t> columns;
         for (const auto& [module, column] : modules) {
-            const std::pair<int, std::string> key{layer, module};
-            places.push_back({column, [key](const Adapter& adapter) -> const LowRank* {
-                                  const auto found = adapter.pairs.find(key);
-                                  return found == adapter.pairs.end() ? nullptr : &found->second;
-                              }});
+            columns.push_back(column);
         }
-        adapt_rows(x, out, segments, places);
+        adapt_rows(x, out, segments, columns, [&](const Adapter& adapter, std::size_t place) {
+            return adapter.change_of(layer, modules[place].first);
+        });
     }
 
     void adapt_head(nb::handle x, nb::handle out, const Segments& segments) {
-        adapt_rows(x, out, segments,
-                   {{0, [](const Adapter& adapter) { return adapter.head ? &*adapter.head : nullptr; }}});
+        adapt_rows(x, out, segments, {0},
+                   [](const Adapter& adapter, std::size_t) { return adapter.head ? &*adapter.head : nullptr; });
     }
 
     void adapt_embedding(nb::handle tokens_, float scale, nb::handle out_, const Segments& segments) {
         const auto out = rows_of<float>(out_, "out");
         const auto tokens = span_of<std::int32_t>(tokens_, out.rows, "tokens");
-        const Place place{0, [](const Adapter& adapter) { return adapter.embedding ? &*adapter.embedding : nullptr; }};
-        std::vector<LowRankRows> changes;
-        add_changes(changes, segments, out, place);
-        for (const LowRankRows& rows : changes) {
-            require_size(rows.change->outputs, out.columns, "outputs of b");
-        }
+        const std::vector<LowRankRows> changes =
+            changes_of(segments, out, {0}, [](const Adapter& adapter, std::size_t) {
+                return adapter.embedding ? &*adapter.embedding : nullptr;
+            });
         const nb::gil_scoped_release release;
         kernels_.adapt_embedding(tokens, scale, out, changes);
     }
@@ -227,9 +221,6 @@ private:
         require_size(left.rows, matrix.packed.rows, "rows of left");
         require_size(left.columns, right.rows, "columns of left");
         require_size(right.columns, matrix.packed.columns, "columns of right");
-        if (right.rows > 1 && right.stride != right.columns) {
-            refuse("right", "contiguous");
-        }
         return {&matrix.packed, left, right};
     }
 
@@ -237,46 +228,46 @@ private:
         return object.is_none() ? nullptr : span_of<float>(object, size, name).data;
     }
 
-    // Where the outputs of a change begin, and an adapter's change or null.
-    struct Place {
-        std::int64_t column;
-        std::function<const LowRank*(const Adapter&)> change_of;
-    };
-
-    static void add_changes(std::vector<LowRankRows>& changes, const Segments& segments, const Rows<float>& out,
-                            const Place& place) {
+    // change_of(adapter, place) or null for each place, whose outputs begin with a column and end where the next ones
+    // begin. An adapter's changes follow each other, as they do in memory.
+    template <class Function>
+    static std::vector<LowRankRows> changes_of(const Segments& segments, const Rows<float>& out,
+                                               const std::vector<std::int64_t>& columns, Function&& change_of) {
         if (!segments.ends.empty() && segments.ends.back() > out.rows) {
             refuse("segments", "within the rows of out");
         }
-        for (std::size_t i = 0; i < segments.ends.size(); ++i) {
-            const std::int64_t start = i > 0 ? segments.ends[i - 1] : 0;
-            const Adapter* const adapter = segments.adapters[i];
-            if (adapter == nullptr || segments.ends[i] == start) {
-                continue;
-            }
-            if (const LowRank* const change = place.change_of(*adapter)) {
-                changes.push_back({change, start, segments.ends[i] - start, place.column});
+        const auto end_of = [&](std::size_t i) { return i + 1 < columns.size() ? columns[i + 1] : out.columns; };
+        for (std::size_t i = 0; i < columns.size(); ++i) {
+            if (columns[i] < 0 || end_of(i) > out.columns || (i == 0 && columns[i] != 0)) {
+                refuse("columns", "from 0, in order and within out");
             }
         }
+        std::vector<LowRankRows> changes;
+        std::int64_t start = 0;
+        for (std::size_t run = 0; run < segments.ends.size(); start = segments.ends[run++]) {
+            const Adapter* const adapter = segments.adapters[run];
+            if (adapter == nullptr || segments.ends[run] == start) {
+                continue;
+            }
+            for (std::size_t i = 0; i < columns.size(); ++i) {
+                if (const LowRank* const change = change_of(*adapter, i)) {
+                    require_size(change->outputs, end_of(i) - columns[i], "outputs of b");
+                    changes.push_back({change, start, segments.ends[run] - start, columns[i]});
+                }
+            }
+        }
+        return changes;
     }
 
-    // The outputs of the places lie side by side, each ends where the next one begins.
-    void adapt_rows(nb::handle x_, nb::handle out_, const Segments& segments, const std::vector<Place>& places) {
+    template <class Function>
+    void adapt_rows(nb::handle x_, nb::handle out_, const Segments& segments, const std::vector<std::int64_t>& columns,
+                    Function&& change_of) {
         const auto x = rows_of<const float>(x_, "x");
         const auto out = rows_of<float>(out_, "out");
         require_size(out.rows, x.rows, "rows of out");
-        std::vector<LowRankRows> changes;
-        for (std::size_t i = 0; i < places.size(); ++i) {
-            const std::int64_t end = i + 1 < places.size() ? places[i + 1].column : out.columns;
-            if (places[i].column < 0 || end > out.columns || (i == 0 && places[i].column != 0)) {
-                refuse("columns", "from 0, in order and within out");
-            }
-            const std::size_t known = changes.size();
-            add_changes(changes, segments, out, places[i]);
-            for (std::size_t added = known; added < changes.size(); ++added) {
-                require_size(changes[added].change->outputs, end - places[i].column, "outputs of b");
-                require_size(changes[added].change->inputs, x.columns, "inputs of a");
-            }
+        const std::vector<LowRankRows> changes = changes_of(segments, out, columns, change_of);
+        for (const LowRankRows& rows : changes) {
+            require_size(rows.change->inputs, x.columns, "inputs of a");
         }
         const nb::gil_scoped_release release;
         kernels_.adapt(x, out, changes);
@@ -311,11 +302,11 @@ NB_MODULE(_native, module) {
     nb::class_<Adapter>(module, "Adapter")
         .def(nb::init<>())
         .def("add", &Adapter::add, nb::arg("layer"), nb::arg("module"), nb::arg("a"), nb::arg("a_type"), nb::arg("b"),
-             nb::arg("b_type"), nb::arg("scale"), nb::arg("output_scale").none())
+             nb::arg("b_type"), nb::arg("inputs"), nb::arg("outputs"), nb::arg("scale"), nb::arg("output_scale").none())
         .def("set_embedding", &Adapter::set_embedding, nb::arg("a"), nb::arg("a_type"), nb::arg("b"),
-             nb::arg("b_type"), nb::arg("scale"), nb::arg("output_scale").none())
+             nb::arg("b_type"), nb::arg("outputs"), nb::arg("scale"), nb::arg("output_scale").none())
         .def("set_head", &Adapter::set_head, nb::arg("a"), nb::arg("a_type"), nb::arg("b"), nb::arg("b_type"),
-             nb::arg("scale"), nb::arg("output_scale").none());
+             nb::arg("inputs"), nb::arg("outputs"), nb::arg("scale"), nb::arg("output_scale").none());
     nb::class_<Segments>(module, "Segments")
         .def(nb::init<const nb::list&, nb::handle>(), nb::arg("adapters"), nb::arg("ends"));
     nb::class_<Library>(module, "Library")

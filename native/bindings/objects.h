@@ -5,8 +5,8 @@
 
 #include <nanobind/stl/optional.h>
 
-#include <map>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace gemlora::python {
@@ -78,44 +78,92 @@ private:
     }
 };
 
-// One adapter: its pairs by layer and module, and those of the embedding and the head.
+// One adapter: its changes of each layer's modules, and those of the embedding and the head.
 struct Adapter {
-    std::map<std::pair<int, std::string>, LowRank, std::less<>> pairs;
+    struct ModuleChange {
+        std::string module;
+        LowRank change;
+    };
+
+    std::vector<std::vector<ModuleChange>> layers; // each one's lie together, because every step looks for all of them
     std::optional<LowRank> embedding, head;
     std::vector<ReadOnly> kept;
 
-    void add(int layer, const std::string& module, nb::handle a, int a_type, nb::handle b, int b_type, float scale,
-             nb::handle output_scale) {
-        pairs[{layer, module}] = low_rank(a, a_type, b, b_type, scale, output_scale, false);
+    void add(int layer, const std::string& module, nb::handle a, int a_type, nb::handle b, int b_type,
+             std::int64_t inputs, std::int64_t outputs, float scale, nb::handle output_scale) {
+        constexpr int most_layers = 1 << 16;
+        if (layer < 0 || layer >= most_layers) {
+            refuse("layer", "between 0 and 65535");
+        }
+        if (static_cast<std::size_t>(layer) >= layers.size()) {
+            layers.resize(static_cast<std::size_t>(layer) + 1);
+        }
+        layers[static_cast<std::size_t>(layer)].push_back(
+            {module, linear_change(a, a_type, b, b_type, inputs, outputs, scale, output_scale)});
     }
 
-    void set_embedding(nb::handle a, int a_type, nb::handle b, int b_type, float scale, nb::handle output_scale) {
-        embedding = low_rank(a, a_type, b, b_type, scale, output_scale, true);
+    // Null if it leaves the module alone.
+    const LowRank* change_of(int layer, const std::string& module) const {
+        if (layer < 0 || static_cast<std::size_t>(layer) >= layers.size()) {
+            return nullptr;
+        }
+        for (const ModuleChange& known : layers[static_cast<std::size_t>(layer)]) {
+            if (known.module == module) {
+                return &known.change;
+            }
+        }
+        return nullptr;
     }
 
-    void set_head(nb::handle a, int a_type, nb::handle b, int b_type, float scale, nb::handle output_scale) {
-        head = low_rank(a, a_type, b, b_type, scale, output_scale, false);
+    void set_embedding(nb::handle a_, int a_type, nb::handle b, int b_type, std::int64_t outputs, float scale,
+                       nb::handle output_scale) {
+        const auto a = array_of<ReadOnly>(a_, "a");
+        if (a.ndim() != 2) {
+            refuse("a", "[inputs, rank]");
+        }
+        const std::int64_t inputs = extent(a, 0), rank = extent(a, 1);
+        const Numbers numbers = numbers_of(a, a_type, inputs * rank, "a");
+        kept.push_back(a);
+        embedding = change_by(numbers, rank, b, b_type, inputs, outputs, scale, output_scale);
+    }
+
+    void set_head(nb::handle a, int a_type, nb::handle b, int b_type, std::int64_t inputs, std::int64_t outputs,
+                  float scale, nb::handle output_scale) {
+        head = linear_change(a, a_type, b, b_type, inputs, outputs, scale, output_scale);
     }
 
 private:
-    // `transposed`: a is [inputs, rank].
-    LowRank low_rank(nb::handle a_, int a_type, nb::handle b_, int b_type, float scale, nb::handle output_scale,
-                     bool transposed) {
-        const auto a = array_of<ReadOnly>(a_, "a"), b = array_of<ReadOnly>(b_, "b");
-        const std::size_t rank_of_a = transposed ? 1 : 0;
-        if (a.ndim() != 2 || b.ndim() != 2 || a.shape(rank_of_a) != b.shape(0)) {
-            refuse("a and b", transposed ? "[inputs, rank] and [rank, outputs]" : "[rank, inputs] and [rank, outputs]");
+    LowRank linear_change(nb::handle a_, int a_type, nb::handle b, int b_type, std::int64_t inputs,
+                          std::int64_t outputs, float scale, nb::handle output_scale) {
+        const auto a = array_of<ReadOnly>(a_, "a");
+        const std::int64_t rank = a.ndim() == 3 ? extent(a, 1) : 0;
+        const Numbers numbers = panels_of(a, a_type, inputs, rank, "a");
+        return change_by(numbers, rank, b, b_type, inputs, outputs, scale, output_scale);
+    }
+
+    LowRank change_by(const Numbers& a, std::int64_t rank, nb::handle b, int b_type, std::int64_t inputs,
+                      std::int64_t outputs, float scale, nb::handle output_scale_) {
+        const Numbers numbers = panels_of(array_of<ReadOnly>(b, "b"), b_type, outputs, rank, "b");
+        const float* output_scale = nullptr;
+        if (!output_scale_.is_none()) {
+            output_scale = span_of<float>(output_scale_, outputs, "output_scale").data;
+            kept.push_back(array_of<ReadOnly>(output_scale_, "output_scale"));
         }
-        const std::int64_t rank = extent(b, 0), inputs = extent(a, 1 - rank_of_a), outputs = extent(b, 1);
-        LowRank change{numbers_of(a, a_type, rank * inputs, "a"), numbers_of(b, b_type, rank * outputs, "b"),
-                       rank, inputs, outputs, scale, nullptr};
-        kept.push_back(a);
-        kept.push_back(b);
-        if (!output_scale.is_none()) {
-            change.output_scale = span_of<float>(output_scale, outputs, "output_scale").data;
-            kept.push_back(array_of<ReadOnly>(output_scale, "output_scale"));
+        return {a, numbers, rank, inputs, outputs, scale, output_scale};
+    }
+
+    // Of so many inputs or outputs.
+    Numbers panels_of(const ReadOnly& array, int type, std::int64_t columns, std::int64_t rank, const char* name) {
+        if (columns < 1 || columns > longest) {
+            refuse(std::string("columns of ") + name, "between 1 and 2^31");
         }
-        return change;
+        const std::int64_t panels = ceil_divide(columns, panel_size);
+        if (array.ndim() != 3 || extent(array, 0) != panels || extent(array, 1) != rank ||
+            extent(array, 2) != panel_size) {
+            refuse(name, "[ceil(" + std::to_string(columns) + " / 16), rank, 16]");
+        }
+        kept.push_back(array);
+        return numbers_of(array, type, panels * rank * panel_size, name);
     }
 };
 

@@ -1,15 +1,14 @@
 // y = m · (y + scale · B (A x)) for the rows of one adapter, m being 1 without DoRA. A's sums run over vectors of inputs
-// and B's over the rank, in order, for each row by itself.
+// and B's over the rank, in order, for each row by itself. Both lie as they are read (views.h).
 #pragma once
 
 #include "functions.h"
 
 namespace gemlora::simd {
 
-// low_rank[rows, rank] = scale · x · Aᵀ for `ranks` rows of A.
+// low_rank[rows, first … first + ranks] = scale · x · Aᵀ
 template <class Isa, class Weight, int rows, int ranks>
-void down_tile(const Weight* a, std::int64_t inputs, const Rows<const float>& x, float scale, float* low_rank,
-               std::int64_t rank) {
+void down_tile(const LowRank& change, const Rows<const float>& x, std::int64_t first, float* low_rank) {
     using Vector = typename Isa::Vector;
     Vector sums[rows][ranks];
 #pragma GCC unroll 16
@@ -19,31 +18,32 @@ void down_tile(const Weight* a, std::int64_t inputs, const Rows<const float>& x,
             sums[r][i] = Vector::zero();
         }
     }
+    const auto* const a = static_cast<const Weight*>(change.a.data) + first * 16;
     const auto step = [&](std::int64_t k, std::int64_t count) {
-        Vector weights[ranks];
-#pragma GCC unroll 16
-        for (int i = 0; i < ranks; ++i) {
-            weights[i] = load<Vector>(a + i * inputs + k, count);
-        }
+        Vector inputs[rows];
 #pragma GCC unroll 16
         for (int r = 0; r < rows; ++r) {
-            const Vector input = load<Vector>(x.row(r) + k, count);
+            inputs[r] = load<Vector>(x.row(r) + k, count);
+        }
 #pragma GCC unroll 16
-            for (int i = 0; i < ranks; ++i) {
-                sums[r][i] = fma(weights[i], input, sums[r][i]);
+        for (int i = 0; i < ranks; ++i) {
+            const Vector weights = Vector::load(a + k * change.rank + i * 16);
+#pragma GCC unroll 16
+            for (int r = 0; r < rows; ++r) {
+                sums[r][i] = fma(weights, inputs[r], sums[r][i]);
             }
         }
     };
     std::int64_t k = 0;
-    for (; k + 16 <= inputs; k += 16) {
+    for (; k + 16 <= change.inputs; k += 16) {
         step(k, 16);
     }
-    if (k < inputs) {
-        step(k, inputs - k);
+    if (k < change.inputs) {
+        step(k, change.inputs - k);
     }
     for (int r = 0; r < rows; ++r) {
         for (int i = 0; i < ranks; ++i) {
-            low_rank[r * rank + i] = scale * sum(sums[r][i]);
+            low_rank[r * change.rank + first + i] = change.scale * sum(sums[r][i]);
         }
     }
 }
@@ -53,7 +53,7 @@ template <class Isa, class Weight, int rows, int vectors>
 void up_tile(const LowRank& change, const float* low_rank, const Rows<float>& out, std::int64_t column,
              std::int64_t count) {
     using Vector = typename Isa::Vector;
-    const auto* const b = static_cast<const Weight*>(change.b.data) + column;
+    const auto* const b = static_cast<const Weight*>(change.b.data) + column * change.rank;
     Vector sums[rows][vectors];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
@@ -66,7 +66,7 @@ void up_tile(const LowRank& change, const float* low_rank, const Rows<float>& ou
         Vector weights[vectors];
 #pragma GCC unroll 16
         for (int v = 0; v < vectors; ++v) {
-            weights[v] = load<Vector>(b + i * change.outputs + v * 16, vectors == 1 ? count : 16);
+            weights[v] = Vector::load(b + (v * change.rank + i) * 16);
         }
 #pragma GCC unroll 16
         for (int r = 0; r < rows; ++r) {
@@ -93,21 +93,23 @@ void up_tile(const LowRank& change, const float* low_rank, const Rows<float>& ou
     }
 }
 
+// From rank `first` on, `ranks` at a time and those left in halves of that.
+template <class Isa, class Weight, int rows, int ranks>
+void lower_ranks(const LowRank& change, const Rows<const float>& x, std::int64_t first, float* low_rank) {
+    for (; first + ranks <= change.rank; first += ranks) {
+        down_tile<Isa, Weight, rows, ranks>(change, x, first, low_rank);
+    }
+    if constexpr (ranks > 1) {
+        lower_ranks<Isa, Weight, rows, ranks / 2>(change, x, first, low_rank);
+    }
+}
+
 // The first `rows` rows of x.
 template <class Isa, int rows>
 void lower_rows(const LowRank& change, const Rows<const float>& x, float* low_rank) {
     with_type(change.a.type, [&](auto type) {
         using Weight = std::remove_cvref_t<decltype(*type)>;
-        const auto* const a = static_cast<const Weight*>(change.a.data);
-        std::int64_t i = 0;
-        for (; i + 4 <= change.rank; i += 4) {
-            down_tile<Isa, Weight, rows, 4>(a + i * change.inputs, change.inputs, x, change.scale, low_rank + i,
-                                            change.rank);
-        }
-        for (; i < change.rank; ++i) {
-            down_tile<Isa, Weight, rows, 1>(a + i * change.inputs, change.inputs, x, change.scale, low_rank + i,
-                                            change.rank);
-        }
+        lower_ranks<Isa, Weight, rows, Isa::lora_ranks(rows)>(change, x, 0, low_rank);
     });
 }
 
@@ -117,9 +119,10 @@ void raise_rows(const LowRank& change, const float* low_rank, const Rows<float>&
                 std::int64_t end) {
     with_type(change.b.type, [&](auto type) {
         using Weight = std::remove_cvref_t<decltype(*type)>;
+        constexpr int vectors = rows == 1 ? 2 : 4; // one row alone is done as fast as memory is read in its order
         std::int64_t column = begin;
-        for (; column + 64 <= end; column += 64) {
-            up_tile<Isa, Weight, rows, 4>(change, low_rank, out, column, 64);
+        for (; column + 16 * vectors <= end; column += 16 * vectors) {
+            up_tile<Isa, Weight, rows, vectors>(change, low_rank, out, column, 16);
         }
         for (; column < end; column += 16) {
             up_tile<Isa, Weight, rows, 1>(change, low_rank, out, column, end - column < 16 ? end - column : 16);
@@ -146,7 +149,7 @@ void lower(const LowRank& change, const Rows<const float>& x, float* low_rank) {
     });
 }
 
-// out[rows, begin … end] = m · (out + B low_rank)
+// out[rows, begin … end] = m · (out + B low_rank); `begin` is a multiple of 16.
 template <class Isa>
 void raise(const LowRank& change, const float* low_rank, const Rows<float>& out, std::int64_t begin,
            std::int64_t end) {

@@ -297,6 +297,7 @@ struct InstructionSet {
     static constexpr int float_panels(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
     static constexpr int integer_panels(int rows) { return rows == 1 ? 2 : 1; }
     static constexpr int lora_rows = 2;
+    static constexpr int lora_ranks(int rows) { return rows == 1 ? 16 : 4; } // one row: rather spilled than read twice
     static constexpr int value_rows = 2;
     static constexpr int value_vectors = 2;
     static constexpr int score_rows = 3;

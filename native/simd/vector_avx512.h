@@ -195,6 +195,7 @@ struct InstructionSet {
     static constexpr int float_panels(int rows) { return rows <= 3 ? 4 : 2; }
     static constexpr int integer_panels(int rows) { return rows <= 3 ? 4 : 2; }
     static constexpr int lora_rows = 4;
+    static constexpr int lora_ranks(int rows) { return rows == 1 ? 16 : rows <= 3 ? 8 : 4; }
     static constexpr int value_rows = 4;
     static constexpr int value_vectors = 4;
     static constexpr int score_rows = 8;

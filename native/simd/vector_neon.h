@@ -338,6 +338,7 @@ struct InstructionSet {
     static constexpr int score_rows = 4;
     static constexpr int score_panels(int) { return 1; }
     static constexpr int lora_rows = 1;
+    static constexpr int lora_ranks(int) { return 4; }
     static constexpr int value_rows = 2;
     static constexpr int value_vectors = 2;
 };

@@ -309,6 +309,7 @@ struct InstructionSet {
     static constexpr int float_panels(int) { return 1; }
     static constexpr int integer_panels(int) { return 1; }
     static constexpr int lora_rows = 2;
+    static constexpr int lora_ranks(int) { return 4; }
     static constexpr int value_rows = 2;
     static constexpr int value_vectors = 1;
     static constexpr int score_rows = 4;

@@ -189,7 +189,10 @@ def test_store_kv_checks_its_arguments(native: NativeKernels) -> None:
 
 def test_adapt_checks_pairs_and_segments(native: NativeKernels) -> None:
     def adapter(a: np.ndarray, b: np.ndarray) -> LoraWeights:
-        return LoraWeights("x", {(0, "q_proj"): LoraPair(a, b, 1.0)})
+        return LoraWeights("x", {(0, "q_proj"): LoraPair.from_floats(a, b, 1.0)})
+
+    def packed(a: np.ndarray, b: np.ndarray, inputs: int = 8, outputs: int = 6, layer: int = 0) -> LoraWeights:
+        return LoraWeights("x", {(layer, "q_proj"): LoraPair(a, b, inputs, outputs, 1.0)})
 
     def adapt(weights: LoraWeights, ends: np.ndarray) -> None:
         native.adapt(floats(2, 8), floats(2, 6), Segments((weights,), ends), 0, (("q_proj", 0),))
@@ -206,22 +209,35 @@ def test_adapt_checks_pairs_and_segments(native: NativeKernels) -> None:
         adapt(adapter(floats(4, 9), floats(4, 6)), integers(2))
     with pytest.raises(ValueError, match="outputs of b: 7 instead of 6"):
         adapt(adapter(floats(4, 8), floats(4, 7)), integers(2))
-    with pytest.raises(ValueError, match=r"\[rank, inputs\] and \[rank, outputs\]"):
-        adapt(adapter(floats(4, 8), floats(3, 6)), integers(2))
+    panel = floats(1, 4, 16)
+    adapt(packed(panel, panel), integers(2))
+    for wrong in (floats(4, 16), floats(2, 4, 16), floats(1, 4, 15)):
+        with pytest.raises(ValueError, match=r"a must be \[ceil\(8 / 16\), rank, 16\]"):
+            adapt(packed(wrong, panel), integers(2))
+    for wrong in (floats(4, 16), floats(2, 4, 16), floats(1, 3, 16)):
+        with pytest.raises(ValueError, match=r"b must be \[ceil\(6 / 16\), rank, 16\]"):
+            adapt(packed(panel, wrong), integers(2))
+    with pytest.raises(ValueError, match="columns of a must be between 1 and"):
+        adapt(packed(floats(0, 4, 16), panel, inputs=0), integers(2))
+    with pytest.raises(ValueError, match="columns of b must be between 1 and"):
+        adapt(packed(panel, panel, outputs=2**63 - 1), integers(2))
     with pytest.raises(ValueError, match="a must be contiguous"):
-        adapt(adapter(floats(8, 4).T, floats(4, 6)), integers(2))
+        adapt(packed(floats(1, 16, 4).transpose(0, 2, 1), panel), integers(2))
     with pytest.raises(ValueError, match="b must be contiguous and aligned"):
-        adapt(adapter(floats(4, 8), misaligned(floats(4, 6))), integers(2))
+        adapt(packed(panel, misaligned(panel)), integers(2))
     with pytest.raises(ValueError, match="not float64"):
-        adapt(adapter(np.ones((4, 8)), floats(4, 6)), integers(2))
-    scaled = LoraWeights("x", {(0, "q_proj"): LoraPair(floats(4, 8), floats(4, 6), 1.0, floats(5))})
+        adapt(packed(panel.astype(np.float64), panel), integers(2))
+    for layer in (-1, 2**16):
+        with pytest.raises(ValueError, match="layer must be between 0 and 65535"):
+            adapt(packed(panel, panel, layer=layer), integers(2))
+    scaled = LoraWeights("x", {(0, "q_proj"): LoraPair.from_floats(floats(4, 8), floats(4, 6), 1.0, floats(5))})
     with pytest.raises(ValueError, match="output_scale must be 6 long"):
         adapt(scaled, integers(2))
 
 
 def test_adapt_head_checks_its_pair(native: NativeKernels) -> None:
     def adapt(a: np.ndarray, b: np.ndarray) -> None:
-        weights = LoraWeights("x", {}, head=LoraPair(a, b, 1.0))
+        weights = LoraWeights("x", {}, head=LoraPair.from_floats(a, b, 1.0))
         native.adapt_head(floats(2, 8), floats(2, 6), Segments((weights,), integers(2)))
 
     adapt(floats(4, 8), floats(4, 6))
@@ -233,12 +249,14 @@ def test_adapt_head_checks_its_pair(native: NativeKernels) -> None:
 
 def test_adapt_embedding_checks_its_pair_and_tokens(native: NativeKernels) -> None:
     def adapt(a: np.ndarray, b: np.ndarray, tokens: np.ndarray, out: np.ndarray | None = None) -> None:
-        weights = LoraWeights("x", {}, embedding=EmbeddingPair(a, b, 1.0))
+        weights = LoraWeights("x", {}, embedding=EmbeddingPair.from_floats(a, b, 1.0))
         segments = Segments((None, weights), integers(1, 2))
         native.adapt_embedding(tokens, 1.0, floats(2, 6) if out is None else out, segments)
 
     adapt(floats(8, 4), floats(4, 6), integers(9, 7))
-    with pytest.raises(ValueError, match=r"\[inputs, rank\] and \[rank, outputs\]"):
+    with pytest.raises(ValueError, match=r"a must be \[inputs, rank\]"):
+        adapt(floats(8, 4, 1), floats(4, 6), integers(0, 0))
+    with pytest.raises(ValueError, match=r"b must be \[ceil\(6 / 16\), rank, 16\]"):
         adapt(floats(4, 8), floats(4, 6), integers(0, 0))
     with pytest.raises(ValueError, match="outputs of b: 7 instead of 6"):
         adapt(floats(8, 4), floats(4, 7), integers(0, 0))
@@ -261,8 +279,6 @@ def test_norms_check_their_arrays(native: NativeKernels, matrix: Matrix) -> None
             norms(matrix, floats(20, 2), floats(3, 64), floats(size))
         with pytest.raises(ValueError, match="columns of right: 63 instead of 64"):
             norms(matrix, floats(20, 3), floats(3, 63), floats(size))
-        with pytest.raises(ValueError, match="right must be contiguous"):
-            norms(matrix, floats(20, 3), floats(3, 65)[:, :64], floats(size))
         with pytest.raises(ValueError, match=f"out: 9 instead of {size}"):
             norms(matrix, floats(20, 3), floats(3, 64), floats(9))
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemlora.kernels import EmbeddingPair, LoraPair, LoraWeights, Matrix, Segments, _native
+from gemlora.kernels.lora import from_panels, in_panels
 from gemlora.kernels.native import NativeKernels
 
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16]
@@ -17,7 +18,7 @@ DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16]
 def make_pair(rng, rank: int, inputs: int, outputs: int, dtype: type = np.float32, dora: bool = False) -> LoraPair:
     a = rng.standard_normal((rank, inputs)).astype(dtype)
     b = rng.standard_normal((rank, outputs)).astype(dtype)
-    return LoraPair(a, b, 0.5, rng.uniform(0.5, 2, outputs).astype(np.float32) if dora else None)
+    return LoraPair.from_floats(a, b, 0.5, rng.uniform(0.5, 2, outputs).astype(np.float32) if dora else None)
 
 
 def make_adapter(
@@ -27,8 +28,22 @@ def make_adapter(
 
 
 def make_embedding(rng, rank: int, vocabulary: int, width: int, dtype: type, dora: bool) -> LoraWeights:
-    pair = make_pair(rng, rank, vocabulary, width, dtype, dora)
-    return LoraWeights("digest", {}, embedding=EmbeddingPair(np.ascontiguousarray(pair.a.T), *pair[1:]))
+    a = rng.standard_normal((vocabulary, rank)).astype(dtype)
+    b = rng.standard_normal((rank, width)).astype(dtype)
+    output_scale = rng.uniform(0.5, 2, width).astype(np.float32) if dora else None
+    return LoraWeights("digest", {}, embedding=EmbeddingPair.from_floats(a, b, 0.5, output_scale))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [1, 16, 40])
+def test_a_panel_holds_all_ranks_of_16_columns_and_zeros_past_the_last(dtype: type, columns: int) -> None:
+    factor = np.arange(1, 3 * columns + 1).reshape(3, columns).astype(dtype)
+    panels = in_panels(factor)
+    assert (panels.shape, panels.dtype) == ((-(-columns // 16), 3, 16), np.dtype(dtype))
+    for panel, rank, lane in np.ndindex(panels.shape):
+        column = 16 * panel + lane
+        assert panels[panel, rank, lane] == (factor[rank, column] if column < columns else 0)
+    assert np.array_equal(from_panels(panels, columns), factor)
 
 
 @settings(max_examples=50)
@@ -91,7 +106,8 @@ def test_the_head_of_a_large_vocabulary_is_cut_into_pieces(agree, variants: list
 
 
 def test_dora_multiplies_the_base_and_the_change(native: NativeKernels) -> None:
-    pair = LoraPair(np.ones((1, 2), np.float32), np.ones((1, 3), np.float32), 0.5, np.array([1, 2, -1], np.float32))
+    a, b = np.ones((1, 2), np.float32), np.ones((1, 3), np.float32)
+    pair = LoraPair.from_floats(a, b, 0.5, np.array([1, 2, -1], np.float32))
     out = np.full((1, 3), 10, np.float32)
     native.adapt_head(np.array([[4, 6]], np.float32), out, Segments.of([(LoraWeights("x", {}, head=pair), 1)]))
     assert out.tolist() == [[15, 30, -15]]
@@ -124,7 +140,7 @@ def test_modules_and_layers_without_a_pair_are_left_alone(native: NativeKernels)
     rng = np.random.default_rng(1)
     segments = Segments.of([(make_adapter(rng, 4, 20, 30), 5)])
     x, base = rng.standard_normal((5, 20), np.float32), rng.standard_normal((5, 30), np.float32)
-    for layer, module in ((1, "q_proj"), (2, "k_proj")):
+    for layer, module in ((-1, "q_proj"), (1, "q_proj"), (2, "k_proj"), (3, "q_proj")):
         out = base.copy()
         native.adapt(x, out, segments, layer, ((module, 0),))
         assert out.tobytes() == base.tobytes()
@@ -132,7 +148,7 @@ def test_modules_and_layers_without_a_pair_are_left_alone(native: NativeKernels)
 
 def test_an_adapter_of_zeros_changes_nothing(native: NativeKernels) -> None:
     rng = np.random.default_rng(2)
-    pair = LoraPair(rng.standard_normal((4, 20)).astype(np.float32), np.zeros((4, 30), np.float32), 2.0)
+    pair = LoraPair.from_floats(rng.standard_normal((4, 20)).astype(np.float32), np.zeros((4, 30), np.float32), 2.0)
     base = rng.standard_normal((5, 30), np.float32)
     out = base.copy()
     segments = Segments.of([(LoraWeights("zero", {(0, "o_proj"): pair}), 5)])
@@ -188,10 +204,7 @@ def test_norms_of_many_rows_have_the_same_bits_in_all_variants(agree) -> None:
 
 def test_several_modules_change_their_outputs_side_by_side(agree, native: NativeKernels) -> None:
     rng = np.random.default_rng(6)
-    pairs = {
-        (0, name): LoraPair(rng.standard_normal((4, 20), np.float32), rng.standard_normal((4, size), np.float32), 0.5)
-        for name, size in (("q_proj", 30), ("v_proj", 17))
-    }
+    pairs = {(0, name): make_pair(rng, 4, 20, size) for name, size in (("q_proj", 30), ("v_proj", 17))}
     segments = Segments.of([(None, 2), (LoraWeights("a", pairs), 5)])
     x, base = rng.standard_normal((7, 20), np.float32), rng.standard_normal((7, 60), np.float32)
     places = (("q_proj", 0), ("k_proj", 30), ("v_proj", 43))

@@ -379,8 +379,11 @@ void softcap(Kernels& kernels, Random& random, Digest& digest) {
 void adapt(Kernels& kernels, Random& random, Digest& digest) {
     constexpr std::int64_t rows = 9, inputs = 75, outputs = 150;
     for (const Stored type : stored_types) {
-        for (const std::int64_t rank : {1, 6, 8}) {
-            const StoredNumbers a(type, random.numbers(rank * inputs)), b(type, random.numbers(rank * outputs));
+        for (const std::int64_t rank : {1, 6, 15}) {
+            const auto panels = [&](std::int64_t columns) {
+                return StoredNumbers(type, random.numbers(ceil_divide(columns, panel_size) * rank * panel_size));
+            };
+            const StoredNumbers a = panels(inputs), b = panels(outputs);
             const std::vector<float> scales = random.numbers(outputs);
             const LowRank lora{a.view(), b.view(), rank, inputs, outputs, 0.75f, nullptr};
             const LowRank dora{a.view(), b.view(), rank, inputs, outputs, 1.5f, scales.data()};

@@ -39,14 +39,24 @@ class Adapter:
         a_type: int,
         b: _Array,
         b_type: int,
+        inputs: int,
+        outputs: int,
         scale: float,
         output_scale: Float32 | None,
     ) -> None: ...
     def set_embedding(
-        self, a: _Array, a_type: int, b: _Array, b_type: int, scale: float, output_scale: Float32 | None
+        self, a: _Array, a_type: int, b: _Array, b_type: int, outputs: int, scale: float, output_scale: Float32 | None
     ) -> None: ...
     def set_head(
-        self, a: _Array, a_type: int, b: _Array, b_type: int, scale: float, output_scale: Float32 | None
+        self,
+        a: _Array,
+        a_type: int,
+        b: _Array,
+        b_type: int,
+        inputs: int,
+        outputs: int,
+        scale: float,
+        output_scale: Float32 | None,
     ) -> None: ...
 
 class Segments:

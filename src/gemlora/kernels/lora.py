@@ -1,6 +1,9 @@
 """Adapters as the kernels see them: pairs of small matrices per module, and which rows use which adapter.
 
 Letters: K inputs and N outputs of a module, r rank, V vocabulary, E width of the embedding.
+
+Factors lie in panels of 16 inputs (A) or outputs (B), each panel with all ranks one after the other, so that a row
+reads every factor once from its beginning to its end. Inputs past K and outputs past N are zero.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,27 +13,65 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gemlora.kernels.matrix import PANEL, pack_float_rows
+
 
 class LoraPair(NamedTuple):
-    """y += scale · B (A x). `a` is [r, K]; `b` is B transposed, [r, N]. Both float32, float16 or bfloat16.
+    """y += scale · B (A x). `a` is A in panels, [ceil(K / 16), r, 16]; `b` is B in panels, [ceil(N / 16), r, 16]. Both
+    float32, float16 or bfloat16. `inputs` is K, `outputs` N.
 
     With DoRA's `output_scale` m [N], y = m · (y + scale · B (A x)), output by output.
     """
 
     a: NDArray[np.generic]
     b: NDArray[np.generic]
+    inputs: int
+    outputs: int
     scale: float
     output_scale: NDArray[np.float32] | None = None
+
+    @classmethod
+    def from_floats(
+        cls,
+        a: NDArray[np.generic],
+        b: NDArray[np.generic],
+        scale: float,
+        output_scale: NDArray[np.float32] | None = None,
+    ) -> "LoraPair":
+        """Pack `a` [r, K] and `b`, B transposed [r, N], in their own float types."""
+        return cls(in_panels(a), in_panels(b), a.shape[1], b.shape[1], scale, output_scale)
 
 
 class EmbeddingPair(NamedTuple):
-    """e += scale · A[:, token] B for the embedding e of a token. `a` is A transposed, [V, r]; `b` is B transposed,
-    [r, E]. `output_scale` [E] as in `LoraPair`. Types as there."""
+    """e += scale · A[:, token] B for the embedding e of a token. `a` is A transposed, [V, r]; `b` is B in panels,
+    [ceil(E / 16), r, 16]. `outputs` is E, `output_scale` [E] as in `LoraPair`. Types as there."""
 
     a: NDArray[np.generic]
     b: NDArray[np.generic]
+    outputs: int
     scale: float
     output_scale: NDArray[np.float32] | None = None
+
+    @classmethod
+    def from_floats(
+        cls,
+        a: NDArray[np.generic],
+        b: NDArray[np.generic],
+        scale: float,
+        output_scale: NDArray[np.float32] | None = None,
+    ) -> "EmbeddingPair":
+        """Take `a` [V, r] as it is and pack `b`, B transposed [r, E], in its own float type."""
+        return cls(a, in_panels(b), b.shape[1], scale, output_scale)
+
+
+def in_panels(factor: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Pack A [r, K], or B transposed [r, N]: [P, r, 16]."""
+    return pack_float_rows(factor.T).view(factor.dtype).reshape(-1, len(factor), PANEL)
+
+
+def from_panels(panels: NDArray[np.generic], columns: int) -> NDArray[np.generic]:
+    """What `in_panels` packed: [r, columns]."""
+    return panels.transpose(1, 0, 2).reshape(panels.shape[1], -1)[:, :columns]
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -48,7 +89,8 @@ class LoraWeights:
     def size(self) -> int:
         """Bytes of all arrays."""
         pairs = [*self.pairs.values(), *(pair for pair in (self.embedding, self.head) if pair is not None)]
-        return sum(array.nbytes for a, b, _, m in pairs for array in (a, b, m) if array is not None)
+        arrays = (array for pair in pairs for array in (pair.a, pair.b, pair.output_scale))
+        return sum(array.nbytes for array in arrays if array is not None)
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)

@@ -139,13 +139,19 @@ class NativeKernels:
         if known is None:
             known = _native.Adapter()
             for (layer, module), pair in adapter.pairs.items():
-                known.add(layer, module, *_stored(pair.a), *_stored(pair.b), pair.scale, pair.output_scale)
+                known.add(
+                    layer, module, *_stored(pair.a), *_stored(pair.b), pair.inputs, pair.outputs, pair.scale,
+                    pair.output_scale,
+                )  # fmt: skip
             if (embedding := adapter.embedding) is not None:
                 known.set_embedding(
-                    *_stored(embedding.a), *_stored(embedding.b), embedding.scale, embedding.output_scale
-                )
+                    *_stored(embedding.a), *_stored(embedding.b), embedding.outputs, embedding.scale,
+                    embedding.output_scale,
+                )  # fmt: skip
             if (head := adapter.head) is not None:
-                known.set_head(*_stored(head.a), *_stored(head.b), head.scale, head.output_scale)
+                known.set_head(
+                    *_stored(head.a), *_stored(head.b), head.inputs, head.outputs, head.scale, head.output_scale
+                )
             self._adapters[adapter] = known
         return known
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gemlora.kernels.hadamard import spread
 from gemlora.kernels.interface import Float32, Int32, Places
-from gemlora.kernels.lora import EmbeddingPair, LoraPair, Segments
+from gemlora.kernels.lora import EmbeddingPair, LoraPair, Segments, from_panels
 from gemlora.kernels.matrix import SPREAD_DIVISOR, SPREAD_INPUTS, Matrix
 from gemlora.kernels.reference_cache import load_keys, load_values, quantised, spread_queries, store
 from gemlora.kernels.reference_sampling import sample_row
@@ -115,14 +115,13 @@ class ReferenceKernels:
         for rows, adapter in segments.runs():
             for module, column in modules:
                 if (pair := adapter.pairs.get((layer, module))) is not None:
-                    outputs = out[rows, column : column + pair.b.shape[1]]
-                    _add_low_rank(x[rows] @ pair.a.astype(np.float32).T, pair, outputs)
+                    _add_low_rank(_lowered(x[rows], pair), pair, out[rows, column : column + pair.outputs])
 
     def adapt_head(self, x: Float32, out: Float32, segments: Segments) -> None:
         """See `Kernels.adapt_head`."""
         for rows, adapter in segments.runs():
             if (pair := adapter.head) is not None:
-                _add_low_rank(x[rows] @ pair.a.astype(np.float32).T, pair, out[rows])
+                _add_low_rank(_lowered(x[rows], pair), pair, out[rows])
 
     def adapt_embedding(self, tokens: Int32, scale: float, out: Float32, segments: Segments) -> None:
         """See `Kernels.adapt_embedding`."""
@@ -143,9 +142,13 @@ class ReferenceKernels:
         return np.asarray([sample_row(logits[row], batch, row) for row in range(len(logits))], np.int32)
 
 
+def _lowered(x: Float32, pair: LoraPair) -> Float32:
+    return x @ from_panels(pair.a, pair.inputs).astype(np.float32).T
+
+
 def _add_low_rank(low_rank: Float32, pair: LoraPair | EmbeddingPair, out: Float32) -> None:
     """out[T, N] = m · (out + scale · low_rank[T, r] · Bᵀ)"""
-    out += (low_rank * np.float32(pair.scale)) @ pair.b.astype(np.float32)
+    out += (low_rank * np.float32(pair.scale)) @ from_panels(pair.b, pair.outputs).astype(np.float32)
     if pair.output_scale is not None:
         out *= pair.output_scale
 

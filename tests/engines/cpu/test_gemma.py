@@ -171,7 +171,7 @@ def random_adapter(case: Checkpoint, seed: int) -> LoraWeights:
 
     def pair(outputs: int, inputs: int) -> LoraPair:
         a = random.standard_normal((4, inputs), np.float32) * np.float32(inputs**-0.5)
-        return LoraPair(a, random.standard_normal((4, outputs), np.float32), 0.3)
+        return LoraPair.from_floats(a, random.standard_normal((4, outputs), np.float32), 0.3)
 
     config = case.weights.config
     layers = range(len(config.layers))

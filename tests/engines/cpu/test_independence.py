@@ -80,9 +80,9 @@ class RandomAdapters:
         dtype = random.choice(np.array([np.float32, np.float16, ml_dtypes.bfloat16]))
         vocabulary, hidden = self._config.vocabulary, self._config.hidden
 
-        def pair(outputs: int, inputs: int, fan_in: int) -> LoraPair:
+        def factors(outputs: int, inputs: int, fan_in: int) -> tuple[Any, ...]:
             rank = int(random.integers(1, 10))
-            return LoraPair(
+            return (
                 (random.standard_normal((rank, inputs)) * fan_in**-0.5).astype(dtype),
                 (random.standard_normal((rank, outputs)) * 0.3).astype(dtype),
                 float(random.uniform(0.5, 2)),
@@ -90,14 +90,14 @@ class RandomAdapters:
             )
 
         pairs = {
-            (layer, name): pair(outputs, inputs, inputs)
+            (layer, name): LoraPair.from_floats(*factors(outputs, inputs, inputs))
             for layer in range(len(self._config.layers))
             for name, (outputs, inputs) in self._config.modules.items()
             if random.random() < 0.5
         }
-        a, *others = pair(hidden, vocabulary, hidden)
-        embedding = EmbeddingPair(np.ascontiguousarray(a.T), *others)
-        head = pair(vocabulary, hidden, hidden)
+        a, *others = factors(hidden, vocabulary, hidden)
+        embedding = EmbeddingPair.from_floats(np.ascontiguousarray(a.T), *others)
+        head = LoraPair.from_floats(*factors(vocabulary, hidden, hidden))
         return LoraWeights(
             ref.digest,
             pairs,

@@ -69,7 +69,7 @@ def test_the_prompt_ends_with_tokens_whose_embedding_changes(changed: Any, expec
     a = np.zeros((100, 2), np.float32)
     a[list(changed), 1] = 1
     prompt = tuple(range(200, 200 + LENGTH))
-    found = with_changed_tokens(prompt, EmbeddingPair(a, np.ones((2, 4), np.float32), 1.0))
+    found = with_changed_tokens(prompt, EmbeddingPair.from_floats(a, np.ones((2, 4), np.float32), 1.0))
     assert len(expected) <= MOST_CHANGED
     assert found == (*prompt[: LENGTH - len(expected)], *expected)
 
@@ -80,7 +80,7 @@ class OneEmbedding:
     def __init__(self, vocabulary: int, hidden: int, token: int) -> None:
         a = np.zeros((vocabulary, 1), np.float32)
         a[token] = 1
-        self._weights = LoraWeights("x", {}, EmbeddingPair(a, np.ones((1, hidden), np.float32), 1.0))
+        self._weights = LoraWeights("x", {}, EmbeddingPair.from_floats(a, np.ones((1, hidden), np.float32), 1.0))
 
     def size(self, ref: AdapterRef) -> int:
         return self._weights.size

@@ -17,19 +17,19 @@ Float32 = NDArray[np.float32]
 def output_scale(
     kernels: Kernels, base: Matrix, a: NDArray[np.generic], b: NDArray[np.generic], scale: float, magnitude: Float32
 ) -> Float32:
-    """m [N] of a linear module: base [N, K], `a` [r, K], `b` [r, N] (B transposed), `magnitude` [N]."""
+    """m [N] of a linear module: base [N, K], `a` [r, K], `b` [N, r], `magnitude` [N]."""
     norms = np.empty(base.rows, np.float32)
-    kernels.row_norms(base, _scaled(b.T, scale), a.astype(np.float32), norms)
+    kernels.row_norms(base, _scaled(b, scale), a.astype(np.float32), norms)
     return _quotient(magnitude, norms)
 
 
 def embedding_output_scale(
     kernels: Kernels, base: Matrix, a: NDArray[np.generic], b: NDArray[np.generic], scale: float, magnitude: Float32
 ) -> Float32:
-    """m [E] of the embedding, whose outputs are the columns of base [V, E]: `a` is [V, r] (A transposed), `b` [r, E]
-    (B transposed), `magnitude` [E]."""
+    """m [E] of the embedding, whose outputs are the columns of base [V, E]: `a` is [r, V], `b` [E, r],
+    `magnitude` [E]."""
     norms = np.empty(base.columns, np.float32)
-    kernels.column_norms(base, _scaled(a, scale), b.astype(np.float32), norms)
+    kernels.column_norms(base, _scaled(a.T, scale), np.ascontiguousarray(b.T, np.float32), norms)
     return _quotient(magnitude, norms)
 
 

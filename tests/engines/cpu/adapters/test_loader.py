@@ -24,6 +24,7 @@ from gemlora.engines.cpu.adapters import AdapterLoader, PackedFiles
 from gemlora.engines.cpu.adapters import loader as loader_module
 from gemlora.errors import AdapterInvalid
 from gemlora.kernels import LoraWeights
+from gemlora.kernels.lora import from_panels
 from gemlora.storage.manifest import AdapterManifest, LoraModule
 
 
@@ -56,10 +57,11 @@ def test_beside_an_unquantised_base_an_adapter_keeps_its_values_and_dtype(
     pairs = random_pairs(CONFIG.modules, 2, rank=3, seed=1, dtype=dtype)
     loaded = fresh.load(write_adapter(tmp_path, pairs))
     assert loaded.pairs.keys() == pairs.keys()
-    for key, (a, b, scale, output_scale) in loaded.pairs.items():
+    for key, (a, b, inputs, outputs, scale, output_scale) in loaded.pairs.items():
+        assert (outputs, inputs) == CONFIG.modules[key[1]]
         assert str(a.dtype) == str(b.dtype) == str(dtype).removeprefix("torch.")
-        assert np.array_equal(a.astype(np.float32), pairs[key].a.float().numpy())
-        assert np.array_equal(b.astype(np.float32), pairs[key].b.float().numpy().T)
+        assert np.array_equal(from_panels(a, inputs).astype(np.float32), pairs[key].a.float().numpy())
+        assert np.array_equal(from_panels(b, outputs).astype(np.float32), pairs[key].b.float().numpy().T)
         assert a.flags.c_contiguous
         assert b.flags.c_contiguous
         assert a.ctypes.data % 64 == b.ctypes.data % 64 == 0
@@ -71,9 +73,19 @@ def test_beside_an_unquantised_base_an_adapter_keeps_its_values_and_dtype(
 def test_beside_a_quantised_base_an_adapter_becomes_bfloat16(tmp_path: Path) -> None:
     pairs = random_pairs(CONFIG.modules, 2, rank=3, seed=1)
     loaded = loader(tmp_path / "cache", Base(quantize="int8")).load(write_adapter(tmp_path, pairs))
-    a = loaded.pairs[1, "up_proj"].a
-    assert a.dtype == bfloat16
-    assert np.array_equal(a.astype(np.float32), pairs[1, "up_proj"].a.bfloat16().float().numpy())
+    pair = loaded.pairs[1, "up_proj"]
+    assert pair.a.dtype == bfloat16
+    a = from_panels(pair.a, pair.inputs).astype(np.float32)
+    assert np.array_equal(a, pairs[1, "up_proj"].a.bfloat16().float().numpy())
+
+
+def test_modules_lie_in_the_order_of_their_use_with_a_and_b_side_by_side(fresh: AdapterLoader, tmp_path: Path) -> None:
+    pairs = random_pairs(CONFIG.modules, 2, rank=3, seed=0, dtype=torch.bfloat16)
+    loaded = fresh.load(write_adapter(tmp_path, dict(sorted(pairs.items()))))
+    assert list(loaded.pairs) == [(layer, module) for layer in (0, 1) for module in CONFIG.modules]
+    arrays = [array for pair in loaded.pairs.values() for array in (pair.a, pair.b)]
+    ends = [array.ctypes.data + array.nbytes for array in arrays]
+    assert all(0 <= array.ctypes.data - end < 64 for array, end in zip(arrays[1:], ends, strict=False))
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [("float32", np.float32), ("bfloat16", bfloat16)])

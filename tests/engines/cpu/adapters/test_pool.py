@@ -38,7 +38,7 @@ class Shelf:
         if ref.digest in self.broken:
             raise AdapterInvalid("broken")
         half = np.zeros((1, self.sizes[ref.digest] // 2), np.int8)
-        return LoraWeights(ref.digest, {(0, "q_proj"): LoraPair(half, half, 1.0)})
+        return LoraWeights(ref.digest, {(0, "q_proj"): LoraPair(half, half, 1, 1, 1.0)})
 
     def discard(self, digest: str) -> None:
         self.discarded.append(digest)

@@ -1,6 +1,7 @@
 """Where each array of an adapter lies in memory and in its packed file: a function of manifest and served base alone.
 
-Letters: K inputs and N outputs of a module, r rank, V vocabulary, E width of the embedding.
+Letters: K inputs and N outputs of a module, r rank, V vocabulary, E width of the embedding. A module's arrays lie one
+behind the other, and modules in the order of their use.
 """
 
 import math
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from gemlora.engines.cpu.config import GemmaConfig
 from gemlora.errors import AdapterInvalid
 from gemlora.kernels import EmbeddingPair, LoraPair, LoraWeights, Matrix
+from gemlora.kernels.matrix import PANEL
 from gemlora.storage.manifest import AdapterManifest, EmbeddingLora, HeadLora, LoraModule, Tensor
 
-LAYOUT = 2
+LAYOUT = 3
 """Raised whenever the bytes of a packed adapter change."""
 
 AdapterDtype = Literal["auto", "float32", "bfloat16"]
@@ -95,10 +97,31 @@ class PairLayout:
     b: Place
     output_scale: Place | None
 
-    def pair(self, memory: NDArray[np.uint8]) -> LoraPair:
-        """The pair as views of the bytes of all arrays."""
+    @property
+    def inputs(self) -> int:
+        """K, or V of the embedding."""
+        return self.source.a.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """N, or E of the embedding."""
+        return self.source.b.shape[0]
+
+    def linear_pair(self, memory: NDArray[np.uint8]) -> LoraPair:
+        """The pair of a module or of the head as views of the bytes of all arrays."""
+        a, b, output_scale = self._views(memory)
+        return LoraPair(a, b, self.inputs, self.outputs, self.source.scale, output_scale)
+
+    def embedding_pair(self, memory: NDArray[np.uint8]) -> EmbeddingPair:
+        """The pair of the embedding, likewise."""
+        a, b, output_scale = self._views(memory)
+        return EmbeddingPair(a, b, self.outputs, self.source.scale, output_scale)
+
+    def _views(
+        self, memory: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.generic], NDArray[np.generic], NDArray[np.float32] | None]:
         output_scale = None if self.output_scale is None else self.output_scale.view(memory).view(np.float32)
-        return LoraPair(self.a.view(memory), self.b.view(memory), self.source.scale, output_scale)
+        return self.a.view(memory), self.b.view(memory), output_scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +142,9 @@ class AdapterLayout:
         """The adapter as views of the bytes of all arrays."""
         return LoraWeights(
             digest,
-            {position: layout.pair(memory) for position, layout in self.modules.items()},
-            None if self.embedding is None else EmbeddingPair(*self.embedding.pair(memory)),
-            None if self.head is None else self.head.pair(memory),
+            {position: layout.linear_pair(memory) for position, layout in self.modules.items()},
+            None if self.embedding is None else self.embedding.embedding_pair(memory),
+            None if self.head is None else self.head.linear_pair(memory),
         )
 
 
@@ -132,7 +155,8 @@ def adapter_layout(manifest: AdapterManifest, base: ServedBase, dtype: AdapterDt
     """
     planner = _Planner(base, dtype)
     modules: dict[tuple[int, str], PairLayout] = {}
-    for module in manifest.modules:
+    order = {name: place for place, name in enumerate(base.config.modules)}
+    for module in sorted(manifest.modules, key=lambda module: (module.layer, order.get(module.module, 0))):
         if (position := (module.layer, module.module)) in modules:
             raise AdapterInvalid(f"layers.{module.layer}.{module.module} is named twice")
         modules[position] = planner.module(module)
@@ -167,7 +191,7 @@ class _Planner:
         self.size = 0
 
     def module(self, source: LoraModule) -> PairLayout:
-        """A pair on a linear module: A [r, K], B transposed [r, N]."""
+        """A pair on a linear module: A [ceil(K / 16), r, 16], B [ceil(N / 16), r, 16], see `LoraPair`."""
         name = f"layers.{source.layer}.{source.module}"
         config = self._base.config
         if source.module not in config.modules:
@@ -178,13 +202,13 @@ class _Planner:
         return self._pair(name, name, source, outputs, inputs)
 
     def head(self, source: HeadLora) -> PairLayout:
-        """A pair on the output head: A [r, E], B transposed [r, V]."""
+        """A pair on the output head: A [ceil(E / 16), r, 16], B [ceil(V / 16), r, 16]."""
         config = self._base.config
         matrix = "embedding" if self._base.tied else "head"
         return self._pair("lm_head", matrix, source, config.vocabulary, config.hidden)
 
     def embedding(self, source: EmbeddingLora) -> PairLayout:
-        """A pair on the input embedding: A transposed [V, r], B transposed [r, E]."""
+        """A pair on the input embedding: A transposed [V, r], B [ceil(E / 16), r, 16], see `EmbeddingPair`."""
         config = self._base.config
         return self._pair(
             "embed_tokens", "embedding", source, config.hidden, config.vocabulary, (config.vocabulary, source.rank)
@@ -193,7 +217,7 @@ class _Planner:
     def _pair(
         self, name: str, matrix: str, source: Source, outputs: int, inputs: int, a: tuple[int, int] | None = None
     ) -> PairLayout:
-        """`a` is the shape of A in memory if it is not the file's."""
+        """`a` is the shape of A in memory if it is not in panels."""
         check_tensor(f"{name}, A", source.a, (source.rank, inputs))
         check_tensor(f"{name}, B", source.b, (outputs, source.rank))
         if source.magnitude is not None:
@@ -204,8 +228,8 @@ class _Planner:
             name,
             matrix,
             source,
-            self._place(a or (source.rank, inputs), self._resident(source.a)),
-            self._place((source.rank, outputs), self._resident(source.b)),
+            self._place(a or _panels(inputs, source.rank), self._resident(source.a)),
+            self._place(_panels(outputs, source.rank), self._resident(source.b)),
             None if source.magnitude is None else self._place((outputs,), FILE_DTYPES["F32"]),
         )
 
@@ -220,3 +244,7 @@ class _Planner:
         if self._dtype == "bfloat16" or self._base.quantize != "none":
             return FILE_DTYPES["BF16"]
         return FILE_DTYPES[tensor.dtype]
+
+
+def _panels(columns: int, rank: int) -> tuple[int, int, int]:
+    return -(-columns // PANEL), rank, PANEL

@@ -8,8 +8,9 @@ from gemlora.engines.cpu.adapters.originals import WeightsFile
 from gemlora.engines.cpu.dora import embedding_output_scale, output_scale
 from gemlora.errors import AdapterInvalid
 from gemlora.kernels import Kernels, Matrix
+from gemlora.kernels.lora import in_panels
 from gemlora.kernels.matrix import SPREAD_DIVISOR, SPREAD_INPUTS
-from gemlora.storage.manifest import AdapterManifest, BaseCopy, EmbeddingLora
+from gemlora.storage.manifest import AdapterManifest, BaseCopy, EmbeddingLora, Tensor
 
 ROWS = 4096
 """Rows of a base matrix that are compared at a time."""
@@ -50,13 +51,10 @@ def _fill(
 ) -> None:
     source = pair.source
     of_embedding = isinstance(source, EmbeddingLora)
-    a, b = pair.a.view(memory), pair.b.view(memory)
-    for letter, tensor, array, transposed in (("A", source.a, a, of_embedding), ("B", source.b, b, True)):
-        with np.errstate(over="ignore"):
-            values = weights.read(tensor).astype(array.dtype)  # converting while transposing is four times slower
-        if not np.isfinite(values).all():
-            raise AdapterInvalid(f"{pair.name}, {letter}: not all values are finite as {array.dtype}")
-        array[...] = values.T if transposed else values
+    a = _read(f"{pair.name}, A", source.a, weights, pair.a.dtype)
+    b = _read(f"{pair.name}, B", source.b, weights, pair.b.dtype)
+    pair.a.view(memory)[...] = a.T if of_embedding else in_panels(a)
+    pair.b.view(memory)[...] = in_panels(b.T)
     if pair.output_scale is not None and source.magnitude is not None:
         magnitude = weights.read(source.magnitude).astype(np.float32)
         scale_of = embedding_output_scale if of_embedding else output_scale
@@ -64,6 +62,14 @@ def _fill(
         if not np.isfinite(scale).all():
             raise AdapterInvalid(f"{pair.name}: the magnitude over the norm of the weights is not finite")
         pair.output_scale.view(memory)[...] = scale
+
+
+def _read(name: str, tensor: Tensor, weights: WeightsFile, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+    with np.errstate(over="ignore"):
+        values = weights.read(tensor).astype(dtype)  # converting while transposing is four times slower
+    if not np.isfinite(values).all():
+        raise AdapterInvalid(f"{name}: not all values are finite as {dtype}")
+    return values
 
 
 def _compare(copy: BaseCopy, weights: WeightsFile, base: ServedBase, kernels: Kernels) -> None:
