@@ -14,7 +14,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, insert, select, text
+from sqlalchemy import Connection, create_engine, event, insert, select, text
 
 from gemlora.aliases.records import Tally, Version
 from gemlora.aliases.repository import AliasRepository
@@ -23,6 +23,7 @@ from gemlora.registry.records import PendingFiles
 from gemlora.registry.repository import AdapterRepository
 from gemlora.storage.database import HEAD, Database
 from gemlora.storage.migrations import alembic_config
+from gemlora.storage.sqlite import CONNECTIONS
 from gemlora.storage.tables import metadata, served_models
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -112,6 +113,25 @@ async def test_commits_are_durable_and_references_checked(path: Path) -> None:
     await database.close()
 
     assert settings == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+
+
+async def test_connections_of_a_burst_stay_for_the_next_one(path: Path) -> None:
+    database = await Database.open(path)
+    opened: list[object] = []
+    event.listen(database._engine.sync_engine, "connect", lambda connection, _: opened.append(connection))
+    together = asyncio.Barrier(CONNECTIONS)
+
+    async def read() -> None:
+        async with database.reading() as connection:
+            await connection.execute(text("SELECT 1"))
+            await together.wait()
+
+    await asyncio.gather(*(read() for _ in range(CONNECTIONS)))
+    opened.clear()
+    await asyncio.gather(*(read() for _ in range(CONNECTIONS)))
+
+    assert not opened
+    await database.close()
 
 
 def test_opening_a_current_database_does_not_import_alembic(path: Path) -> None:

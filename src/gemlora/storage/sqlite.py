@@ -16,6 +16,9 @@ BUSY_SECONDS = 30
 
 RETRY_SECONDS = 0.05
 
+CONNECTIONS = 15
+"""At most, each with a thread. They stay: opening one takes longer than a dozen queries."""
+
 PRIMARY_CODE = 0xFF
 """The part of an error's code that is not detail."""
 
@@ -26,7 +29,11 @@ def sqlite_engine(path: Path) -> AsyncEngine:
     """Connections to the database file at `path`. Blocks. Raises `StorageFailed`."""
     _use_write_ahead_log(path)
     engine = create_async_engine(
-        f"sqlite+aiosqlite:///{path}", connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True
+        f"sqlite+aiosqlite:///{path}",
+        connect_args={"timeout": BUSY_SECONDS},
+        pool_size=CONNECTIONS,
+        max_overflow=0,
+        hide_parameters=True,
     )
     event.listen(engine.sync_engine, "connect", _prepare_connection)
     event.listen(engine.sync_engine, "handle_error", _replace_read_only_connection)
