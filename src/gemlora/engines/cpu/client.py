@@ -205,10 +205,6 @@ class CpuEngine:
 
     def _handle(self, event: Event) -> None:
         match event:
-            case Counted(stats):
-                self._stats = stats
-            case Started(id) if job := self._jobs.get(id):
-                job.started = True
             case Delivered(id, tokens, finish_reason) if isinstance(job := self._jobs.get(id), Stream):
                 self._delay = FIRST_DELAY
                 was_suspect = job.suspect
@@ -217,6 +213,10 @@ class CpuEngine:
                     del self._jobs[id]
                 if was_suspect:
                     self._submit()
+            case Counted(stats):
+                self._stats = stats
+            case Started(id) if job := self._jobs.get(id):
+                job.started = True
             case Probed(id) | Unloaded(id) if isinstance(job := self._jobs.get(id), Inquiry):
                 self._delay = FIRST_DELAY
                 del self._jobs[id]

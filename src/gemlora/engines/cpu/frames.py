@@ -1,6 +1,9 @@
-"""What client and worker say to each other over their socket: msgpack with a length in front, never pickle."""
+"""What client and worker say to each other over their socket: msgpack with a length in front, never pickle.
 
-from collections.abc import Iterable
+A frame holds all that is said at once, so that a step costs one, however many requests have tokens.
+"""
+
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -134,36 +137,32 @@ class Counted(Struct, frozen=True, tag="counted"):
 
 Event = Ready | Started | Delivered | Probed | Unloaded | Failed | Counted
 
-Frame = TypeVar("Frame")
+Said = TypeVar("Said")
 
 
-def encode(frames: Iterable[Struct]) -> bytes:
-    """The frames as bytes, one behind the other."""
-    encoder = msgspec.msgpack.Encoder()
-    data = bytearray()
-    for frame in frames:
-        body = encoder.encode(frame)
-        data += len(body).to_bytes(LENGTH_BYTES, "big") + body
-    return bytes(data)
+def encode(said: Sequence[Struct]) -> bytes:
+    """Commands or events as one frame."""
+    body = msgspec.msgpack.encode(said)
+    return len(body).to_bytes(LENGTH_BYTES, "big") + body
 
 
-class FrameReader(Generic[Frame]):
-    """Cuts a stream of bytes into frames of one type."""
+class FrameReader(Generic[Said]):
+    """Cuts a stream of bytes into frames, and those into what was said."""
 
-    def __init__(self, decoder: msgspec.msgpack.Decoder[Frame]) -> None:
+    def __init__(self, decoder: msgspec.msgpack.Decoder[list[Said]]) -> None:
         self._decoder = decoder
         self._pending = bytearray()
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """The frames that `data` completes. Raises `ValueError` if the stream is damaged."""
+    def feed(self, data: bytes) -> list[Said]:
+        """What the frames say that `data` completes. Raises `ValueError` if the stream is damaged."""
         self._pending += data
-        frames = []
+        said: list[Said] = []
         start = 0
         while (end := self._end(start)) <= len(self._pending):
-            frames.append(self._decoder.decode(self._pending[start + LENGTH_BYTES : end]))
+            said += self._decoder.decode(self._pending[start + LENGTH_BYTES : end])
             start = end
         del self._pending[:start]
-        return frames
+        return said
 
     def _end(self, start: int) -> int:
         """Where the frame at `start` ends, as far as is known."""
@@ -178,9 +177,9 @@ class FrameReader(Generic[Frame]):
 
 def command_reader() -> FrameReader[Command]:
     """What the worker reads with."""
-    return FrameReader(msgspec.msgpack.Decoder(Command))
+    return FrameReader(msgspec.msgpack.Decoder(list[Command]))
 
 
 def event_reader() -> FrameReader[Event]:
     """What the client reads with."""
-    return FrameReader(msgspec.msgpack.Decoder(Event))
+    return FrameReader(msgspec.msgpack.Decoder(list[Event]))

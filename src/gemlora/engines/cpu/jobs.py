@@ -97,7 +97,8 @@ class Stream(Job):
         self._taken = 0
         self._finish_reason: FinishReason | None = None
         self._error: GemloraError | None = None
-        self._news = asyncio.Event()
+        self._has_news = False
+        self._waiting: asyncio.Future[None] | None = None
 
     @property
     def command(self) -> Command:
@@ -109,20 +110,26 @@ class Stream(Job):
         self._tokens.extend(tokens)
         self._finish_reason = finish_reason
         self._setbacks = 0
-        self._news.set()
+        self._tell()
 
     def fail(self, error: GemloraError) -> None:
         """End it; the consumer gets the tokens that are left and then the error."""
         self._error = error
-        self._news.set()
+        self._tell()
 
     async def next(self) -> Output:
         """All tokens that the consumer has not taken, as soon as there is one or the end is reached."""
-        await self._news.wait()
+        if not self._has_news:
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
         tokens = tuple(self._tokens[self._taken :])
         if self._error is not None and not tokens:
             raise self._error
         self._taken += len(tokens)
-        if self._error is None:
-            self._news.clear()
+        self._has_news = self._error is not None
         return Output(tokens, self._finish_reason)
+
+    def _tell(self) -> None:
+        self._has_news = True
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
