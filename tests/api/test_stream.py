@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from typing import Any
 
 import httpx
@@ -12,12 +13,13 @@ from tests.api.real_server import RealServer, eventually, run_request
 
 from gemlora.api.limits import Limits
 from gemlora.api.run import events
+from gemlora.api.sse import event, event_of_any
 from gemlora.api.streaming import EventStream
 from gemlora.engines.contract import FinishReason
 from gemlora.engines.fake import FAKE_FACTS, FakeEngine
 from gemlora.errors import EngineFailed
 from gemlora.serving.generation import Ending, Piece, Usage
-from gemlora.serving.prompt import Prompt
+from gemlora.serving.prompt import Prompt, ToolCall
 from gemlora.serving.service import RunRequest
 
 STREAM = {"prompt": "Hello", "stream": True, "seed": 7}
@@ -46,6 +48,52 @@ async def test_the_bytes_are_those_of_the_hosted_service() -> None:
         '"finish_reason":"stop"}\n\n'
         "data: [DONE]\n\n"
     )
+
+
+async def test_numbers_in_the_arguments_of_a_call_are_written_as_in_a_whole_answer() -> None:
+    async def pieces() -> Any:
+        yield ToolCall("move", '{"far":1e16,"exact":123456789012345678901234567890}')
+        yield Ending(Usage(11, 2), FinishReason.STOP, called=True)
+
+    first = await anext(events(pieces()))
+
+    assert b'"arguments":{"far":1e+16,"exact":123456789012345678901234567890}' in first
+
+
+def test_every_character_is_written_as_in_a_whole_answer() -> None:
+    every = {"response": "".join(map(chr, [*range(0xD800), *range(0xE000, sys.maxunicode + 1)]))}
+
+    assert event(every) == event_of_any(every)
+
+
+async def test_events_of_pipelined_requests_come_one_answer_after_the_other(parts: Parts) -> None:
+    async with RealServer.running(parts) as server, server.connection() as (reader, writer):
+        writer.write(run_request(json.dumps(STREAM).encode()) * 2)
+        answers = [await reader.readuntil(b"0\r\n\r\n") for _ in range(2)]
+
+    for answer in answers:
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.count(b"[DONE]") == 1
+        assert answer.count(b'{"response":') == answers[0].count(b'{"response":')
+
+
+async def test_what_follows_the_start_passes_by_the_middlewares(parts: Parts) -> None:
+    seen: list[str] = []
+    api = parts.api
+
+    async def middleware(scope: Any, receive: Any, send: Any) -> None:
+        async def noting(message: Any) -> None:
+            seen.append(message["type"])
+            await send(message)
+
+        await api(scope, receive, noting)
+
+    parts.api = middleware  # type: ignore[assignment]
+    async with RealServer.running(parts) as server:
+        answer = await server.exchange(run_request(json.dumps(STREAM).encode()))
+
+    assert answer.count(b"[DONE]") == 1
+    assert seen == ["http.response.start"]
 
 
 async def test_an_answer_without_text_is_an_empty_chunk_usage_and_done(client: httpx.AsyncClient, parts: Parts) -> None:

@@ -140,6 +140,12 @@ def test_control_tokens_have_no_text(tokenizer: Tokenizer, token: int) -> None:
     assert decoder.push([token]) + decoder.finish() == ""
 
 
+def test_text_behind_a_character_of_several_tokens_is_kept(tokenizer: Tokenizer) -> None:
+    decoder = TextDecoder(tokenizer)
+    assert decoder.push([*spelled("é"), *spelled("𒀀")[:1]]) == "é"
+    assert decoder.push([*spelled("𒀀")[1:], *tokenizer.encode("a", control_tokens=False)]) == "𒀀a"
+
+
 def test_the_first_space_is_kept(tokenizer: Tokenizer) -> None:
     decoder = TextDecoder(tokenizer)
     assert decoder.push(tokenizer.encode(" Hello", control_tokens=False)) == " Hello"

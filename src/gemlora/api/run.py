@@ -18,7 +18,7 @@ from gemlora.api.body import BodyReader
 from gemlora.api.disconnect import while_connected
 from gemlora.api.envelope import Call, Form, result
 from gemlora.api.inputs import InputReader, Inputs, adapter_beside, rejects_if_busy
-from gemlora.api.sse import DONE, event
+from gemlora.api.sse import DONE, event, event_of_any
 from gemlora.api.streaming import event_stream
 from gemlora.api.validation import Json
 from gemlora.errors import EngineFailed
@@ -119,10 +119,10 @@ async def events(pieces: AsyncGenerator[Part, None]) -> AsyncGenerator[bytes, No
                 yield event({"response": "", "usage": usage_counts(piece.usage), "finish_reason": piece.reason})
                 yield DONE
                 return
-            yield event(
-                {"response": "", "tool_calls": [called(piece)]}
+            yield (
+                event_of_any({"response": "", "tool_calls": [called(piece)]})
                 if isinstance(piece, ToolCall)
-                else {"response": piece.text}
+                else event({"response": piece.text})
             )
     raise EngineFailed("The answer has no end")
 

@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gemlora.api.envelope import error_kind, gateway_error
 from gemlora.api.health import Lifecycle, Phase
 from gemlora.api.listener import UNSENT_BYTES
-from gemlora.api.streaming import ABORT_EXTENSION, BULK_EXTENSION
+from gemlora.api.streaming import ABORT_EXTENSION, BULK_EXTENSION, DIRECT_EXTENSION
 from gemlora.errors import GemloraError, RequestTimedOut, RequestTooLarge, SettingsInvalid
 
 BULK_BYTES = 1 << 20
@@ -107,6 +107,7 @@ class Connection(HttpToolsProtocol):
         """Called by the parser after a request's head."""
         self._end_head_deadline()
         super().on_headers_complete()
+        self.scope["extensions"][DIRECT_EXTENSION] = {"send": self.cycle.send}
 
     def on_response_complete(self) -> None:
         """Called after an answer's last byte."""

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -19,6 +19,11 @@ ABORT_EXTENSION = "gemlora.abort"
 
 BULK_EXTENSION = "gemlora.bulk"
 """ASGI extension of `api/server.py`; its `begin` lets more of this one answer wait unsent, so that it flows faster."""
+
+DIRECT_EXTENSION = "gemlora.direct"
+"""ASGI extension of `api/server.py`; its `send` takes what follows an answer's start past the middlewares, which look
+at the start alone.
+"""
 
 
 class Stalled(Exception):
@@ -38,10 +43,13 @@ class StreamedAnswer(Response):
         headers: dict[str, str],
         stall_seconds: float,
         log: FilteringBoundLogger,
+        first: bytes = b"",
     ) -> None:
+        """`first` comes before the chunks."""
         super().__init__()
         del self.headers["content-length"]
         self.headers.update(headers)
+        self._first = first
         self._chunks = chunks
         self._stall_seconds = stall_seconds
         self._writing_since: float | None = None
@@ -49,21 +57,25 @@ class StreamedAnswer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer; return early when the client is gone or the production failed."""
+        extensions = scope.get("extensions", {})
         async with aclosing(self._chunks):
             try:
-                await while_connected(receive, self._send_all(send), self._stalled())
+                await while_connected(receive, self._send_all(send, extensions), self._stalled())
             except RequestAborted:
                 return
             except Stalled:
                 self._log.info("stream stalled", seconds=self._stall_seconds)
-                extensions = scope.get("extensions", {})
                 if ABORT_EXTENSION in extensions:
                     extensions[ABORT_EXTENSION]["abort"]()
             except GemloraError as error:
                 self._log.warning("stream failed", error=type(error).__name__)
 
-    async def _send_all(self, send: Send) -> None:
+    async def _send_all(self, send: Send, extensions: dict[str, Any]) -> None:
         await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        if DIRECT_EXTENSION in extensions:
+            send = extensions[DIRECT_EXTENSION]["send"]
+        if self._first:
+            await self._send(send, {"type": "http.response.body", "body": self._first, "more_body": True})
         async for chunk in self._chunks:
             await self._send(send, {"type": "http.response.body", "body": chunk, "more_body": True})
         await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
@@ -96,13 +108,7 @@ class EventStream(StreamedAnswer):
         log: FilteringBoundLogger,
     ) -> None:
         headers = {"cache-control": "no-cache", **headers, "content-type": MEDIA_TYPE}
-        super().__init__(_chain(first, rest), headers, stall_seconds, log)
-        self._rest = rest
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See `StreamedAnswer`."""
-        async with aclosing(self._rest):
-            await super().__call__(scope, receive, send)
+        super().__init__(rest, headers, stall_seconds, log, first)
 
 
 async def event_stream(
@@ -115,9 +121,3 @@ async def event_stream(
     """The stream once its first event is there. Raises what comes before it, or `RequestAborted`."""
     first = await while_connected(receive, anext(events))
     return EventStream(first, events, headers, stall_seconds, log)
-
-
-async def _chain(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    yield first
-    async for event in rest:
-        yield event

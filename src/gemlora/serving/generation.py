@@ -10,7 +10,7 @@ from structlog.typing import FilteringBoundLogger
 
 from gemlora.engines.contract import Engine, FinishReason, GenerateRequest, Output
 from gemlora.errors import EngineFailed, OutOfCapacity
-from gemlora.serving.answers import AnswerReader
+from gemlora.serving.answers import NOTHING, AnswerReader
 from gemlora.serving.choosing import Served
 from gemlora.serving.prompt import ToolCall
 from gemlora.telemetry.metrics import GenerationMetrics
@@ -165,28 +165,23 @@ class Generation:
                 seconds=round(time.monotonic() - started, 4),
             )
 
-    def _take(self, output: Output) -> tuple[str, list[ToolCall], int, FinishReason | None]:
+    def _take(self, output: Output) -> tuple[str, tuple[ToolCall, ...], int, FinishReason | None]:
         """What an output adds to the answer, of how many of its tokens, and how the answer ends if it does.
 
         An output may have several tokens, as it happens; those behind a stop string do not count.
         """
-        texts: list[str] = []
-        calls: list[ToolCall] = []
-
-        def add(new: tuple[str, tuple[ToolCall, ...]]) -> None:
-            texts.append(new[0])
-            calls.extend(new[1])
-
+        text, calls = NOTHING
         groups = [(token,) for token in output.tokens] if self._reader.may_stop else [output.tokens]
         for counted, tokens in enumerate(groups, 1):
-            add(self._reader.push(self._decoder.push(tokens)))
+            told, made = self._reader.push(self._decoder.push(tokens))
+            text, calls = text + told, calls + made
             if self._reader.stopped:
-                return "".join(texts), calls, counted, FinishReason.STOP
+                return text, calls, counted, FinishReason.STOP
         if output.finish_reason is not None:
-            add(self._reader.push(self._decoder.finish()))
-            add(self._reader.finish())
+            for told, made in (self._reader.push(self._decoder.finish()), self._reader.finish()):
+                text, calls = text + told, calls + made
         finish_reason = FinishReason.STOP if self._reader.stopped else output.finish_reason
-        return "".join(texts), calls, len(output.tokens), finish_reason
+        return text, calls, len(output.tokens), finish_reason
 
 
 async def fold(pieces: AsyncGenerator[Part, None]) -> Answer:

@@ -1,7 +1,7 @@
 """Token ids to text as they come. Knows nothing of requests or transports."""
 
 import re
-from codecs import getincrementaldecoder
+from codecs import utf_8_decode
 from collections.abc import Iterable
 from typing import Final
 
@@ -24,7 +24,7 @@ class TextDecoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._piece = tokenizer.piece
-        self._characters = getincrementaldecoder("utf-8")("surrogateescape")
+        self._incomplete = b""
 
     def push(self, tokens: Iterable[int]) -> str:
         """The text that these tokens complete; empty while a character is incomplete."""
@@ -35,4 +35,7 @@ class TextDecoder:
         return self._decode(b"", final=True)
 
     def _decode(self, data: bytes, *, final: bool) -> str:
-        return UNDECODABLE.sub("\N{REPLACEMENT CHARACTER}", self._characters.decode(data, final))
+        data = self._incomplete + data
+        text, decoded = utf_8_decode(data, "surrogateescape", final)
+        self._incomplete = data[decoded:]
+        return text if text.isascii() else UNDECODABLE.sub("\N{REPLACEMENT CHARACTER}", text)
