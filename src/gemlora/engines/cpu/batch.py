@@ -3,8 +3,10 @@
 Letters: T rows (tokens), S sequences, B blocks of the longest sequence, R rows whose logits are wanted.
 """
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, replace
+from itertools import accumulate, chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,35 +69,29 @@ class Batch:
         ordered = sorted(chunks, key=lambda chunk: _adapter_key(chunk.sequence))
         starts = [chunk.sequence.computed for chunk in ordered]
         lengths = [chunk.rows for chunk in ordered]
-        ends = np.cumsum(lengths, dtype=np.int32)
+        ends = accumulate(lengths)
         widest = max(len(chunk.sequence.blocks) for chunk in ordered)
         tables = np.zeros((len(ordered), widest), np.int32)
         for row, chunk in enumerate(ordered):
             tables[row, : len(chunk.sequence.blocks)] = chunk.sequence.blocks
         return cls(
             chunks=tuple(ordered),
-            tokens=np.concatenate(
-                [
-                    np.asarray([*c.sequence.tokens[s : s + c.length], *c.draft], np.int32)
-                    for c, s in zip(ordered, starts, strict=True)
-                ]
+            tokens=_array(
+                (*c.sequence.tokens[s : s + c.length], *c.draft) for c, s in zip(ordered, starts, strict=True)
             ),
-            positions=np.concatenate(
-                [np.arange(s, s + n, dtype=np.int32) for s, n in zip(starts, lengths, strict=True)]
-            ),
-            sequence_of_row=np.repeat(np.arange(len(ordered), dtype=np.int32), lengths),
+            positions=_array(range(s, s + n) for s, n in zip(starts, lengths, strict=True)),
+            sequence_of_row=_array((row,) * n for row, n in enumerate(lengths)),
             block_tables=tables,
             segments=Segments.of([(chunk.sequence.adapter, chunk.rows) for chunk in ordered]),
-            logit_rows=np.asarray(
-                [
-                    row
-                    for end, c in zip(ends, ordered, strict=True)
-                    if c.completes
-                    for row in range(end - len(c.draft) - 1, end)
-                ],
-                np.int32,
+            logit_rows=_array(
+                range(end - len(c.draft) - 1, end) for end, c in zip(ends, ordered, strict=True) if c.completes
             ),
         )
+
+
+def _array(parts: Iterable[Iterable[int]]) -> NDArray[np.int32]:
+    """The numbers of all parts, made an array at once: most parts have a single one."""
+    return np.array([*chain.from_iterable(parts)], np.int32)
 
 
 def _adapter_key(sequence: Sequence) -> str:
