@@ -7,7 +7,7 @@ reads every factor once from its beginning to its end. Inputs past K and outputs
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -99,11 +99,11 @@ class Segments:
 
     adapters: tuple[LoraWeights | None, ...]
     ends: NDArray[np.int32]
+    adapted: bool = field(init=False)
+    """Whether any row has an adapter. Every module of a step asks."""
 
-    @property
-    def adapted(self) -> bool:
-        """Whether any row has an adapter."""
-        return any(adapter is not None for adapter in self.adapters)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "adapted", any(adapter is not None for adapter in self.adapters))
 
     def runs(self) -> Iterator[tuple[slice, LoraWeights]]:
         """The rows of each run that has an adapter."""
