@@ -14,7 +14,7 @@ from gemlora.cli import COMMANDS, app, load_command
 from gemlora.cli.serve import curl_line
 
 HEAVY = [
-    "fastapi",
+    "starlette",
     "sqlalchemy",
     "numpy",
     "pydantic",

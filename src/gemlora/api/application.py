@@ -6,9 +6,9 @@ from functools import partial
 from importlib.resources import files
 from typing import Any
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.types import Lifespan
+from starlette.middleware import Middleware
 from structlog.typing import FilteringBoundLogger
 
 from gemlora.accounts.service import Accounts
@@ -30,7 +30,7 @@ from gemlora.api.limits import Limits
 from gemlora.api.models import Models
 from gemlora.api.openai import OpenAi
 from gemlora.api.openai_inputs import Reader
-from gemlora.api.routes import endpoints, router
+from gemlora.api.routes import endpoints, guarded
 from gemlora.api.run import Run
 from gemlora.api.shapes import ShapeReader
 from gemlora.api.sign_in import SignInRoute
@@ -66,8 +66,8 @@ class Services:
     limits: Limits = field(default_factory=Limits)
 
 
-def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
-    """The ASGI application. Its OpenAPI document is `api/openapi`'s, not the framework's."""
+def create_api(services: Services) -> Starlette:
+    """The ASGI application."""
     schemas = {name: _schema(name) for name in ("input", "output")}
     bodies = BodyReader(services.limits.body_bytes, services.limits.body_idle_seconds)
     shapes = ShapeReader(services.limits.shapes)
@@ -106,15 +106,12 @@ def create_api(services: Services, lifespan: Lifespan[FastAPI] | None = None) ->
     health = Health(services.lifecycle, services.metrics)
     description = Description(partial(_document, services, schemas["input"]))
     routes = endpoints(run, binding, openai, models, finetunes, aliases, accounts, sign_in, health, description)
-    app = FastAPI(
-        title="gemlora",
-        openapi_url=None,
-        redirect_slashes=False,
-        lifespan=lifespan,
+    app = Starlette(
+        routes=guarded(routes, services.accounts),
+        middleware=[Middleware(Boundary, metrics=services.metrics, log=services.log)],
         exception_handlers={GemloraError: render_error, HTTPException: render_routing_error},
     )
-    app.include_router(router(routes, services.accounts))
-    app.add_middleware(Boundary, metrics=services.metrics, log=services.log)
+    app.router.redirect_slashes = False
     return app
 
 

@@ -1,13 +1,7 @@
 """Every route of the API with what it demands of its caller. Nothing is authorised anywhere else."""
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-
-from fastapi import APIRouter, Depends
-from fastapi.routing import APIRoute
-from starlette.requests import Request
-from starlette.responses import Response
 
 from gemlora.accounts.records import Scope
 from gemlora.api.accounts import AccountRoutes
@@ -16,6 +10,7 @@ from gemlora.api.authentication import Access, Authenticator, Guard
 from gemlora.api.binding import Binding
 from gemlora.api.description import Description
 from gemlora.api.finetunes import Finetunes
+from gemlora.api.guarded import GuardedRoute, Handler
 from gemlora.api.health import Health
 from gemlora.api.models import Models
 from gemlora.api.openai import OpenAi
@@ -30,8 +25,6 @@ FINETUNES = f"{ACCOUNT}/ai/finetunes"
 FINETUNE = f"{FINETUNES}/{{finetune}}"
 ALIASES = f"{ACCOUNT}/ai/aliases"
 ALIAS = f"{ALIASES}/{{alias}}"
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,24 +103,17 @@ def endpoints(
     )
 
 
-def router(routes: tuple[Endpoint, ...], accounts: Authenticator) -> APIRouter:
+def guarded(listed: tuple[Endpoint, ...], accounts: Authenticator) -> list[GuardedRoute]:
     """The routes with their authorisation attached."""
     allowed: dict[str, set[str]] = defaultdict(set)
-    for route in routes:
-        allowed[route.path].update(route.methods)
-    api = APIRouter(redirect_slashes=False)
-    for route in routes:
-        guards = [] if route.access is Access.PUBLIC else [Depends(Guard(accounts, route.access, route.scope))]
-        api.add_api_route(
-            route.path,
-            route.handler,
-            methods=list(route.methods),
-            dependencies=guards,
-            response_model=None,
-            operation_id=f"{route.handler.__qualname__}",
-            route_class_override=APIRoute if ":path" in route.path else SegmentRoute,
+    for one in listed:
+        allowed[one.path].update(one.methods)
+    routes: list[GuardedRoute] = []
+    for one in listed:
+        guard = None if one.access is Access.PUBLIC else Guard(accounts, one.access, one.scope)
+        routes.append(
+            GuardedRoute(one.path, one.handler, one.methods, guard)
+            if ":path" in one.path
+            else SegmentRoute(one.path, one.handler, one.methods, guard, allowed[one.path])
         )
-    for added in api.routes:
-        if isinstance(added, SegmentRoute):
-            added.allowed = frozenset(allowed[added.path])
-    return api
+    return routes

@@ -1,38 +1,41 @@
 """Routes by the segments of the raw path: a percent-encoded slash belongs to the segment, as in a finetune's name."""
 
-from typing import Any
+from collections.abc import Collection
 from urllib.parse import quote, unquote
 
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
+from gemlora.api.authentication import Guard
+from gemlora.api.guarded import GuardedRoute, Handler
 
-class SegmentRoute(APIRoute):
+
+class SegmentRoute(GuardedRoute):
     """Matches segment by segment, each decoded after the split; a slash at the end makes no difference."""
 
-    def __init__(self, path: str, endpoint: Any, **options: Any) -> None:
-        super().__init__(path, endpoint, **options)
+    def __init__(
+        self, path: str, handler: Handler, methods: Collection[str], guard: Guard | None, allowed: Collection[str]
+    ) -> None:
+        """`allowed` are all methods of the path, those of other routes included."""
+        super().__init__(path, handler, methods, guard)
         self._pattern = path.split("/")
-        self._methods = frozenset(self.methods or ())
-        self.allowed = self._methods
-        """All methods of the path, those of other routes included; whoever builds the router completes it."""
+        self._allowed = ", ".join(sorted(allowed))
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """See `APIRoute.matches`."""
+        """See `Route.matches`."""
         if scope["type"] != "http":
             return Match.NONE, {}
         parameters = self._parameters(segments(scope))
         if parameters is None:
             return Match.NONE, {}
         found = {"endpoint": self.endpoint, "path_params": parameters, "route": self}
-        return (Match.FULL if scope["method"] in self._methods else Match.PARTIAL), found
+        return (Match.FULL if scope["method"] in self.methods else Match.PARTIAL), found
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See `APIRoute.handle`."""
-        if scope["method"] not in self._methods:
-            raise HTTPException(405, headers={"Allow": ", ".join(sorted(self.allowed))})
+        """See `Route.handle`."""
+        if scope["method"] not in self.methods:
+            raise HTTPException(405, headers={"Allow": self._allowed})
         await super().handle(scope, receive, send)
 
     def _parameters(self, parts: list[str]) -> dict[str, str] | None:

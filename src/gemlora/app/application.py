@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from socket import socket
 
 import msgspec
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from structlog.typing import FilteringBoundLogger
 
 from gemlora.accounts.repository import AccountRepository
@@ -22,6 +22,7 @@ from gemlora.aliases.repository import AliasRepository
 from gemlora.aliases.service import Aliases, AliasLimits
 from gemlora.aliases.shadowing import KeepingRules, ShadowRecords
 from gemlora.api.application import Services, batch_answers, create_api
+from gemlora.api.guarded import GuardedRoute
 from gemlora.api.health import Lifecycle
 from gemlora.api.limits import Limits
 from gemlora.api.server import Config, Server
@@ -66,7 +67,7 @@ LOCAL_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104
 class Application:
     """A started application, before it listens."""
 
-    api: FastAPI
+    api: Starlette
     lifecycle: Lifecycle
     access: FirstAccess
     model: Model
@@ -202,8 +203,8 @@ async def open_application(
         stack.push_async_callback(_end, answering)
         api = create_api(services)
         playground = Playground(catalogue)
-        api.add_api_route("/", playground.page, methods=["GET", "HEAD"])
-        api.add_api_route("/playground/{name}", playground.file, methods=["GET", "HEAD"])
+        for path, handler in (("/", playground.page), ("/playground/{name}", playground.file)):
+            api.routes.append(GuardedRoute(path, handler, ("GET", "HEAD"), guard=None))
         yield Application(api, lifecycle, access, model, sign_in)
 
 

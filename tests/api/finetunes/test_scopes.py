@@ -5,13 +5,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fastapi.routing import APIRoute
 from tests.api.parts import ALICE, MODEL
 from tests.api.real_parts import FINETUNES, TOKENS, RealParts, create
-from tests.api.test_routes import api_routes
+from tests.api.test_routes import api_routes, guards_of
 
 from gemlora.accounts.records import Scope
-from gemlora.api.authentication import Access, Guard
+from gemlora.api.authentication import Access
 from gemlora.registry.adapters import CONFIG_FILE
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "api.md"
@@ -20,16 +19,11 @@ DOCUMENTED = {(method, f"/client/v4/accounts/{{account_id}}{path}"): Scope(scope
               for method, path, scope in LINE.findall(DOCUMENT.read_text())}  # fmt: skip
 
 
-def guard_of(route: APIRoute) -> Guard:
-    (guard,) = [call for item in route.dependant.dependencies if isinstance(call := item.call, Guard)]
-    return guard
-
-
 def test_the_routes_demand_what_the_page_says(parts: RealParts) -> None:
     demanded = {}
     for route in api_routes(parts):
         if "/ai/finetunes" in route.path:
-            guard = guard_of(route)
+            (guard,) = guards_of(route)
             assert guard.access is Access.ACCOUNT
             demanded |= {(method, route.path): guard.scope for method in route.methods - {"HEAD"}}
 

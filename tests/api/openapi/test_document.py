@@ -21,6 +21,7 @@ from gemlora.accounts.records import Scope
 from gemlora.api.authentication import Access
 from gemlora.api.batches import QUEUE, Batching
 from gemlora.api.envelope import error_text
+from gemlora.api.guarded import GuardedRoute
 from gemlora.api.inputs import InputReader
 from gemlora.api.limits import Limits
 from gemlora.api.openai_inputs import Reader
@@ -49,8 +50,8 @@ def described(parts: Parts) -> Any:
 def with_page(parts: Parts) -> Parts:
     """The whole router, the page included."""
     page = Playground(Catalogue(parts.services.catalogue.list()))
-    parts.api.add_api_route("/", page.page, methods=["GET", "HEAD"])
-    parts.api.add_api_route("/playground/{name}", page.file, methods=["GET", "HEAD"])
+    for path, handler in (("/", page.page), ("/playground/{name}", page.file)):
+        parts.api.routes.append(GuardedRoute(path, handler, ("GET", "HEAD"), guard=None))
     return parts
 
 
