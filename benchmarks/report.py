@@ -123,6 +123,21 @@ def online(found: Results) -> Iterator[str]:
             yield f"| {rate:g} | {_number(values[0])} | {times} |"
 
 
+def large(found: Results) -> Iterator[str]:
+    """Decoding of the large model, ours and llama.cpp's."""
+    result = found.get("large_model", {})
+    figures = result.get("figures", {})
+    yield from _header("weights", "GB", "batch", "gemlora, tokens/s", "llama.cpp, tokens/s", "ratio")
+    for name, size in result.get("settings", {}).get("weight_bytes", {}).items():
+        for batch in (1, 16):
+            key = f"decode_{batch}"
+            values = [
+                figures.get(f"{name}.{each}")
+                for each in (f"gemlora_{key}", f"llama_cpp_{key}", f"{key}_over_llama_cpp")
+            ]
+            yield f"| {name} | {size / 1e9:.1f} | {batch} | {' | '.join(map(_number, values))} |"
+
+
 BLOCKS: Mapping[str, Callable[[Results], Iterator[str]]] = {
     "judged": judged,
     "measurements": measurements,
@@ -131,6 +146,7 @@ BLOCKS: Mapping[str, Callable[[Results], Iterator[str]]] = {
     "servers": servers,
     "mixes": mixes,
     "online": online,
+    "large": large,
 }
 
 

@@ -187,18 +187,19 @@ class _Planner:
 
     def __init__(self, base: ServedBase, dtype: AdapterDtype) -> None:
         self._base = base
+        self._modules = base.config.modules
         self._dtype = dtype
         self.size = 0
 
     def module(self, source: LoraModule) -> PairLayout:
         """A pair on a linear module: A [ceil(K / 16), r, 16], B [ceil(N / 16), r, 16], see `LoraPair`."""
         name = f"layers.{source.layer}.{source.module}"
-        config = self._base.config
-        if source.module not in config.modules:
+        layers = len(self._base.config.layers)
+        if source.module not in self._modules:
             raise AdapterInvalid(f"{name}: the served base has no such linear module")
-        if not 0 <= source.layer < len(config.layers):
-            raise AdapterInvalid(f"{name}: the served base has only {len(config.layers)} layers")
-        outputs, inputs = config.modules[source.module]
+        if not 0 <= source.layer < layers:
+            raise AdapterInvalid(f"{name}: the served base has only {layers} layers")
+        outputs, inputs = self._modules[source.module]
         return self._pair(name, name, source, outputs, inputs)
 
     def head(self, source: HeadLora) -> PairLayout:
