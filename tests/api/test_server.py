@@ -1,19 +1,22 @@
 """The address a server takes, and what its connections make of odd requests."""
 
 import asyncio
+import gc
 import time
+import weakref
 
 import pytest
 from tests.api.parts import Parts
-from tests.api.real_server import QuietServer, RealServer, run_request
+from tests.api.real_server import QuietServer, RealServer, eventually, run_request
 
 from gemlora.api.listener import bound_socket
-from gemlora.api.server import HEAD_BYTES, Config
+from gemlora.api.server import HEAD_BYTES, Config, Connection
 from gemlora.engines.fake import FakeEngine
 from gemlora.errors import SettingsInvalid
 
 OFFER = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA")
 BODY = b'{"prompt":"x","max_tokens":1}'
+STREAMED_BODY = b'{"prompt":"x","max_tokens":2,"stream":true}'
 TIMEOUT = b'{"result":null,"success":false,"errors":[{"code":3007,"message":"Request timeout"}],"messages":[]}'
 
 
@@ -22,6 +25,29 @@ async def read_answer(reader: asyncio.StreamReader) -> bytes:
     status = await reader.readline()
     await reader.readuntil(b'"messages":[]}')
     return status.strip()
+
+
+async def test_an_answered_request_leaves_memory_without_the_collector(
+    server: RealServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cycles: list[weakref.ref[object]] = []
+    original = Connection.on_headers_complete
+
+    def noting(connection: Connection) -> None:
+        original(connection)
+        cycles.append(weakref.ref(connection.cycle))
+
+    monkeypatch.setattr(Connection, "on_headers_complete", noting)
+    gc.disable()
+    try:
+        async with server.connection() as (reader, writer):
+            for body, end in ((BODY, b'"messages":[]}'), (STREAMED_BODY, b"0\r\n\r\n"), (BODY, b'"messages":[]}')):
+                writer.write(run_request(body))
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+                await reader.readuntil(end)
+            await eventually(lambda: [cycle() is None for cycle in cycles] == [True, True, False])
+    finally:
+        gc.enable()
 
 
 async def test_of_two_servers_that_start_at_once_on_one_port_the_second_is_refused(parts: Parts) -> None:

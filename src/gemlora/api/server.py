@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
+from weakref import WeakMethod
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -107,7 +108,8 @@ class Connection(HttpToolsProtocol):
         """Called by the parser after a request's head."""
         self._end_head_deadline()
         super().on_headers_complete()
-        self.scope["extensions"][DIRECT_EXTENSION] = {"send": self.cycle.send}
+        # Weakly: the cycle holds the scope, and what goes round waits for the garbage collector.
+        self.scope["extensions"][DIRECT_EXTENSION] = {"send": WeakMethod(self.cycle.send)}
 
     def on_response_complete(self) -> None:
         """Called after an answer's last byte."""

@@ -21,8 +21,8 @@ BULK_EXTENSION = "gemlora.bulk"
 """ASGI extension of `api/server.py`; its `begin` lets more of this one answer wait unsent, so that it flows faster."""
 
 DIRECT_EXTENSION = "gemlora.direct"
-"""ASGI extension of `api/server.py`; its `send` takes what follows an answer's start past the middlewares, which look
-at the start alone.
+"""ASGI extension of `api/server.py`; its `send`, a weak reference, takes what follows an answer's start past the
+middlewares, which look at the start alone.
 """
 
 
@@ -73,7 +73,7 @@ class StreamedAnswer(Response):
     async def _send_all(self, send: Send, extensions: dict[str, Any]) -> None:
         await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         if DIRECT_EXTENSION in extensions:
-            send = extensions[DIRECT_EXTENSION]["send"]
+            send = extensions[DIRECT_EXTENSION]["send"]() or send
         if self._first:
             await self._send(send, {"type": "http.response.body", "body": self._first, "more_body": True})
         async for chunk in self._chunks:

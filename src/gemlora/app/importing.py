@@ -7,9 +7,12 @@ from types import ModuleType
 
 def import_uncollected(name: str) -> ModuleType:
     """Import a module with all that it needs. What exists then stays: the collector never looks through it again."""
+    enabled = gc.isenabled()
     gc.disable()
     try:
-        return import_module(name)
-    finally:
+        module = import_module(name)
         gc.freeze()
-        gc.enable()
+    finally:
+        if enabled:
+            gc.enable()
+    return module

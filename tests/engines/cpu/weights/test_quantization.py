@@ -107,6 +107,16 @@ def test_how_weights_are_distributed_hardly_matters_to_four_bits() -> None:
         assert error(floats, unspread(spread_rows(floats, 4), 1024, 4)) < 0.0085 * np.square(floats).mean()
 
 
+@every_width
+def test_rounding_prefers_neither_side_and_no_place(bits: int) -> None:
+    # A mean of the rounded numbers would go to the first weight of each 128, with one sign in all rows.
+    weights = np.random.default_rng(0).normal(size=(4096, 128)).astype(np.float32)
+    rows = spread_rows(weights, bits)
+    errors = unspread(rows, 128, bits) - weights
+    deviations = errors.mean(axis=0) / (errors.std(axis=0) / 64)
+    assert np.abs(deviations).max() < 4.5
+
+
 @every_float
 def test_four_bits_are_the_levels_nearest_to_the_spread_weights(dtype: DTypeLike) -> None:
     weights = np.random.default_rng(1).standard_t(3, (64, 320)).astype(dtype)

@@ -36,9 +36,10 @@ DEVIATION = 46.5
 REACHES = (1.0, 0.9, 1.1, 0.8, 1.2)
 """Multiples of the normal distribution's scale from which a fit starts."""
 
-_EVERY_BYTE = np.arange(256, dtype=np.uint8).view(np.int8).astype(np.int16)
-_NEAREST = LEVELS[np.abs(_EVERY_BYTE[:, None] - LEVELS).argmin(axis=1)]
-"""The level that is nearest to a whole number, by the number's byte."""
+_MIDDLES = np.arange(256, dtype=np.uint8).view(np.int8) + np.float32(0.5)
+_NEAREST = LEVELS[(np.abs(_MIDDLES[:, None] - LEVELS) + np.abs(LEVELS) / 1000).argmin(axis=1)]
+"""The level that is nearest to most numbers from n to n + 1, by the byte of n; the smaller one where two are, lest the
+levels have a mean, which the transform would put into one weight of each 128."""
 
 
 def storages(tensors: Mapping[str, Tensor], quantize: Quantize) -> dict[str, Storage]:
@@ -78,7 +79,8 @@ def spread_rows(weights: Floats | Quantized, bits: int = 8) -> Quantized:
 def _eight_bits(groups: Float32) -> tuple[NDArray[np.int8], Float16]:
     """Whole numbers [N, G, 128] and scales [N, G, 1]."""
     scales = _scales(groups)
-    return _rounded(groups, scales.astype(np.float32)), scales
+    scaled = _scaled(groups, scales.astype(np.float32))
+    return np.rint(scaled, out=scaled).astype(np.int8), scales
 
 
 def _scales(groups: Float32) -> Float16:
@@ -119,7 +121,8 @@ def _fits(groups: Float32) -> Iterator[Fit]:
     """The levels nearest to the weights by some scales, each with the scale that then fits best."""
     deviation = np.sqrt(_sums_of_squares(groups) / SPREAD_INPUTS)
     for reach in REACHES:
-        q = _NEAREST[_rounded(groups, deviation * np.float32(reach / DEVIATION)).view(np.uint8)]
+        scaled = _scaled(groups, deviation * np.float32(reach / DEVIATION))
+        q = _NEAREST[np.floor(scaled, out=scaled).astype(np.int8).view(np.uint8)]
         levels = q.astype(np.float32)
         products = np.einsum("ngk,ngk->ng", groups, levels)[..., None]
         yield Fit(q, (products / _sums_of_squares(levels)).astype(np.float16))
@@ -137,8 +140,8 @@ def _groups(weights: Float32) -> Float32:
     return filled.reshape(len(weights), -1, SPREAD_INPUTS)
 
 
-def _rounded(groups: Float32, scales: Float32) -> NDArray[np.int8]:
-    """Whole numbers −127 … 127."""
+def _scaled(groups: Float32, scales: Float32) -> Float32:
+    """The groups in units of their scales, at most 127 of them."""
     inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
     scaled = groups * inverse
-    return np.clip(np.rint(scaled, out=scaled), -LARGEST, LARGEST, out=scaled).astype(np.int8)
+    return np.clip(scaled, -LARGEST, LARGEST, out=scaled)
