@@ -99,7 +99,7 @@ _DTYPES: dict[Format, np.dtype[np.generic]] = {
 
 
 def zero_point(bits: int, *, minimums: bool) -> int:
-    """Added to whole numbers so that they are unsigned, as VNNI's dot product wants its first operand. Not to levels."""
+    """Added to whole numbers (not to levels) so that they are unsigned, as VNNI's dot product wants its first one."""
     if bits == 8:
         return 128
     return 0 if minimums else 8

@@ -127,9 +127,9 @@ class _Comparison:
 def _squared_steps(matrix: Matrix) -> float:
     """The sum over all weights of the squared distance between neighbouring values that a quantised matrix can hold.
 
-    Embedding and head never have 4 bits that are spread, whose neighbouring values lie at other distances. An error e of
-    a spread weight becomes one of e / 16 in each of its group, so all 128 together leave e² / 2 in each.
-    A whole group's error is counted although some of it falls on padding: where at most half of a group are weights,
+    Embedding and head never have 4 bits that are spread, whose neighbouring values lie at other distances. An error e
+    of a spread weight becomes one of e / 16 in each of its group, so all 128 together leave e² / 2 in each. A whole
+    group's error is counted although some of it falls on padding: where at most half of a group are weights,
     its spread numbers repeat themselves, and so do their errors, which then fall on those weights alone.
     """
     if matrix.scales is None:
