@@ -38,6 +38,11 @@ def write_random_gguf(path: Path, config: GemmaConfig, type_name: str, vocabular
     """Write the file, a tensor at a time. Its embedding has as many rows as `vocabulary` has tokens."""
     kind = TYPES[type_name]
     block_weights, block_bytes = GGML_QUANT_SIZES[kind]
+
+    def stored(shape: tuple[int, ...]) -> tuple[int, int]:
+        """[N, bytes per row] of weights [N, K]."""
+        return shape[0], shape[1] // block_weights * block_bytes
+
     writer = GGUFWriter(path, "gemma")
     writer.add_name(f"random {type_name}")
     writer.add_context_length(config.context)
@@ -58,15 +63,12 @@ def write_random_gguf(path: Path, config: GemmaConfig, type_name: str, vocabular
         if is_norm(name):
             writer.add_tensor_info(spelled, shape, np.dtype(np.float32), 4 * shape[0])
         else:
-            stored = (shape[0], shape[1] // block_weights * block_bytes)
-            writer.add_tensor_info(spelled, stored, np.dtype(np.uint8), stored[0] * stored[1], kind)
+            writer.add_tensor_info(spelled, stored(shape), np.dtype(np.uint8), prod(stored(shape)), kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for name, shape in tensors.items():
-        norm = is_norm(name)
-        count = prod(shape) // block_weights * block_bytes
-        writer.write_tensor_data(np.ones(shape, np.float32) if norm else np.resize(pool, (shape[0], count // shape[0])))
+        writer.write_tensor_data(np.ones(shape, np.float32) if is_norm(name) else np.resize(pool, stored(shape)))
     writer.close()
     return path
 

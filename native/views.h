@@ -12,7 +12,8 @@ constexpr std::int64_t spread_inputs = 128; // those of a spread matrix that are
 constexpr float unspread_divisor = 16;      // of products and of weights spread back: those stored are divided by 8 already
 
 // The weights of 4 bits of a spread matrix, 128 added: LEVELS of src/gemlora/kernels/matrix.py.
-alignas(16) constexpr std::uint8_t levels[16] = {1, 32, 53, 70, 84, 97, 110, 122, 134, 146, 159, 172, 186, 203, 224, 255};
+alignas(16) constexpr std::uint8_t levels[16] = {1,   32,  53,  70,  84,  97,  110, 122,
+                                                 134, 146, 159, 172, 186, 203, 224, 255};
 
 constexpr std::int64_t ceil_divide(std::int64_t number, std::int64_t by) { return (number + by - 1) / by; }
 

@@ -203,16 +203,16 @@ struct DotWeights {
         return widen(weights, [](uint8x16_t bytes) { return bytes; });
     }
     static DotWeights load_low_halves(const std::uint8_t* weights) {
-        return widen(weights, [](uint8x16_t bytes) { return vandq_u8(bytes, vdupq_n_u8(15)); });
+        return widen(weights, [](uint8x16_t bytes) { return low_halves(bytes); });
     }
     static DotWeights load_high_halves(const std::uint8_t* weights) {
-        return widen(weights, [](uint8x16_t bytes) { return vshrq_n_u8(bytes, 4); });
+        return widen(weights, [](uint8x16_t bytes) { return high_halves(bytes); });
     }
     static DotWeights load_low_levels(const std::uint8_t* weights) {
-        return widen(weights, [](uint8x16_t bytes) { return vqtbl1q_u8(vld1q_u8(levels), vandq_u8(bytes, vdupq_n_u8(15))); });
+        return widen(weights, [](uint8x16_t bytes) { return levels_of(low_halves(bytes)); });
     }
     static DotWeights load_high_levels(const std::uint8_t* weights) {
-        return widen(weights, [](uint8x16_t bytes) { return vqtbl1q_u8(vld1q_u8(levels), vshrq_n_u8(bytes, 4)); });
+        return widen(weights, [](uint8x16_t bytes) { return levels_of(high_halves(bytes)); });
     }
     // The weights as they are stored, input by input.
     void unpack(Vector (&inputs)[4]) const {
@@ -223,6 +223,9 @@ struct DotWeights {
     }
 
 private:
+    static uint8x16_t low_halves(uint8x16_t bytes) { return vandq_u8(bytes, vdupq_n_u8(15)); }
+    static uint8x16_t high_halves(uint8x16_t bytes) { return vshrq_n_u8(bytes, 4); }
+    static uint8x16_t levels_of(uint8x16_t halves) { return vqtbl1q_u8(vld1q_u8(levels), halves); }
     template <class Function>
     static DotWeights widen(const std::uint8_t* weights, Function part) {
         const uint8x16x4_t inputs = vld4q_u8(weights);

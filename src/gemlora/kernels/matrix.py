@@ -47,6 +47,10 @@ LEVELS = np.array([-127, -96, -75, -58, -44, -31, -18, -6, 6, 18, 31, 44, 58, 75
 """What the weights of a spread int4 matrix can be: the 16 numbers with the least mean squared error for normally
 distributed ones (Max, "Quantizing for minimum distortion", 1960), as parts of 127."""
 
+_PLACES = np.full(256, 255, np.uint8)
+_PLACES[LEVELS.view(np.uint8)] = np.arange(len(LEVELS), dtype=np.uint8)
+"""A level's place among them by its byte; 255 for other numbers."""
+
 Scales = NDArray[np.float16] | NDArray[np.float32]
 
 
@@ -203,11 +207,6 @@ class Matrix:
         if self.is_spread:
             weights = spread(weights) / np.float32(SPREAD_INPUTS / SPREAD_DIVISOR)
         return weights.reshape(len(panels), PANEL, -1)
-
-
-_PLACES = np.full(256, 255, np.uint8)
-_PLACES[LEVELS.view(np.uint8)] = np.arange(len(LEVELS), dtype=np.uint8)
-"""A level's place among them by its byte; 255 for other numbers."""
 
 
 class PackedRows(NamedTuple):
