@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,6 +129,19 @@ def save(model: PreTrainedModel, folder: Path, dtype: torch.dtype = torch.float3
     oracle = type(model).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     oracle.model.embed_tokens.embed_scale = torch.tensor(model.config.hidden_size**0.5).to(dtype).float()
     return oracle
+
+
+def with_matrices_of(weights: Weights, oracle: PreTrainedModel) -> PreTrainedModel:
+    """The oracle with the engine's matrices, as they are after rounding, in place of its own."""
+    changed = deepcopy(oracle)
+    with torch.no_grad():
+        changed.get_input_embeddings().weight[:] = torch.from_numpy(weights.matrix("embedding").dequantised())
+        for index, layer in enumerate(changed.get_decoder().layers):
+            for name, module in layer.named_modules():
+                if isinstance(module, torch.nn.Linear):
+                    matrix = weights.matrix(f"layers.{index}.{name.rpartition('.')[2]}")
+                    module.weight[:] = torch.from_numpy(matrix.dequantised())
+    return changed
 
 
 def trace(model: PreTrainedModel, tokens: Sequence[int]) -> Trace:
