@@ -5,9 +5,11 @@ import multiprocessing
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -132,6 +134,42 @@ async def test_connections_of_a_burst_stay_for_the_next_one(path: Path) -> None:
 
     assert not opened
     await database.close()
+
+
+async def test_no_thread_outlives_a_connection_whose_opening_was_cancelled(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = await Database.open(path)
+    await database.close()  # the next one to read opens a connection
+    before = set(threading.enumerate())
+    begun, released, connect = threading.Event(), threading.Event(), sqlite3.connect
+
+    def connect_slowly(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        begun.set()
+        released.wait()
+        return connect(*arguments, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", connect_slowly)
+
+    async def read() -> None:
+        async with database.reading():
+            pass
+
+    reading = asyncio.create_task(read())
+    await asyncio.to_thread(begun.wait)
+    reading.cancel()
+    await asyncio.wait([reading], timeout=0.1)
+    waited = not reading.done()
+    released.set()
+    await asyncio.wait([reading])
+    await database.close()
+
+    assert waited
+    assert reading.cancelled()
+    for thread in set(threading.enumerate()) - before:
+        if "connection" in thread.name:  # it owes the loop nothing any more and ends
+            thread.join(5)
+            assert not thread.is_alive()
 
 
 def test_opening_a_current_database_does_not_import_alembic(path: Path) -> None:

@@ -1,11 +1,14 @@
 """SQLite: WAL mode with `synchronous=FULL`, and a write lock that is taken when a write begins."""
 
+import asyncio
 import sqlite3
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 from sqlalchemy import ExceptionContext, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -30,7 +33,7 @@ def sqlite_engine(path: Path) -> AsyncEngine:
     _use_write_ahead_log(path)
     engine = create_async_engine(
         f"sqlite+aiosqlite:///{path}",
-        connect_args={"timeout": BUSY_SECONDS},
+        async_creator=partial(_connect, path),
         pool_size=CONNECTIONS,
         max_overflow=0,
         hide_parameters=True,
@@ -52,6 +55,20 @@ def _use_write_ahead_log(path: Path) -> None:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise StorageFailed(f"Could not open the database {path}: {error}") from error
             time.sleep(RETRY_SECONDS)
+
+
+async def _connect(path: Path) -> aiosqlite.Connection:
+    """Open a connection. Whoever is cancelled meanwhile waits until it is closed: no thread outlives the event loop."""
+    connection = aiosqlite.connect(path, timeout=BUSY_SECONDS)
+    connection._thread.daemon = True  # as SQLAlchemy does: nobody waits for its thread when the interpreter ends
+    opening = asyncio.ensure_future(connection)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.wait([opening])
+        if opening.exception() is None:
+            await connection.close()
+        raise
 
 
 def _prepare_connection(connection: Any, _record: object) -> None:
