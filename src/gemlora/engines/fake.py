@@ -141,7 +141,7 @@ class FakeEngine:
         try:
             content = await asyncio.to_thread(Path(adapter.manifest).read_bytes)
             AdapterManifest.read(Path(adapter.manifest))
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError) as error:
             raise AdapterInvalid(f"Adapter {adapter.digest}: the manifest cannot be read: {error}") from error
         if hashlib.sha256(content).hexdigest() != adapter.manifest_digest:
             raise AdapterInvalid(f"Adapter {adapter.digest}: the manifest was changed after registration")

@@ -87,10 +87,10 @@ class Format(IntEnum):
     @classmethod
     def of(cls, dtype: np.dtype[np.generic]) -> "Format":
         """The float format that stores `dtype` as it is; ValueError for other types."""
-        for format_, stored in _DTYPES.items():
-            if dtype == stored and format_.bits is None:
-                return format_
-        raise ValueError(f"weights must be float32, bfloat16 or float16, not {dtype}")
+        format_ = _FLOAT_FORMATS.get(dtype)
+        if format_ is None:
+            raise ValueError(f"weights must be float32, bfloat16 or float16, not {dtype}")
+        return format_
 
 
 _DTYPES: dict[Format, np.dtype[np.generic]] = {
@@ -100,6 +100,8 @@ _DTYPES: dict[Format, np.dtype[np.generic]] = {
     Format.INT8: np.dtype(np.uint8),
     Format.INT4: np.dtype(np.uint8),
 }
+
+_FLOAT_FORMATS = {dtype: format_ for format_, dtype in _DTYPES.items() if format_.bits is None}
 
 
 def zero_point(bits: int, *, minimums: bool) -> int:

@@ -3,14 +3,13 @@
 Written once by the registry after validation, read by the engines, so that no engine interprets PEFT's config.
 """
 
-import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(Struct, frozen=True):
     """One tensor inside a safetensors file. `offset` counts bytes from the start of the file."""
 
     name: str
@@ -21,8 +20,7 @@ class Tensor:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class LoraModule:
+class LoraModule(Struct, frozen=True):
     """y += scale · B (A x) on one linear module of one layer. A is [rank, inputs], B is [outputs, rank]."""
 
     layer: int
@@ -37,8 +35,7 @@ class LoraModule:
     """[outputs], with DoRA."""
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddingLora:
+class EmbeddingLora(Struct, frozen=True):
     """LoRA on the input embedding alone: A is [rank, vocabulary], B is [hidden, rank], DoRA's magnitude [hidden]."""
 
     rank: int
@@ -48,8 +45,7 @@ class EmbeddingLora:
     magnitude: Tensor | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HeadLora:
+class HeadLora(Struct, frozen=True):
     """LoRA on the output head alone: A is [rank, hidden], B is [vocabulary, rank], DoRA's magnitude [vocabulary]."""
 
     rank: int
@@ -59,8 +55,7 @@ class HeadLora:
     magnitude: Tensor | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BaseCopy:
+class BaseCopy(Struct, frozen=True):
     """Base weights [vocabulary, hidden] that PEFT saved beside the adapter; engines refuse them if they are changed."""
 
     module: str
@@ -68,8 +63,7 @@ class BaseCopy:
     tensor: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class AdapterManifest:
+class AdapterManifest(Struct, frozen=True):
     """All that an adapter changes. `weights_digest` is the SHA-256 of the safetensors file."""
 
     weights_digest: str
@@ -80,7 +74,7 @@ class AdapterManifest:
 
     def to_json(self) -> bytes:
         """The manifest as JSON."""
-        return json.dumps(asdict(self)).encode()
+        return msgspec.json.encode(self)
 
     def write(self, path: Path) -> None:
         """Write the manifest as JSON."""
@@ -95,35 +89,6 @@ class AdapterManifest:
     def from_json(cls, content: bytes) -> "AdapterManifest":
         """What `to_json` made, now or before there were embeddings, heads and copies.
 
-        Raises `ValueError`, `TypeError` or `KeyError` for anything else.
+        Raises `ValueError` for anything else.
         """
-        data = _object(json.loads(content))
-        embedding, head = data.get("embedding"), data.get("head")
-        return cls(
-            data["weights_digest"],
-            tuple(LoraModule(**_with_tensors(entry)) for entry in data["modules"]),
-            None if embedding is None else EmbeddingLora(**_with_tensors(embedding)),
-            None if head is None else HeadLora(**_with_tensors(head)),
-            tuple(BaseCopy(entry["module"], _tensor(entry["tensor"])) for entry in data.get("copies", ())),
-        )
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError("expected an object")
-    return value
-
-
-def _with_tensors(value: Any) -> dict[str, Any]:
-    data = _object(value)
-    magnitude = data.get("magnitude")
-    return {
-        **data,
-        "a": _tensor(data["a"]),
-        "b": _tensor(data["b"]),
-        "magnitude": None if magnitude is None else _tensor(magnitude),
-    }
-
-
-def _tensor(data: dict[str, Any]) -> Tensor:
-    return Tensor(**{**data, "shape": tuple(data["shape"])})
+        return msgspec.json.decode(content, type=cls)

@@ -1,5 +1,6 @@
 """Adapters are read exactly or refused with a reason, and packed once."""
 
+import dataclasses
 import errno
 import hashlib
 import logging
@@ -7,15 +8,14 @@ import mmap
 import os
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import torch
 from ml_dtypes import bfloat16
+from msgspec.structs import replace
 from tests.adapters import random_pairs, write_adapter
 from tests.served_base import CONFIG, Base, loader
 
@@ -35,7 +35,7 @@ def write(folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) -> Ad
 def with_manifest(ref: AdapterRef, content: bytes) -> AdapterRef:
     """The adapter with another manifest, as if the registry had accepted that."""
     Path(ref.manifest).write_bytes(content)
-    return msgspec.structs.replace(ref, manifest_digest=hashlib.sha256(content).hexdigest())
+    return replace(ref, manifest_digest=hashlib.sha256(content).hexdigest())
 
 
 def changed(ref: AdapterRef, change: Callable[[LoraModule], LoraModule]) -> AdapterRef:
@@ -107,7 +107,7 @@ def test_the_announced_size_is_what_the_adapter_takes(fresh: AdapterLoader, tmp_
         (lambda m: replace(m, layer=2), "layers.2.q_proj: the served base has only 2 layers"),
         (lambda m: replace(m, layer=-1), "layers.-1.q_proj: the served base has only 2 layers"),
         (lambda m: replace(m, layer=1), "layers.1.q_proj is named twice"),
-        (lambda m: replace(m, scale=float("nan")), "layers.0.q_proj: the scale is not finite"),
+        (lambda m: replace(m, scale=1e39), "layers.0.q_proj: the scale is not finite as float32"),
         (lambda m: replace(m, rank=2), r"layers.0.q_proj, A: shape \(3, 24\) does not fit.*expected \(2, 24\)"),
         (lambda m: replace(m, a=replace(m.a, dtype="F64")), "layers.0.q_proj, A: dtype F64 is not one of"),
         (lambda m: replace(m, b=replace(m.b, size=8)), r"layers.0.q_proj, B: 8 bytes do not hold shape \(32, 3\)"),
@@ -125,7 +125,7 @@ def test_a_manifest_that_does_not_fit_the_base_is_refused(
 def test_an_adapter_of_another_base_is_refused_with_both_shapes(tmp_path: Path) -> None:
     ref = write(tmp_path)
     with pytest.raises(AdapterInvalid, match=r"shape \(3, 24\) does not fit the served base, expected \(3, 32\)"):
-        loader(tmp_path / "cache", Base(replace(CONFIG, hidden=32))).load(ref)
+        loader(tmp_path / "cache", Base(dataclasses.replace(CONFIG, hidden=32))).load(ref)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -182,11 +182,12 @@ def test_a_manifest_that_was_changed_is_refused(fresh: AdapterLoader, tmp_path: 
 
 
 def test_a_manifest_is_understood_once_and_compared_with_its_digest_each_time(
-    fresh: AdapterLoader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     understood = []
     parse = loader_module.parse_manifest
     monkeypatch.setattr(loader_module, "parse_manifest", lambda *args: understood.append(args) or parse(*args))
+    fresh = loader(tmp_path / "cache")
     ref = write(tmp_path)
     fresh.size(ref)
     fresh.load(ref)
@@ -196,6 +197,21 @@ def test_a_manifest_is_understood_once_and_compared_with_its_digest_each_time(
     for method in (fresh.size, fresh.open):
         with pytest.raises(AdapterInvalid, match="manifest was changed after registration"):
             method(ref)
+
+
+def test_adapters_that_differ_in_their_weights_alone_are_laid_out_once(
+    fresh: AdapterLoader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid_out = []
+    lay_out = loader_module.adapter_layout
+    monkeypatch.setattr(loader_module, "adapter_layout", lambda *args: laid_out.append(args) or lay_out(*args))
+    first, second = (write(tmp_path / name, seed=seed) for seed, name in enumerate(("first", "second")))
+    a, b = (fresh.load(ref).pairs[0, "q_proj"].a for ref in (first, second))
+    assert len(laid_out) == 1
+    assert not np.array_equal(a, b)
+    other = changed(first, lambda module: replace(module, scale=3.0))
+    assert fresh.load(other).pairs[0, "q_proj"].scale == 3.0
+    assert len(laid_out) == 2
 
 
 def test_missing_weights_are_refused(fresh: AdapterLoader, tmp_path: Path) -> None:

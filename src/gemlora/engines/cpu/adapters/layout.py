@@ -29,6 +29,8 @@ FILE_DTYPES: dict[str, np.dtype[np.generic]] = {
     "BF16": np.dtype(bfloat16),
 }
 
+LARGEST_SCALE = float(np.finfo(np.float32).max)
+
 ALIGNMENT = 64
 """Bytes; every array starts on a cache line."""
 
@@ -83,7 +85,7 @@ class Place:
 
     def view(self, memory: NDArray[np.uint8]) -> NDArray[np.generic]:
         """The array in the bytes of all arrays."""
-        return memory[self.offset : self.end].view(self.dtype).reshape(self.shape)
+        return np.ndarray(self.shape, self.dtype, memory, self.offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +225,8 @@ class _Planner:
         check_tensor(f"{name}, B", source.b, (outputs, source.rank))
         if source.magnitude is not None:
             check_tensor(f"{name}, magnitude", source.magnitude, (outputs,))
-        if not math.isfinite(source.scale):
-            raise AdapterInvalid(f"{name}: the scale is not finite")
+        if not abs(source.scale) <= LARGEST_SCALE:
+            raise AdapterInvalid(f"{name}: the scale is not finite as float32")
         return PairLayout(
             name,
             matrix,

@@ -6,6 +6,7 @@ import mmap
 from functools import lru_cache
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from gemlora.engines.contract import AdapterRef
@@ -20,7 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 REMEMBERED_MANIFESTS = 16
-"""How many of them are kept, parsed and laid out: whoever opens an adapter has asked for its size before."""
+"""How many of them are kept, parsed: whoever opens an adapter has asked for its size before."""
+
+REMEMBERED_LAYOUTS = 16
+"""How many are kept, each for all adapters that differ in their weights alone."""
 
 
 class AdapterLoader:
@@ -34,7 +38,8 @@ class AdapterLoader:
         self.dtype = dtype
         self.files = files
         self.kernels = kernels
-        self._planned = lru_cache(REMEMBERED_MANIFESTS)(self._plan_of)
+        self._parsed = lru_cache(REMEMBERED_MANIFESTS)(parse_manifest)
+        self._laid_out = lru_cache(REMEMBERED_LAYOUTS)(self._lay_out)
 
     def size(self, ref: AdapterRef) -> int:
         """Bytes that the adapter takes in memory, from its manifest alone. Raises `AdapterInvalid`."""
@@ -67,11 +72,11 @@ class AdapterLoader:
         self.files.discard(digest)
 
     def _plan(self, ref: AdapterRef) -> tuple[AdapterManifest, AdapterLayout]:
-        return self._planned(ref.digest, manifest_bytes(ref))
+        manifest = self._parsed(ref.digest, manifest_bytes(ref))
+        return manifest, self._laid_out(replace(manifest, weights_digest=""))
 
-    def _plan_of(self, digest: str, content: bytes) -> tuple[AdapterManifest, AdapterLayout]:
-        manifest = parse_manifest(digest, content)
-        return manifest, adapter_layout(manifest, self.base, self.dtype)
+    def _lay_out(self, manifest: AdapterManifest) -> AdapterLayout:
+        return adapter_layout(manifest, self.base, self.dtype)
 
     def _key(self, ref: AdapterRef) -> str:
         """A hash of everything that decides what the arrays hold."""

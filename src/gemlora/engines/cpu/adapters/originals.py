@@ -30,7 +30,7 @@ def parse_manifest(digest: str, content: bytes) -> AdapterManifest:
     """The manifest of the adapter `digest`. Raises `AdapterInvalid` if it is none."""
     try:
         return AdapterManifest.from_json(content)
-    except (ValueError, TypeError, KeyError) as error:
+    except ValueError as error:
         raise AdapterInvalid(f"Adapter {digest}: the manifest cannot be read: {error}") from error
 
 
