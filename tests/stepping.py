@@ -164,13 +164,14 @@ class EmptyLoader:
     """Adapters without pairs; their digests alone change the logits of `PagedRunner`."""
 
     def __init__(self) -> None:
+        self.packed: set[str] = set()
         self.discarded: list[str] = []
 
     def size(self, ref: AdapterRef) -> int:
         return ADAPTER_SIZE
 
     def open(self, ref: AdapterRef) -> LoraWeights | None:
-        return None
+        return LoraWeights(ref.digest, {}) if ref.digest in self.packed else None
 
     def pack(self, ref: AdapterRef) -> LoraWeights:
         if ref.digest == BROKEN:

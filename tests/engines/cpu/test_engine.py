@@ -1,9 +1,11 @@
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.stepping import BROKEN, CONTEXT, NOT_FINITE, RAISING, VOCABULARY, Bench, PagedRunner, alone, request
 
 from gemlora.engines.contract import EngineStats, FinishReason
+from gemlora.engines.cpu.adapters import AdapterPool
 from gemlora.engines.cpu.blocks import BLOCK_SIZE
 from gemlora.engines.cpu.frames import Delivered, Failed, Shutdown, UnloadAdapter
 
@@ -297,6 +299,28 @@ def test_others_run_while_an_adapter_is_read() -> None:
     for _ in range(3):
         assert bench.loop.step()
     assert len(bench.tokens("fast")) == 3
+    assert bench.tokens("slow") == ()
+    bench.run()
+    assert bench.tokens("slow") == alone(request("slow", adapter="one"))[0]
+
+
+def test_a_step_waits_for_a_packed_adapter_that_is_read_at_once() -> None:
+    bench = Bench()
+    with ThreadPoolExecutor(1) as reader:
+        bench.loader.packed.add("one")
+        bench.adapters = bench.loop._adapters = AdapterPool(bench.loader, 1000, reader, reader, lambda: None)
+        bench.submit(request("a", adapter="one"))
+        assert bench.loop.step()
+        assert len(bench.tokens("a")) == 1
+        bench.run()
+    assert bench.tokens("a") == alone(request("a", adapter="one"))[0]
+
+
+def test_a_step_waits_only_a_moment_for_an_adapter() -> None:
+    bench = Bench()
+    bench.submit(request("slow", adapter="one"), request("fast"))
+    assert bench.loop.step()  # nobody reads
+    assert len(bench.tokens("fast")) == 1
     assert bench.tokens("slow") == ()
     bench.run()
     assert bench.tokens("slow") == alone(request("slow", adapter="one"))[0]

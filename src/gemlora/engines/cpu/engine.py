@@ -45,6 +45,10 @@ from gemlora.engines.cpu.scheduler import Scheduler
 from gemlora.engines.cpu.sequence import Sequence
 from gemlora.errors import EngineFailed, GemloraError, InvalidRequest, PromptTooLong
 
+OPENING_PATIENCE = 0.005
+"""Seconds that a step waits for adapters which it begins to read: packed ones take a millisecond, and the next step
+comes much later."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -214,10 +218,23 @@ class StepLoop:
             raise InvalidRequest(f"prompt: expected tokens from 0 to {self._vocabulary - 1}")
 
     def _acquire_adapters(self) -> None:
-        """Oldest first. While one waits for room, newer ones take none, so that it gets what is released.
+        """Give adapters to sequences that have none yet; those whose adapter is packed need not wait for the next step.
 
         Reading an adapter may be what the process dies of, so those who wait for it are named first.
         """
+        if self._ask_for_adapters():
+            self._flush()
+            self._adapters.wait_for_opened(OPENING_PATIENCE)
+            self._ask_for_adapters()
+        self._adapters.settle()
+        self._flush()
+
+    def _ask_for_adapters(self) -> bool:
+        """Oldest first. While one waits for room, newer ones take none, so that it gets what is released.
+
+        Returns whether any adapter is being read since now.
+        """
+        begun = False
         for sequence in self._scheduler.waiting:
             ref = sequence.request.adapter
             if ref is None or sequence.has_adapter:
@@ -228,14 +245,14 @@ class StepLoop:
                 self._fail(sequence, error)
                 continue
             if sequence.adapter is None:
-                if not self._adapters.is_loading(ref):
+                if not self._adapters.has_room(ref):
                     break
                 if not sequence.announced:
                     self._start(sequence)
+                    begun = True
             if sequence.adapter is not None and sequence.probing and sequence.adapter.embedding:
                 sequence.tokens = [*with_changed_tokens(sequence.tokens, sequence.adapter.embedding)]
-        self._adapters.settle()
-        self._flush()
+        return begun
 
     def _open_texts(self) -> None:
         """Have the grammars of new sequences compiled; go on with those that are, and end those that cannot be.

@@ -90,8 +90,12 @@ class Adapters(Protocol):
         """The adapter, kept until `release`; None while it is read or waits for room."""
         ...
 
-    def is_loading(self, ref: AdapterRef) -> bool:
-        """Whether it is being read."""
+    def has_room(self, ref: AdapterRef) -> bool:
+        """Whether one that `acquire` does not return is being read."""
+        ...
+
+    def wait_for_opened(self, seconds: float) -> None:
+        """Give those that are packed so long to be read."""
         ...
 
     def release(self, weights: LoraWeights) -> None:

@@ -1,7 +1,7 @@
 """Adapters are kept within their budget of memory, unloaded when told to, and nothing else is remembered."""
 
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -135,8 +135,8 @@ def test_room_is_reserved_while_an_adapter_is_read() -> None:
     bench = Bench(red=60, blue=60)
     assert bench.acquire("red") is None
     assert bench.acquire("blue") is None
-    assert bench.pool.is_loading(AdapterRef("red", "", "", ""))
-    assert not bench.pool.is_loading(AdapterRef("blue", "", "", ""))
+    assert bench.pool.has_room(AdapterRef("red", "", "", ""))
+    assert not bench.pool.has_room(AdapterRef("blue", "", "", ""))
     bench.executor.run()
     assert bench.shelf.reads == ["red"]
     assert bench.pool.reserved == 60
@@ -171,7 +171,7 @@ def test_an_adapter_that_is_not_packed_is_packed_and_holds_up_no_other() -> None
     bench.executor.run()
     assert bench.acquire("red") is None
     assert bench.acquire("blue") is not None
-    assert bench.pool.is_loading(AdapterRef("red", "", "", ""))
+    assert bench.pool.has_room(AdapterRef("red", "", "", ""))
     bench.packer.run()
     assert bench.acquire("red") is not None
     assert bench.shelf.reads == ["blue", "red"]
@@ -309,3 +309,26 @@ def test_thousands_of_adapters_leave_nothing_behind() -> None:
     assert len(bench.pool.digests) == 2
     assert len(bench.pool._slots) <= 2
     assert bench.pool._size.cache_info().currsize <= 1024
+
+
+def test_packed_adapters_are_waited_for_and_packing_is_not() -> None:
+    shelf, packer = Shelf(packed=40, new=40), Later()
+    shelf.unpacked.add("new")
+    with ThreadPoolExecutor(1) as reader:
+        pool = AdapterPool(shelf, 100, reader, packer, lambda: None)
+        refs = [AdapterRef(digest, "", "", "") for digest in ("new", "packed")]
+        assert [pool.acquire(ref) for ref in refs] == [None, None]
+        pool.wait_for_opened(60)
+        new, packed = (pool.acquire(ref) for ref in refs)
+    assert new is None
+    assert packed is not None
+    packer.run()
+    assert pool.acquire(refs[0]) is not None
+
+
+def test_waiting_for_packed_adapters_ends() -> None:
+    bench = Bench(slow=40)
+    assert bench.acquire("slow") is None
+    bench.pool.wait_for_opened(0.001)
+    assert bench.acquire("slow") is None
+    assert bench.take("slow").digest == "slow"

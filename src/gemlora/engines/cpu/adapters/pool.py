@@ -7,8 +7,10 @@ packs, so that nobody whose adapter is packed waits for that. The pool itself be
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from threading import Event
+from time import monotonic
 from typing import Any, Protocol
 
 from gemlora.engines.contract import AdapterRef
@@ -45,6 +47,8 @@ class _Slot:
 
     size: int
     future: Future[LoraWeights]
+    opened: Event = field(default_factory=Event)
+    """Set once the packed file was read or is known to be missing."""
     users: int = 0
     unloaded: bool = False
 
@@ -110,10 +114,15 @@ class AdapterPool:
         self._slots.move_to_end(ref.digest)
         return weights
 
-    def is_loading(self, ref: AdapterRef) -> bool:
-        """Whether the adapter is being read; if not, one that `acquire` does not return waits for room."""
-        slot = self._slots.get(ref.digest)
-        return slot is not None and not slot.future.done()
+    def has_room(self, ref: AdapterRef) -> bool:
+        """Whether there is room for the adapter: one that `acquire` does not return is being read then."""
+        return ref.digest in self._slots
+
+    def wait_for_opened(self, seconds: float) -> None:
+        """Return when no packed file is being read any more, or after so many seconds; packing is not waited for."""
+        deadline = monotonic() + seconds
+        for slot in self._slots.values():
+            slot.opened.wait(max(0.0, deadline - monotonic()))
 
     def release(self, weights: LoraWeights) -> None:
         """Give back what `acquire` returned; once for each time."""
@@ -155,17 +164,18 @@ class AdapterPool:
                 f"Adapter {ref.digest} takes {size} bytes; adapter_memory_bytes allows {self._capacity} for all"
             )
         if self._make_room(size):
-            loaded: Future[LoraWeights] = Future()
-            self._slots[ref.digest] = _Slot(size, loaded)
-            loaded.add_done_callback(self._tell)
-            self._reader.submit(self._loader.open, ref).add_done_callback(partial(self._pack, ref, loaded))
+            slot = _Slot(size, Future())
+            self._slots[ref.digest] = slot
+            slot.future.add_done_callback(self._tell)
+            self._reader.submit(self._loader.open, ref).add_done_callback(partial(self._pack, ref, slot))
 
-    def _pack(self, ref: AdapterRef, loaded: Future[LoraWeights], opened: Future[LoraWeights | None]) -> None:
+    def _pack(self, ref: AdapterRef, slot: _Slot, opened: Future[LoraWeights | None]) -> None:
         """Go on when the packed file was looked for."""
         if opened.exception() is None and opened.result() is None:
-            self._packer.submit(self._loader.pack, ref).add_done_callback(partial(_pass_on, loaded))
+            self._packer.submit(self._loader.pack, ref).add_done_callback(partial(_pass_on, slot.future))
         else:
-            _pass_on(loaded, opened)
+            _pass_on(slot.future, opened)
+        slot.opened.set()
 
     def _discard(self, digest: str, discarded: Future[None], _: object = None) -> None:
         self._reader.submit(self._loader.discard, digest).add_done_callback(partial(_pass_on, discarded))
