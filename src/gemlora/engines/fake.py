@@ -140,7 +140,7 @@ class FakeEngine:
         self._check(adapter)
         try:
             content = await asyncio.to_thread(Path(adapter.manifest).read_bytes)
-            AdapterManifest.read(Path(adapter.manifest))
+            AdapterManifest.from_json(content)
         except (OSError, ValueError) as error:
             raise AdapterInvalid(f"Adapter {adapter.digest}: the manifest cannot be read: {error}") from error
         if hashlib.sha256(content).hexdigest() != adapter.manifest_digest:

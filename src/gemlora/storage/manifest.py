@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 
-class Tensor(Struct, frozen=True):
+class Tensor(Struct, frozen=True, forbid_unknown_fields=True):
     """One tensor inside a safetensors file. `offset` counts bytes from the start of the file."""
 
     name: str
@@ -20,7 +20,7 @@ class Tensor(Struct, frozen=True):
     size: int
 
 
-class LoraModule(Struct, frozen=True):
+class LoraModule(Struct, frozen=True, forbid_unknown_fields=True):
     """y += scale · B (A x) on one linear module of one layer. A is [rank, inputs], B is [outputs, rank]."""
 
     layer: int
@@ -35,7 +35,7 @@ class LoraModule(Struct, frozen=True):
     """[outputs], with DoRA."""
 
 
-class EmbeddingLora(Struct, frozen=True):
+class EmbeddingLora(Struct, frozen=True, forbid_unknown_fields=True):
     """LoRA on the input embedding alone: A is [rank, vocabulary], B is [hidden, rank], DoRA's magnitude [hidden]."""
 
     rank: int
@@ -45,7 +45,7 @@ class EmbeddingLora(Struct, frozen=True):
     magnitude: Tensor | None = None
 
 
-class HeadLora(Struct, frozen=True):
+class HeadLora(Struct, frozen=True, forbid_unknown_fields=True):
     """LoRA on the output head alone: A is [rank, hidden], B is [vocabulary, rank], DoRA's magnitude [vocabulary]."""
 
     rank: int
@@ -55,7 +55,7 @@ class HeadLora(Struct, frozen=True):
     magnitude: Tensor | None = None
 
 
-class BaseCopy(Struct, frozen=True):
+class BaseCopy(Struct, frozen=True, forbid_unknown_fields=True):
     """Base weights [vocabulary, hidden] that PEFT saved beside the adapter; engines refuse them if they are changed."""
 
     module: str
@@ -63,7 +63,7 @@ class BaseCopy(Struct, frozen=True):
     tensor: Tensor
 
 
-class AdapterManifest(Struct, frozen=True):
+class AdapterManifest(Struct, frozen=True, forbid_unknown_fields=True):
     """All that an adapter changes. `weights_digest` is the SHA-256 of the safetensors file."""
 
     weights_digest: str

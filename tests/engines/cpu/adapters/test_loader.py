@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import hashlib
+import json
 import logging
 import mmap
 import os
@@ -107,6 +108,7 @@ def test_the_announced_size_is_what_the_adapter_takes(fresh: AdapterLoader, tmp_
         (lambda m: replace(m, layer=2), "layers.2.q_proj: the served base has only 2 layers"),
         (lambda m: replace(m, layer=-1), "layers.-1.q_proj: the served base has only 2 layers"),
         (lambda m: replace(m, layer=1), "layers.1.q_proj is named twice"),
+        (lambda m: replace(m, scale=float("nan")), "the manifest cannot be read"),
         (lambda m: replace(m, scale=1e39), "layers.0.q_proj: the scale is not finite as float32"),
         (lambda m: replace(m, rank=2), r"layers.0.q_proj, A: shape \(3, 24\) does not fit.*expected \(2, 24\)"),
         (lambda m: replace(m, a=replace(m.a, dtype="F64")), "layers.0.q_proj, A: dtype F64 is not one of"),
@@ -164,6 +166,16 @@ def test_changed_bytes_of_the_weights_are_noticed(fresh: AdapterLoader, tmp_path
 def test_what_is_no_manifest_is_refused(fresh: AdapterLoader, tmp_path: Path, content: str) -> None:
     with pytest.raises(AdapterInvalid, match="manifest cannot be read"):
         fresh.load(with_manifest(write(tmp_path), content.encode()))
+
+
+def test_a_manifest_that_says_more_than_is_understood_is_refused(fresh: AdapterLoader, tmp_path: Path) -> None:
+    ref = write(tmp_path)
+    manifest = json.loads(Path(ref.manifest).read_bytes())
+    for part in (manifest, manifest["modules"][0], manifest["modules"][0]["a"]):
+        part["later"] = 1
+        with pytest.raises(AdapterInvalid, match="manifest cannot be read: Object contains unknown field `later`"):
+            fresh.load(with_manifest(ref, json.dumps(manifest).encode()))
+        del part["later"]
 
 
 def test_a_missing_manifest_is_refused(fresh: AdapterLoader, tmp_path: Path) -> None:
