@@ -345,8 +345,11 @@ async def test_the_first_token_is_replaced_at_the_next_start_once_it_is_revoked(
     assert await is_refused(accounts, before.token)
 
 
-async def test_a_deleted_account_takes_everything_along(accounts: Accounts, holdings: FakeHoldings) -> None:
+async def test_a_deleted_account_takes_everything_along(
+    accounts: Accounts, holdings: FakeHoldings, clock: Clock
+) -> None:
     await accounts.prepare(ACCOUNT, "preset")
+    clock.now += timedelta(seconds=1)
     account, other = await accounts.create("tenant"), await accounts.create("other")
     new, kept = await new_token(accounts, account.id), await new_token(accounts, other.id)
 
