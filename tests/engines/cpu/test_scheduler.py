@@ -14,6 +14,14 @@ from gemlora.engines.cpu.scheduler import Scheduler
 from gemlora.engines.cpu.sequence import Sequence
 
 
+def next_step(scheduler: Scheduler) -> dict[str, int]:
+    """How many tokens of each prompt the next step computes."""
+    chunks = scheduler.next_chunks()
+    for chunk in chunks:
+        chunk.sequence.computed += chunk.length
+    return {chunk.sequence.request.id: chunk.length for chunk in chunks}
+
+
 def test_those_that_decode_come_first_and_a_prompt_gets_the_rest() -> None:
     bench = Bench(step_tokens=16)
     bench.submit(request("a"), request("b"))
@@ -45,16 +53,34 @@ def test_long_prompts_wait_for_short_ones_except_the_oldest() -> None:
     lengths = {"oldest": 400, "next": 400, "short": 10, "too": 11}
     for arrival, (name, length) in enumerate(lengths.items()):
         scheduler.add(Sequence.start(request(name, range(length)), arrival))
-    chunks = {chunk.sequence.request.id: chunk.length for chunk in scheduler.next_chunks()}
-    assert chunks == {"oldest": 4, "short": 10, "too": 11}  # of 36 that fit; half of them are there
+    assert next_step(scheduler) == {"oldest": 4, "short": 10, "too": 11}  # of 36 that fit; half of them are there
 
 
 def test_beside_short_prompts_others_fill_half_a_step() -> None:
     scheduler = Bench(blocks=200, step_tokens=512, step_seconds=0.04).scheduler
     for arrival, length in enumerate([400, 300, 6]):
         scheduler.add(Sequence.start(request(str(arrival), range(length)), arrival))
-    chunks = {chunk.sequence.request.id: chunk.length for chunk in scheduler.next_chunks()}
-    assert chunks == {"0": 4, "1": 8, "2": 6}
+    assert next_step(scheduler) == {"0": 4, "1": 8, "2": 6}
+
+
+def test_beside_the_rest_of_a_longer_prompt_others_fill_the_step() -> None:
+    scheduler = Bench(blocks=200, step_tokens=512, step_seconds=0.04).scheduler
+    for arrival, length in enumerate([50, 200]):
+        scheduler.add(Sequence.start(request(str(arrival), range(length)), arrival))
+    assert next_step(scheduler) == {"0": 35}
+    assert next_step(scheduler) == {"0": 15, "1": 20}
+
+
+def test_a_prompt_is_as_short_as_what_the_prefix_cache_does_not_have_of_it() -> None:
+    scheduler = Bench(blocks=200, step_tokens=512, step_seconds=0.04).scheduler
+    conversation = range(10 * BLOCK_SIZE)
+    scheduler.add(before := Sequence.start(request("before", conversation), 0))
+    while before.remaining:
+        next_step(scheduler)
+    scheduler.remove(before)
+    for arrival, prompt in enumerate([[0] * 300, conversation, [1] * 200], 1):
+        scheduler.add(Sequence.start(request(str(arrival), prompt), arrival))
+    assert next_step(scheduler) == {"1": 4, "2": BLOCK_SIZE}
 
 
 def test_inserted_chunks_are_of_newcomers_that_are_short_and_find_room() -> None:

@@ -61,7 +61,7 @@ class Pace:
         self._insertable, self._insertable_tokens, self._insertions = self._longest_short(), self.step_tokens, 0
 
     def is_short(self, tokens: int, context: int) -> bool:
-        """Whether a prompt with `tokens` left behind `context` others should not wait for longer ones."""
+        """Whether a prompt of `tokens` behind `context` others should not wait for longer ones."""
         return self._prompt_seconds(tokens, context) <= self._longest_short()
 
     def fit(self, tokens: int, context: int, part: float = 1.0, fill: float = 1.0) -> int:

@@ -90,6 +90,7 @@ class PrefixCache:
         sequence.blocks[first : first + len(found)] = [self._take(cached) for cached in found]
         self._pool.release(unneeded)
         sequence.computed += len(found) * BLOCK_SIZE
+        sequence.reused += len(found) * BLOCK_SIZE
         sequence.shared = first + len(found)
         self.reused_tokens += len(found) * BLOCK_SIZE
 
@@ -114,7 +115,7 @@ class PrefixCache:
         while self.idle > self._most_idle:
             self._evict()
         sequence.blocks = []
-        sequence.computed = sequence.shared = 0
+        sequence.computed = sequence.reused = sequence.shared = 0
 
     def _serves(self, sequence: Sequence) -> bool:
         """Probes shall measure what is computed, and nobody needs their blocks again."""

@@ -129,7 +129,7 @@ class Scheduler:
         """
         self._admit_waiting()
         others = [sequence for sequence in self._running if sequence not in self._planned]
-        short = [sequence for sequence in others if self._pace.is_short(sequence.remaining, sequence.computed)]
+        short = [sequence for sequence in others if self._is_short(sequence)]
         if not short:
             return []
         self._pace.begin_insertion()
@@ -180,7 +180,7 @@ class Scheduler:
         prompts = [sequence for sequence in self._running if sequence not in decoding]
         for sequence in prompts:
             self._cache.reuse(sequence)
-        short = {sequence for sequence in prompts if self._pace.is_short(sequence.remaining, sequence.computed)}
+        short = {sequence for sequence in prompts if self._is_short(sequence)}
         turns = [(sequence, OLDEST_PART, 1.0) for sequence in prompts[:1]]
         for sequence in sorted(prompts, key=attrgetter("remaining")):
             turns.append((sequence, 1.0, SHORT_PART if short and sequence not in short else 1.0))
@@ -189,6 +189,10 @@ class Scheduler:
             done = lengths[sequence]
             lengths[sequence] += self._pace.fit(sequence.remaining - done, sequence.computed + done, part, fill)
         return [Chunk(sequence, length) for sequence, length in lengths.items() if length]
+
+    def _is_short(self, sequence: Sequence) -> bool:
+        """Whether a prompt is short, without what the prefix cache had of it. The rest of a longer one is not."""
+        return self._pace.is_short(len(sequence.tokens) - sequence.reused, sequence.reused)
 
     def _grow(self, sequence: Sequence) -> bool:
         """Make sure that its tokens have blocks, at the cost of newer sequences; False if it was itself the newest."""

@@ -16,11 +16,12 @@ class Sequence:
     """A request on its way through the engine.
 
     `tokens` is the prompt and everything generated so far; the first `computed` of them have their keys and values
-    in `blocks`. Preemption takes the blocks and sets `computed` to 0: the same tokens are computed again later.
-    The first `shared` blocks are in the prefix cache; `keys` are those of the root and of as many blocks as were asked.
-    `history` exists only for requests with penalties. With `probing` no token is drawn, the logits are kept there.
-    `drafter` reads the tokens if the engine guesses ahead. `opening` becomes `text` when the grammar of a request that
-    has one is compiled. `announced` says whether the client knows that the engine works on it.
+    in `blocks`, `reused` of these because the prefix cache had them. Preemption takes the blocks and sets both to 0:
+    the same tokens are computed again later. The first `shared` blocks are in the prefix cache; `keys` are those of the
+    root and of as many blocks as were asked. `history` exists only for requests with penalties. With `probing` no token
+    is drawn, the logits are kept there. `drafter` reads the tokens if the engine guesses ahead. `opening` becomes
+    `text` when the grammar of a request that has one is compiled. `announced` says whether the client knows that the
+    engine works on it.
     """
 
     request: GenerateRequest
@@ -29,6 +30,7 @@ class Sequence:
     adapter: LoraWeights | None = None
     blocks: list[int] = field(default_factory=list)
     computed: int = 0
+    reused: int = 0
     shared: int = 0
     keys: list[bytes] = field(default_factory=list)
     history: TokenHistory | None = None
