@@ -73,14 +73,14 @@ def test_beside_the_rest_of_a_longer_prompt_others_fill_the_step() -> None:
 
 def test_a_prompt_is_as_short_as_what_the_prefix_cache_does_not_have_of_it() -> None:
     scheduler = Bench(blocks=200, step_tokens=512, step_seconds=0.04).scheduler
-    conversation = range(10 * BLOCK_SIZE)
+    conversation = range(9 * BLOCK_SIZE + 10)
     scheduler.add(before := Sequence.start(request("before", conversation), 0))
     while before.remaining:
         next_step(scheduler)
     scheduler.remove(before)
     for arrival, prompt in enumerate([[0] * 300, conversation, [1] * 200], 1):
         scheduler.add(Sequence.start(request(str(arrival), prompt), arrival))
-    assert next_step(scheduler) == {"1": 4, "2": BLOCK_SIZE}
+    assert next_step(scheduler) == {"1": 4, "2": 10, "3": 3}
 
 
 def test_inserted_chunks_are_of_newcomers_that_are_short_and_find_room() -> None:
