@@ -1,9 +1,10 @@
 """gemlora and its peers on the same machine in one run: each is started in turn, asked the same, and ended.
 
-python -m benchmarks.compare [--rounds COUNT] [--clients COUNT …] [--peers NAME …] [--result FILE]
+python -m benchmarks.compare [--rounds COUNT] [--clients COUNT …] [--seconds LEAST] [--peers NAME …] [--result FILE]
 
 Every round begins with a probe of the machine and starts every server anew, in an order that rotates. A load is so many
-clients that wait for their answers; prompts are 128 tokens that no two requests share, answers 64 tokens, greedy.
+clients that wait for their answers; prompts are 128 tokens that no two requests share, answers 64 tokens, greedy. Loads
+are repeated until they took ten seconds together, as one moment of a shared machine says little.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from benchmarks.memory import watched
 from benchmarks.peers import llama_cpp
 from benchmarks.peers.gemlora import Gemlora
 from benchmarks.peers.llama_cpp import LlamaCpp
-from benchmarks.peers.peer import Clients, Peer, Question
+from benchmarks.peers.peer import Clients, Peer, Question, Served
 from benchmarks.peers.transformers_peft import TransformersPeft
 from benchmarks.peers.vllm import Vllm
 from benchmarks.peft_adapters import Shape
@@ -54,6 +55,8 @@ class Plan:
     clients: Sequence[int]
     turns: int
     """Questions of each client."""
+    seconds: float = 0.0
+    """How long each kind of load is measured at least; once in any case."""
 
     @property
     def most(self) -> int:
@@ -77,13 +80,21 @@ def measure(peer: Peer, plan: Plan, prompts: Prompts) -> Figures:
         served.answer(questions(prompts, 2, 1, "different"))
         for clients in plan.clients:
             for mix in MIXES:
-                load = questions(prompts, clients, plan.turns, mix)
                 with watched(served.pid) as peak:
-                    answers = served.answer(load)
-                figures |= {f"{mix}_{clients}_{key}": value for key, value in _figures(answers).items()}
+                    found = _repeated(served, plan, prompts, clients, mix)
+                figures |= {f"{mix}_{clients}_{key}": value for key, value in found.items()}
                 if clients == plan.most and mix == MEMORY_MIX:
                     figures["peak_pss_bytes"] = peak.bytes
     return figures
+
+
+def _repeated(served: Served, plan: Plan, prompts: Prompts, clients: int, mix: str) -> Figures:
+    """One kind of load as often as `plan` wants it: averages of its figures, and the rate over all of it."""
+    loads: list[Figures] = []
+    while not loads or sum(each["seconds"] for each in loads) < plan.seconds:
+        loads.append(_figures(served.answer(questions(prompts, clients, plan.turns, mix))))
+    means = {key: statistics.fmean(each[key] for each in loads) for key in loads[0]}
+    return means | {"tokens_per_second": means["output_tokens"] / means["seconds"], "loads": len(loads)}
 
 
 def _figures(answers: Sequence[Answer]) -> Figures:
@@ -134,11 +145,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument("--turns", type=int, default=1, help="questions of each client")
+    parser.add_argument("--seconds", type=float, default=10, help="how long each kind of load is measured at least")
     names = [LlamaCpp.name, TransformersPeft.name, Vllm.name]
     parser.add_argument("--peers", nargs="*", choices=names, default=[LlamaCpp.name, TransformersPeft.name])
     parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    plan = Plan(sorted(arguments.clients), arguments.turns)
+    plan = Plan(sorted(arguments.clients), arguments.turns, arguments.seconds)
     model = starter_model()
     shape = Shape(len(model.config.layers), model.config.modules)
     with tempfile.TemporaryDirectory() as name:
@@ -159,7 +171,7 @@ def main() -> None:
         versions = {peer.name: peer.version for peer in peers}
     results.write(
         arguments.result, figures_of(rounds, list(versions)), rounds, prompt_tokens=PROMPT, output_tokens=TOKENS,
-        adapters=plan.most, rank=RANK, clients=plan.clients, turns=plan.turns, versions=versions,
+        adapters=plan.most, rank=RANK, clients=plan.clients, turns=plan.turns, seconds=plan.seconds, versions=versions,
     )  # fmt: skip
 
 

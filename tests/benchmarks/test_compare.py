@@ -77,6 +77,20 @@ def test_no_prompt_is_asked_twice_and_mixes_differ_in_the_adapters_alone() -> No
     assert loads[2 : 2 + 6] == [None, None, 0, 0, 0, 1]
 
 
+def test_short_loads_are_repeated_with_new_prompts_until_they_took_so_long() -> None:
+    servers = peers([])
+    plan = Plan([2], turns=1, seconds=4.5)
+    [measured] = compare(servers, plan, 1, FakePrompts(), FakeMachine())  # type: ignore[arg-type]
+    prompts = [question.prompt for question in servers[0].asked]
+
+    assert {name: each["different_2_loads"] for name, each in measured["figures"].items()} == {
+        "gemlora": 5, "slow": 2, "slower": 1,
+    }  # fmt: skip
+    assert measured["figures"]["gemlora"]["different_2_tokens_per_second"] == 2 * TOKENS
+    assert measured["figures"]["gemlora"]["different_2_requests"] == 2
+    assert len(prompts) == len(set(prompts)) == 1 + 2 + 3 * 5 * 2
+
+
 def test_ratios_are_taken_within_rounds() -> None:
     rounds = compare(peers([]), Plan([2], turns=1), 3, FakePrompts(), FakeMachine())  # type: ignore[arg-type]
     figures = figures_of(rounds, ["gemlora", "slow", "slower"])
