@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
-from benchmarks.made_adapters import make_adapter
+from benchmarks.made_adapters import make_adapter, resident_bytes
 
 from gemlora.engines.contract import AdapterRef, GenerateRequest, Sampling
 from gemlora.engines.cpu.client import CpuEngine
@@ -100,7 +100,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         options, model = starter_options(Path(name))
         adapters = [make_adapter(Path(name) / str(seed), model.config, RANK, seed) for seed in range(ADAPTERS)]
-        size = sum(Path(adapter.weights).stat().st_size for adapter in adapters) // len(adapters)
+        size = resident_bytes(adapters[0], model)
         del model
         gc.collect()
         before, after = asyncio.run(measure(options, adapters, arguments.rounds))

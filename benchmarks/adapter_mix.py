@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.adapter_memory import starter_options
 from benchmarks.engine_load import TokenPrompts, Work, decode_rate, perform, rate, running
 from benchmarks.machine import Machine
-from benchmarks.made_adapters import make_adapter
+from benchmarks.made_adapters import make_adapter, resident_bytes
 from benchmarks.results import Figures
 from msgspec.structs import replace
 
@@ -28,6 +28,7 @@ from benchmarks import results
 from gemlora.engines.contract import AdapterRef
 from gemlora.engines.cpu.client import CpuEngine
 from gemlora.engines.cpu.options import CpuOptions
+from gemlora.engines.cpu.weights.packed import PackedModel
 
 RESULT = results.FOLDER / "adapter_mix.json"
 RANK = 8
@@ -111,10 +112,10 @@ async def measure(
 
 
 async def round_of(
-    options: CpuOptions, adapters: Sequence[AdapterRef], plan: Plan, seed: int, vocabulary: int
+    options: CpuOptions, adapters: Sequence[AdapterRef], plan: Plan, seed: int, model: PackedModel
 ) -> Figures:
     """All mixes, and those of R7 on an engine whose cache holds few adapters."""
-    generator, prompts = random.Random(seed), TokenPrompts(vocabulary, seed)
+    generator, prompts = random.Random(seed), TokenPrompts(model.config.vocabulary, seed)
     warm = [[Work(prompts.draw(PROMPT), 2, adapter)] for adapter in adapters[:CLIENTS]]
     mixes = drawn(plan.registered, generator)
     compared = {name: mixes.pop(name) for name in plan.compared}
@@ -126,16 +127,11 @@ async def round_of(
     working_set = WORKING_SET * CACHED
     if len(adapters) < working_set:
         return figures
-    size = adapter_bytes(adapters[0])
-    async with running(replace(options, adapter_memory_bytes=CACHED * size * 101 // 100)) as engine:
+    memory = CACHED * resident_bytes(adapters[0], model) * 101 // 100
+    async with running(replace(options, adapter_memory_bytes=memory)) as engine:
         await perform(engine, warm)
         sets = {f"cache_{times}": uniform(times * CACHED, generator) for times in (1, WORKING_SET)}
         return figures | await measure(engine, adapters, sets, prompts, plan.turns, plan.times)
-
-
-def adapter_bytes(adapter: AdapterRef) -> int:
-    """Of its weights, as packed beside a quantised base: the file's tensors are bfloat16 too."""
-    return Path(adapter.weights).stat().st_size
 
 
 def ratios(rounds: Sequence[Figures], plan: Plan, share: float) -> Figures:
@@ -183,10 +179,10 @@ def main() -> None:
         machine, rounds = Machine(folder), []
         for seed in range(arguments.rounds):
             limits = [asdict(each) for each in machine.limits()]
-            figures = asyncio.run(round_of(options, adapters, plan, seed, model.config.vocabulary))
+            figures = asyncio.run(round_of(options, adapters, plan, seed, model))
             rounds.append({"limits": limits, "figures": figures})
             print(f"round {seed + 1}/{arguments.rounds}", {key: round(value, 1) for key, value in figures.items()})
-        share = adapter_bytes(adapters[0]) / model.size
+        share = resident_bytes(adapters[0], model) / model.size
     measured = [each["figures"] for each in rounds]
     figures = results.medians(measured) | ratios(measured, plan, share)
     results.write(

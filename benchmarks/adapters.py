@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.adapter_memory import starter_options
 from benchmarks.engine_load import TokenPrompts, Work, first_token, perform
-from benchmarks.made_adapters import make_adapter
+from benchmarks.made_adapters import make_adapter, resident_bytes
 from msgspec.structs import replace
 
 from gemlora.engines.contract import AdapterRef
@@ -87,7 +87,7 @@ def main() -> None:
         adapters = [
             make_adapter(Path(name) / str(seed), model.config, RANK, seed) for seed in range(arguments.adapters)
         ]
-        size = Path(adapters[0].weights).stat().st_size
+        size = resident_bytes(adapters[0], model)
         options = replace(options, adapter_memory_bytes=RESIDENT * size * 11 // 10)
         times = asyncio.run(first_uses(options, adapters, arguments.turns))
     result = {

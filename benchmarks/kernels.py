@@ -18,6 +18,7 @@ from rich.table import Table
 
 from gemlora.kernels import EmbeddingPair, LoraPair, LoraWeights, Matrix, SamplingBatch, Segments, aligned_rows
 from gemlora.kernels.cache import cached_numbers
+from gemlora.kernels.lora import in_scaled_bytes
 from gemlora.kernels.matrix import SPREAD_INPUTS
 from gemlora.kernels.native import NativeKernels, instruction_sets
 
@@ -142,13 +143,14 @@ def attention_cases(kernels: NativeKernels, dtype: type) -> Iterator[Case]:
     yield attention_case(kernels, 1, 8192, 1, dtype)
 
 
+def pair_of(rank: int, inputs: int, outputs: int) -> LoraPair:
+    """A pair as it lies in memory beside a quantised base."""
+    a, b = in_scaled_bytes(floats(rank, inputs)), in_scaled_bytes(floats(rank, outputs))
+    return LoraPair(a, b, inputs, outputs, 0.5)
+
+
 def lora_case(kernels: NativeKernels, rows: int, adapters: int, rank: int = 8) -> Case:
-    pairs = [
-        LoraPair.from_floats(
-            floats(rank, HIDDEN).astype(ml_dtypes.bfloat16), floats(rank, FEED_FORWARD).astype(ml_dtypes.bfloat16), 0.5
-        )
-        for _ in range(adapters)
-    ]
+    pairs = [pair_of(rank, HIDDEN, FEED_FORWARD) for _ in range(adapters)]
     segments = Segments.of(
         [(LoraWeights(str(i), {(0, "up_proj"): pair}), rows // adapters) for i, pair in enumerate(pairs)]
     )
@@ -158,18 +160,16 @@ def lora_case(kernels: NativeKernels, rows: int, adapters: int, rank: int = 8) -
         f"adapt rank {rank}, {rows} rows, {adapters} adapters",
         lambda: kernels.adapt(x, out, segments, 0, (("up_proj", 0),)),
         macs,
-        adapters * rank * (HIDDEN + FEED_FORWARD) * 2,
+        adapters * (pairs[0].a.nbytes + pairs[0].b.nbytes),
     )
 
 
 def side_cases(kernels: NativeKernels, rows: int, rank: int = 8) -> Iterator[Case]:
     """LoRA on the embedding and on the output head."""
     vocabulary = VOCABULARY
-    head = LoraPair.from_floats(
-        floats(rank, HIDDEN).astype(ml_dtypes.bfloat16), floats(rank, vocabulary).astype(ml_dtypes.bfloat16), 0.5
-    )
-    embedding = EmbeddingPair.from_floats(
-        floats(vocabulary, rank).astype(ml_dtypes.bfloat16), floats(rank, HIDDEN).astype(ml_dtypes.bfloat16), 0.5
+    head = pair_of(rank, HIDDEN, vocabulary)
+    embedding = EmbeddingPair(
+        floats(vocabulary, rank).astype(ml_dtypes.bfloat16), in_scaled_bytes(floats(rank, HIDDEN)), HIDDEN, 0.5
     )
     segments = Segments.of([(LoraWeights("both", {}, embedding, head), rows)])
     x, logits = floats(rows, HIDDEN), np.zeros((rows, vocabulary), np.float32)
@@ -178,13 +178,13 @@ def side_cases(kernels: NativeKernels, rows: int, rank: int = 8) -> Iterator[Cas
         f"adapt head rank {rank}, {rows} rows",
         lambda: kernels.adapt_head(x, logits, segments),
         rows * rank * (HIDDEN + vocabulary),
-        rank * vocabulary * 2,
+        head.b.nbytes,
     )
     yield Case(
         f"adapt embedding rank {rank}, {rows} rows",
         lambda: kernels.adapt_embedding(tokens, 25.25, x, segments),
         rows * rank * HIDDEN,
-        rank * (HIDDEN + rows) * 2,
+        embedding.b.nbytes + rows * rank * embedding.a.itemsize,
     )
 
 

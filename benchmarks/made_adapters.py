@@ -9,6 +9,7 @@ from benchmarks.peft_adapters import Shape, pairs
 from safetensors.numpy import save_file
 
 from gemlora.engines.contract import AdapterRef
+from gemlora.engines.cpu.adapters.layout import ServedBase, adapter_layout
 from gemlora.engines.cpu.config import GemmaConfig
 from gemlora.storage.manifest import AdapterManifest, LoraModule, Tensor
 
@@ -33,6 +34,11 @@ def make_adapter(folder: Path, config: GemmaConfig, rank: int, seed: int) -> Ada
     path.write_bytes(manifest)
     digest = hashlib.sha256(f"{seed}".encode()).hexdigest()
     return AdapterRef(digest, str(path), str(weights), hashlib.sha256(manifest).hexdigest())
+
+
+def resident_bytes(adapter: AdapterRef, base: ServedBase) -> int:
+    """What the adapter takes in memory beside this base, with the default settings."""
+    return adapter_layout(AdapterManifest.read(Path(adapter.manifest)), base, "auto").size
 
 
 def tensors_of(path: Path) -> dict[str, Tensor]:

@@ -9,6 +9,8 @@ namespace gemlora {
 
 inline float widen(float number) { return number; }
 
+inline float widen(std::int8_t number) { return static_cast<float>(number); }
+
 inline float widen(Bfloat number) { return std::bit_cast<float>(static_cast<std::uint32_t>(number.bits) << 16); }
 
 inline float widen(Half number) {
@@ -29,7 +31,8 @@ inline float number_at(const Numbers& numbers, std::int64_t index) {
     switch (numbers.type) {
     case Stored::bfloat16: return widen(static_cast<const Bfloat*>(numbers.data)[index]);
     case Stored::float16: return widen(static_cast<const Half*>(numbers.data)[index]);
-    case Stored::float32: break;
+    case Stored::float32:
+    case Stored::scaled_bytes: break;
     }
     return static_cast<const float*>(numbers.data)[index];
 }

@@ -25,6 +25,15 @@ struct Bfloat {
     std::uint16_t bits;
 };
 
+// Whole numbers, −127 … 127, and what they are multiplied by.
+struct ScaledBytes {
+    static constexpr std::int64_t size = 64;
+
+    Bfloat scale;
+    std::int8_t numbers[size];
+};
+static_assert(sizeof(ScaledBytes) == 66 && alignof(ScaledBytes) == 2);
+
 // [rows, columns], the last dimension contiguous.
 template <class Number>
 struct Rows {
@@ -53,8 +62,8 @@ struct Span {
     [[gnu::always_inline]] const Number& operator[](std::int64_t index) const { return data[index]; }
 };
 
-// Float numbers in one of the stored types.
-enum class Stored : std::uint8_t { float32 = 0, bfloat16 = 1, float16 = 2 };
+// Numbers of a float type, or an adapter's in `ScaledBytes`.
+enum class Stored : std::uint8_t { float32 = 0, bfloat16 = 1, float16 = 2, scaled_bytes = 3 };
 
 struct Numbers {
     const void* data = nullptr;
@@ -132,7 +141,8 @@ struct Paging {
 };
 
 // One adapter's change of one matrix: a in panels of 16 inputs [ceil(inputs / 16), rank, 16], or [inputs, rank] for an
-// embedding, and b in panels of 16 outputs [ceil(outputs / 16), rank, 16]; zeros past the last input or output.
+// embedding, and b in panels of 16 outputs [ceil(outputs / 16), rank, 16]; zeros past the last input or output. With
+// `ScaledBytes` panels have 64 inputs or outputs, [ceil(inputs / 64), rank] and [ceil(outputs / 64), rank].
 struct LowRank {
     Numbers a, b;
     std::int64_t rank, inputs, outputs;

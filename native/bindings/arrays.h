@@ -175,4 +175,14 @@ inline Numbers numbers_of(const ReadOnly& array, int type, std::int64_t count, c
     return {array.data(), stored};
 }
 
+// `ScaledBytes` come as bytes.
+inline Numbers scaled_bytes_of(const ReadOnly& array, std::int64_t count, const char* name) {
+    constexpr std::int64_t size = sizeof(ScaledBytes);
+    if (!is_contiguous(array) || !is_aligned(array.data(), alignof(ScaledBytes)) ||
+        static_cast<std::int64_t>(array.nbytes()) != count * size) {
+        refuse(name, "contiguous, aligned and " + std::to_string(count * size) + " bytes long");
+    }
+    return {array.data(), Stored::scaled_bytes};
+}
+
 } // namespace gemlora::python

@@ -152,18 +152,21 @@ private:
         return {a, numbers, rank, inputs, outputs, scale, output_scale};
     }
 
-    // Of so many inputs or outputs.
+    // Of so many inputs or outputs, in floats or in scaled bytes.
     Numbers panels_of(const ReadOnly& array, int type, std::int64_t columns, std::int64_t rank, const char* name) {
         if (columns < 1 || columns > longest) {
             refuse(std::string("columns of ") + name, "between 1 and 2^31");
         }
-        const std::int64_t panels = ceil_divide(columns, panel_size);
-        if (array.ndim() != 3 || extent(array, 0) != panels || extent(array, 1) != rank ||
-            extent(array, 2) != panel_size) {
-            refuse(name, "[ceil(" + std::to_string(columns) + " / 16), rank, 16]");
+        const bool scaled = type == static_cast<int>(Stored::scaled_bytes);
+        const std::int64_t size = scaled ? ScaledBytes::size : panel_size;
+        const std::int64_t panels = ceil_divide(columns, size), last = scaled ? sizeof(ScaledBytes) : panel_size;
+        if (array.ndim() != 3 || extent(array, 0) != panels || extent(array, 1) != rank || extent(array, 2) != last) {
+            refuse(name, "[ceil(" + std::to_string(columns) + " / " + std::to_string(size) + "), rank, " +
+                             std::to_string(last) + "]");
         }
         kept.push_back(array);
-        return numbers_of(array, type, panels * rank * panel_size, name);
+        return scaled ? scaled_bytes_of(array, panels * rank, name)
+                      : numbers_of(array, type, panels * rank * panel_size, name);
     }
 };
 

@@ -116,13 +116,14 @@ inline void with_constant(std::int64_t number, Function&& body) {
     }
 }
 
-// Calls body with a null pointer of the stored type.
+// Calls body with a null pointer of the stored float type.
 template <class Function>
 inline void with_type(Stored type, Function&& body) {
     switch (type) {
     case Stored::float32: return body(static_cast<const float*>(nullptr));
     case Stored::bfloat16: return body(static_cast<const Bfloat*>(nullptr));
     case Stored::float16: return body(static_cast<const Half*>(nullptr));
+    case Stored::scaled_bytes: return;
     }
 }
 

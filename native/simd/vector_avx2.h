@@ -49,6 +49,7 @@ struct Vector {
     static Vector load(const float* numbers) { return {_mm256_loadu_ps(numbers), _mm256_loadu_ps(numbers + 8)}; }
     static Vector load(const Half* numbers) { return {widen_half(numbers), widen_half(numbers + 8)}; }
     static Vector load(const Bfloat* numbers) { return {widen_bfloat(numbers), widen_bfloat(numbers + 8)}; }
+    static Vector load(const std::int8_t* numbers) { return {widen_bytes(numbers), widen_bytes(numbers + 8)}; }
     // The first `count` numbers, zeros behind them.
     template <class Number>
     static Vector load(const Number* numbers, std::int64_t count) {
@@ -74,6 +75,9 @@ struct Vector {
 private:
     static __m128i eight(const void* numbers) { return _mm_loadu_si128(static_cast<const __m128i*>(numbers)); }
     static __m256 widen_half(const Half* numbers) { return _mm256_cvtph_ps(eight(numbers)); }
+    static __m256 widen_bytes(const std::int8_t* numbers) {
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadu_si64(numbers)));
+    }
     static __m256 widen_bfloat(const Bfloat* numbers) {
         return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(eight(numbers)), 16));
     }

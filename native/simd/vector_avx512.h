@@ -37,6 +37,9 @@ struct Vector {
     static Vector load(const Bfloat* numbers) {
         return widen_bfloat(_mm256_loadu_si256(as<__m256i>(numbers)));
     }
+    static Vector load(const std::int8_t* numbers) {
+        return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(as<__m128i>(numbers))))};
+    }
     // The first `count` numbers, zeros behind them.
     static Vector load(const float* numbers, std::int64_t count) {
         return {_mm512_maskz_loadu_ps(first(count), numbers)};

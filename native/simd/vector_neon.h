@@ -4,6 +4,7 @@
 #include "../views.h"
 
 #include <arm_neon.h>
+#include <cstring>
 
 namespace gemlora::neon {
 
@@ -97,6 +98,12 @@ private:
     static float32x4_t four(const float* numbers) { return vld1q_f32(numbers); }
     static float32x4_t four(const Half* numbers) {
         return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const std::uint16_t*>(numbers))));
+    }
+    static float32x4_t four(const std::int8_t* numbers) {
+        std::uint32_t bytes;
+        std::memcpy(&bytes, numbers, sizeof bytes);
+        const int16x8_t widened = vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(bytes)));
+        return vcvtq_f32_s32(vmovl_s16(vget_low_s16(widened)));
     }
     static float32x4_t four(const Bfloat* numbers) {
         const uint16x4_t bits = vld1_u16(reinterpret_cast<const std::uint16_t*>(numbers));

@@ -239,9 +239,9 @@ class Settings(BaseSettings):
     adapter_memory_bytes: int = Field(
         GIB, ge=MIB, description="Adapters kept in memory, least recently used leave first.", examples=[GIB]
     )
-    adapter_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+    adapter_dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto",
-        description="`auto`: bfloat16 beside a quantised base, else the adapter's own.",
+        description="`auto`: int8 with a scale for 64 weights beside a quantised base, else the adapter's own.",
         examples=["auto"],
     )
     adapter_cache_bytes: int = Field(

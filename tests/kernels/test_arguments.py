@@ -7,6 +7,7 @@ import pytest
 from numpy.lib.stride_tricks import as_strided
 
 from gemlora.kernels import EmbeddingPair, Format, LoraPair, LoraWeights, Matrix, SamplingBatch, Segments
+from gemlora.kernels.lora import SCALED_BYTES
 from gemlora.kernels.native import NativeKernels
 
 
@@ -227,6 +228,12 @@ def test_adapt_checks_pairs_and_segments(native: NativeKernels) -> None:
         adapt(packed(panel, misaligned(panel)), integers(2))
     with pytest.raises(ValueError, match="not float64"):
         adapt(packed(panel.astype(np.float64), panel), integers(2))
+    scaled = np.zeros((1, 4), SCALED_BYTES)
+    adapt(packed(scaled, scaled), integers(2))
+    adapt(packed(panel, scaled), integers(2))
+    for wrong in (scaled[0], np.zeros((2, 4), SCALED_BYTES), scaled[:, :3]):
+        with pytest.raises(ValueError, match=r"(b must be \[ceil\(6 / 64\), rank, 66\]|b must be contiguous)"):
+            adapt(packed(panel, wrong), integers(2))
     for layer in (-1, 2**16):
         with pytest.raises(ValueError, match="layer must be between 0 and 65535"):
             adapt(packed(panel, panel, layer=layer), integers(2))

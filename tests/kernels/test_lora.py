@@ -9,16 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemlora.kernels import EmbeddingPair, LoraPair, LoraWeights, Matrix, Segments, _native
-from gemlora.kernels.lora import from_panels, in_panels
+from gemlora.kernels.lora import SCALED_BYTES, from_panels, in_panels, in_scaled_bytes
 from gemlora.kernels.native import NativeKernels
 
-DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16]
+FLOATS = [np.float32, np.float16, ml_dtypes.bfloat16]
+DTYPES = [*FLOATS, SCALED_BYTES]
+
+
+def panels_of(factor: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
+    return in_scaled_bytes(factor) if dtype is SCALED_BYTES else in_panels(factor.astype(dtype))
 
 
 def make_pair(rng, rank: int, inputs: int, outputs: int, dtype: type = np.float32, dora: bool = False) -> LoraPair:
-    a = rng.standard_normal((rank, inputs)).astype(dtype)
-    b = rng.standard_normal((rank, outputs)).astype(dtype)
-    return LoraPair.from_floats(a, b, 0.5, rng.uniform(0.5, 2, outputs).astype(np.float32) if dora else None)
+    a, b = rng.standard_normal((rank, inputs), np.float32), rng.standard_normal((rank, outputs), np.float32)
+    output_scale = rng.uniform(0.5, 2, outputs).astype(np.float32) if dora else None
+    return LoraPair(panels_of(a, dtype), panels_of(b, dtype), inputs, outputs, 0.5, output_scale)
 
 
 def make_adapter(
@@ -28,13 +33,13 @@ def make_adapter(
 
 
 def make_embedding(rng, rank: int, vocabulary: int, width: int, dtype: type, dora: bool) -> LoraWeights:
-    a = rng.standard_normal((vocabulary, rank)).astype(dtype)
-    b = rng.standard_normal((rank, width)).astype(dtype)
+    a = rng.standard_normal((vocabulary, rank)).astype(ml_dtypes.bfloat16 if dtype is SCALED_BYTES else dtype)
+    b = rng.standard_normal((rank, width), np.float32)
     output_scale = rng.uniform(0.5, 2, width).astype(np.float32) if dora else None
-    return LoraWeights("digest", {}, embedding=EmbeddingPair.from_floats(a, b, 0.5, output_scale))
+    return LoraWeights("digest", {}, embedding=EmbeddingPair(a, panels_of(b, dtype), width, 0.5, output_scale))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("columns", [1, 16, 40])
 def test_a_panel_holds_all_ranks_of_16_columns_and_zeros_past_the_last(dtype: type, columns: int) -> None:
     factor = np.arange(1, 3 * columns + 1).reshape(3, columns).astype(dtype)
@@ -44,6 +49,31 @@ def test_a_panel_holds_all_ranks_of_16_columns_and_zeros_past_the_last(dtype: ty
         column = 16 * panel + lane
         assert panels[panel, rank, lane] == (factor[rank, column] if column < columns else 0)
     assert np.array_equal(from_panels(panels, columns), factor)
+
+
+def test_scaled_bytes_are_half_a_step_off_at_most_and_keep_what_fits() -> None:
+    rng = np.random.default_rng(0)
+    factor = (rng.standard_normal((4, 5, 64)) * 10.0 ** rng.uniform(-30, 30, (4, 5, 1))).astype(np.float32)
+    factor[0, 0] = 0
+    factor[1, 1] = np.arange(64) * 4 - 127
+    scaled = in_scaled_bytes(factor.reshape(4, -1)[:, :310])
+    assert (scaled.shape, scaled.dtype.itemsize) == ((5, 4), 66)
+    found = np.zeros_like(factor)
+    found.reshape(4, -1)[:, :310] = from_panels(scaled, 310)
+    factor.reshape(4, -1)[:, 310:] = 0
+    steps = np.abs(factor).max(axis=2, keepdims=True) / 127
+    assert (np.abs(found - factor) <= 0.51 * steps).all()
+    assert np.array_equal(found[0, 0], factor[0, 0])
+    assert np.array_equal(found[1, 1], factor[1, 1])
+    assert not scaled["numbers"][4, :, 310 - 256 :].any()
+
+
+@pytest.mark.parametrize("size", [1e-45, 1e-38, 3e38])
+def test_scaled_bytes_of_the_least_and_the_largest_numbers_are_finite(size: float) -> None:
+    factor = np.full((1, 64), size, np.float32)
+    factor[0, 0] *= -1
+    found = from_panels(in_scaled_bytes(factor), 64)
+    assert (np.abs(found - factor) <= max(0.004 * size, 1e-38)).all()
 
 
 @settings(max_examples=50)
@@ -57,7 +87,7 @@ def test_adapt_equals_the_reference_and_has_the_same_bits_in_all_variants(agree,
     rng = np.random.default_rng(seed)
     segments = Segments.of(
         [
-            (None if rank is None else make_adapter(rng, rank, inputs, outputs, DTYPES[rank % 3], rank % 2 == 0), rows)
+            (None if rank is None else make_adapter(rng, rank, inputs, outputs, DTYPES[rank % 4], rank % 3 == 0), rows)
             for rank, rows in runs
         ]
     )
@@ -80,7 +110,7 @@ def test_adapt_embedding_equals_the_reference_and_has_the_same_bits_in_all_varia
     rng = np.random.default_rng(seed)
     segments = Segments.of(
         [
-            (None if rank is None else make_embedding(rng, rank, 30, width, DTYPES[rank % 3], rank % 2 == 0), rows)
+            (None if rank is None else make_embedding(rng, rank, 30, width, DTYPES[rank % 4], rank % 3 == 0), rows)
             for rank, rows in runs
         ]
     )

@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <cinttypes>
+#include <cmath>
 #include <cstdio>
 #include <map>
 #include <string>
@@ -376,24 +377,46 @@ void softcap(Kernels& kernels, Random& random, Digest& digest) {
     digest.add(x);
 }
 
-void adapt(Kernels& kernels, Random& random, Digest& digest) {
+// `embedded` is A of an embedding, [inputs, rank].
+void adapt_by(Kernels& kernels, Random& random, Digest& digest, const Numbers& a, const Numbers& b,
+              const Numbers& embedded, std::int64_t rank) {
     constexpr std::int64_t rows = 9, inputs = 75, outputs = 150;
-    for (const Stored type : stored_types) {
-        for (const std::int64_t rank : {1, 6, 15}) {
-            const auto panels = [&](std::int64_t columns) {
-                return StoredNumbers(type, random.numbers(ceil_divide(columns, panel_size) * rank * panel_size));
-            };
-            const StoredNumbers a = panels(inputs), b = panels(outputs);
-            const std::vector<float> scales = random.numbers(outputs);
-            const LowRank lora{a.view(), b.view(), rank, inputs, outputs, 0.75f, nullptr};
-            const LowRank dora{a.view(), b.view(), rank, inputs, outputs, 1.5f, scales.data()};
-            std::vector<float> x = random.numbers(rows * inputs), out = random.numbers(rows * (outputs + 4));
-            kernels.adapt(constant(rows_of(x, rows)), rows_of(out, rows), {{&lora, 0, 1, 0}, {&dora, 2, 7, 3}});
-            digest.add(out);
-            const std::vector<std::int32_t> tokens = {5, 0, 74, 3, 3, 9, 12, 60, 1};
-            kernels.adapt_embedding(span_of(tokens), 2.5f, rows_of(out, rows), {{&lora, 1, 4, 2}});
-            digest.add(out);
+    const std::vector<float> scales = random.numbers(outputs);
+    const LowRank lora{a, b, rank, inputs, outputs, 0.75f, nullptr};
+    const LowRank dora{a, b, rank, inputs, outputs, 1.5f, scales.data()};
+    const LowRank embedding{embedded, b, rank, inputs, outputs, 0.75f, nullptr};
+    std::vector<float> x = random.numbers(rows * inputs), out = random.numbers(rows * (outputs + 4));
+    kernels.adapt(constant(rows_of(x, rows)), rows_of(out, rows), {{&lora, 0, 1, 0}, {&dora, 2, 7, 3}});
+    digest.add(out);
+    const std::vector<std::int32_t> tokens = {5, 0, 74, 3, 3, 9, 12, 60, 1};
+    kernels.adapt_embedding(span_of(tokens), 2.5f, rows_of(out, rows), {{&embedding, 1, 4, 2}});
+    digest.add(out);
+}
+
+std::vector<ScaledBytes> scaled_bytes(Random& random, std::int64_t count) {
+    std::vector<ScaledBytes> result(static_cast<std::size_t>(count));
+    for (ScaledBytes& each : result) {
+        each.scale.bits = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(random.numbers(1)[0]) >> 16);
+        for (std::int8_t& number : each.numbers) {
+            number = static_cast<std::int8_t>(std::fmod(random.numbers(1)[0] * 1000.0f, 128.0f));
         }
+    }
+    return result;
+}
+
+void adapt(Kernels& kernels, Random& random, Digest& digest) {
+    constexpr std::int64_t panels_of_16 = 5, output_panels_of_16 = 10, panels_of_64 = 2, output_panels_of_64 = 3;
+    for (const std::int64_t rank : {1, 6, 15}) {
+        for (const Stored type : stored_types) {
+            const StoredNumbers a(type, random.numbers(panels_of_16 * rank * panel_size));
+            const StoredNumbers b(type, random.numbers(output_panels_of_16 * rank * panel_size));
+            adapt_by(kernels, random, digest, a.view(), b.view(), a.view(), rank);
+        }
+        const std::vector<ScaledBytes> a = scaled_bytes(random, panels_of_64 * rank);
+        const std::vector<ScaledBytes> b = scaled_bytes(random, output_panels_of_64 * rank);
+        const StoredNumbers embedded(Stored::bfloat16, random.numbers(75 * rank));
+        adapt_by(kernels, random, digest, {a.data(), Stored::scaled_bytes}, {b.data(), Stored::scaled_bytes},
+                 embedded.view(), rank);
     }
 }
 

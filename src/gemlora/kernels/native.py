@@ -10,7 +10,7 @@ from gemlora.errors import SettingsInvalid
 from gemlora.kernels import _native
 from gemlora.kernels.cores import usable_cores
 from gemlora.kernels.interface import Float32, Int32, Places
-from gemlora.kernels.lora import LoraWeights, Segments
+from gemlora.kernels.lora import SCALED_BYTES, LoraWeights, Segments
 from gemlora.kernels.matrix import Format, Matrix
 from gemlora.kernels.sampling import SamplingBatch
 
@@ -165,6 +165,8 @@ class NativeKernels:
 
 
 def _stored(weights: NDArray[np.generic]) -> tuple[NDArray[np.generic], Format]:
-    """The weights and their type; bfloat16 as uint16, since the array protocols cannot name it."""
+    """A factor and its type; bfloat16 as uint16 and scaled bytes as bytes: the array protocols cannot name them."""
+    if weights.dtype == SCALED_BYTES:
+        return weights.view(np.uint8).reshape(*weights.shape, SCALED_BYTES.itemsize), Format.INT8
     format_ = Format.of(weights.dtype)
     return (weights.view(np.uint16) if format_ is Format.BFLOAT16 else weights), format_

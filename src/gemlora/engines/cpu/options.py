@@ -24,7 +24,7 @@ class CpuOptions(Struct, frozen=True, kw_only=True):
     adapter_cache: str
     """Folder of packed adapters."""
     adapter_cache_bytes: int
-    adapter_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    adapter_dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     draft_tokens: int = 0
     grammar_symbols: int = 500_000
     prepare_grammars: bool = False

@@ -16,6 +16,7 @@ from gemlora.engines.contract import AdapterRef
 from gemlora.engines.cpu.weights.quantization import spread_rows
 from gemlora.errors import AdapterInvalid
 from gemlora.kernels import Matrix
+from gemlora.kernels.lora import from_panels
 from gemlora.storage.manifest import AdapterManifest, BaseCopy, EmbeddingLora, HeadLora, LoraModule, Tensor
 
 RANK, SCALE = 3, 1.5
@@ -65,9 +66,12 @@ def embedding(places: dict[str, Tensor]) -> dict[str, Any]:
     return {"modules": (), "embedding": EmbeddingLora(RANK, SCALE, **places)}
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
 @pytest.mark.parametrize("quantised", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
-def test_doras_norms_are_those_of_the_served_base(tmp_path: Path, tied: bool, quantised: bool) -> None:
+def test_doras_norms_are_those_of_the_served_base_and_adapter(
+    tmp_path: Path, tied: bool, quantised: bool, dtype: Any
+) -> None:
     base = random_base(tied=tied)
     if quantised:
         base = with_int8(base, *base.matrices)
@@ -79,13 +83,17 @@ def test_doras_norms_are_those_of_the_served_base(tmp_path: Path, tied: bool, qu
     }
     for name, (make, outputs, inputs) in cases.items():
         parts = pair(outputs, inputs)
-        loaded = loader(tmp_path / "cache", base, "float32").load(write(tmp_path / name, parts, make))
+        loaded = loader(tmp_path / "cache", base, dtype).load(write(tmp_path / name, parts, make))
         (found,) = [*loaded.pairs.values(), *(each for each in (loaded.embedding, loaded.head) if each)]
         weights = matrix_of(base, "embedding").T if make is embedding else matrix_of(base, name)
-        changed = weights.double() + SCALE * parts["b"].double() @ parts["a"].double()
-        expected = parts["magnitude"].double() / changed.norm(dim=1)
+        a = found.a.T if make is embedding else from_panels(found.a, inputs)
+        b = from_panels(found.b, outputs).T
+        assert np.allclose(a.astype(np.float32), parts["a"], atol=0.02)
+        assert np.allclose(b.astype(np.float32), parts["b"], atol=0.02)
+        changed = weights.double().numpy() + SCALE * b.astype(np.float64) @ a.astype(np.float64)
+        expected = parts["magnitude"].double().numpy() / np.linalg.norm(changed, axis=1)
         assert found.output_scale is not None
-        np.testing.assert_allclose(found.output_scale, expected.numpy(), rtol=1e-6)
+        np.testing.assert_allclose(found.output_scale, expected, rtol=1e-6)
 
 
 def test_a_norm_of_zero_is_refused(tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from gemlora.engines.cpu.config import GemmaConfig
 from gemlora.errors import AdapterInvalid
 from gemlora.kernels import EmbeddingPair, LoraPair, LoraWeights, Matrix
+from gemlora.kernels.lora import SCALED_BYTES, SCALED_PANEL
 from gemlora.kernels.matrix import PANEL
 from gemlora.storage.manifest import AdapterManifest, EmbeddingLora, HeadLora, LoraModule, Tensor
 
-LAYOUT = 3
+LAYOUT = 4
 """Raised whenever the bytes of a packed adapter change."""
 
-AdapterDtype = Literal["auto", "float32", "bfloat16"]
+AdapterDtype = Literal["auto", "float32", "bfloat16", "int8"]
 
 FILE_DTYPES: dict[str, np.dtype[np.generic]] = {
     "F32": np.dtype(np.float32),
@@ -194,7 +195,7 @@ class _Planner:
         self.size = 0
 
     def module(self, source: LoraModule) -> PairLayout:
-        """A pair on a linear module: A [ceil(K / 16), r, 16], B [ceil(N / 16), r, 16], see `LoraPair`."""
+        """A pair on a linear module, both factors in panels, see `LoraPair`."""
         name = f"layers.{source.layer}.{source.module}"
         layers = len(self._base.config.layers)
         if source.module not in self._modules:
@@ -205,49 +206,44 @@ class _Planner:
         return self._pair(name, name, source, outputs, inputs)
 
     def head(self, source: HeadLora) -> PairLayout:
-        """A pair on the output head: A [ceil(E / 16), r, 16], B [ceil(V / 16), r, 16]."""
+        """A pair on the output head, likewise."""
         config = self._base.config
         matrix = "embedding" if self._base.tied else "head"
         return self._pair("lm_head", matrix, source, config.vocabulary, config.hidden)
 
     def embedding(self, source: EmbeddingLora) -> PairLayout:
-        """A pair on the input embedding: A transposed [V, r], B [ceil(E / 16), r, 16], see `EmbeddingPair`."""
+        """A pair on the input embedding: A transposed [V, r] in floats, B in panels, see `EmbeddingPair`."""
         config = self._base.config
-        return self._pair(
-            "embed_tokens", "embedding", source, config.hidden, config.vocabulary, (config.vocabulary, source.rank)
-        )
+        return self._pair("embed_tokens", "embedding", source, config.hidden, config.vocabulary)
 
-    def _pair(
-        self, name: str, matrix: str, source: Source, outputs: int, inputs: int, a: tuple[int, int] | None = None
-    ) -> PairLayout:
-        """`a` is the shape of A in memory if it is not in panels."""
+    def _pair(self, name: str, matrix: str, source: Source, outputs: int, inputs: int) -> PairLayout:
         check_tensor(f"{name}, A", source.a, (source.rank, inputs))
         check_tensor(f"{name}, B", source.b, (outputs, source.rank))
         if source.magnitude is not None:
             check_tensor(f"{name}, magnitude", source.magnitude, (outputs,))
         if not abs(source.scale) <= LARGEST_SCALE:
             raise AdapterInvalid(f"{name}: the scale is not finite as float32")
-        return PairLayout(
-            name,
-            matrix,
-            source,
-            self._place(a or _panels(inputs, source.rank), self._resident(source.a)),
-            self._place(_panels(outputs, source.rank), self._resident(source.b)),
-            None if source.magnitude is None else self._place((outputs,), FILE_DTYPES["F32"]),
-        )
+        if isinstance(source, EmbeddingLora):
+            a = self._place((inputs, source.rank), self._floats(source.a))
+        else:
+            a = self._panels(inputs, source.a, source.rank)
+        b = self._panels(outputs, source.b, source.rank)
+        magnitude = None if source.magnitude is None else self._place((outputs,), FILE_DTYPES["F32"])
+        return PairLayout(name, matrix, source, a, b, magnitude)
+
+    def _panels(self, columns: int, tensor: Tensor, rank: int) -> Place:
+        if self._dtype == "int8" or (self._dtype == "auto" and self._base.quantize != "none"):
+            return self._place((-(-columns // SCALED_PANEL), rank), SCALED_BYTES)
+        return self._place((-(-columns // PANEL), rank, PANEL), self._floats(tensor))
 
     def _place(self, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Place:
         place = Place(shape, dtype, self.size)
         self.size = -(-place.end // ALIGNMENT) * ALIGNMENT
         return place
 
-    def _resident(self, tensor: Tensor) -> np.dtype[np.generic]:
+    def _floats(self, tensor: Tensor) -> np.dtype[np.generic]:
         if self._dtype == "float32":
             return FILE_DTYPES["F32"]
-        if self._dtype == "bfloat16" or self._base.quantize != "none":
+        if self._dtype != "auto" or self._base.quantize != "none":
             return FILE_DTYPES["BF16"]
         return FILE_DTYPES[tensor.dtype]
-
-
-def _panels(columns: int, rank: int) -> tuple[int, int, int]:
-    return -(-columns // PANEL), rank, PANEL

@@ -8,7 +8,7 @@ from gemlora.engines.cpu.adapters.originals import WeightsFile
 from gemlora.engines.cpu.dora import embedding_output_scale, output_scale
 from gemlora.errors import AdapterInvalid
 from gemlora.kernels import Kernels, Matrix
-from gemlora.kernels.lora import in_panels
+from gemlora.kernels.lora import SCALED_BYTES, from_panels, in_panels, in_scaled_bytes
 from gemlora.kernels.matrix import SPREAD_DIVISOR, SPREAD_INPUTS
 from gemlora.storage.manifest import AdapterManifest, BaseCopy, EmbeddingLora, Tensor
 
@@ -53,8 +53,11 @@ def _fill(
     of_embedding = isinstance(source, EmbeddingLora)
     a = _read(f"{pair.name}, A", source.a, weights, pair.a.dtype)
     b = _read(f"{pair.name}, B", source.b, weights, pair.b.dtype)
-    pair.a.view(memory)[...] = a.T if of_embedding else in_panels(a)
-    pair.b.view(memory)[...] = in_panels(b.T)
+    if of_embedding:
+        pair.a.view(memory)[...] = a.T
+    else:
+        a = _fill_panels(pair.a.view(memory), a)
+    b = _fill_panels(pair.b.view(memory), b.T).T
     if pair.output_scale is not None and source.magnitude is not None:
         magnitude = weights.read(source.magnitude).astype(np.float32)
         scale_of = embedding_output_scale if of_embedding else output_scale
@@ -64,7 +67,17 @@ def _fill(
         pair.output_scale.view(memory)[...] = scale
 
 
-def _read(name: str, tensor: Tensor, weights: WeightsFile, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+def _fill_panels(panels: NDArray[np.generic], factor: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Pack A [r, K], or B transposed [r, N]. Returns what the panels hold, which may be rounded."""
+    if panels.dtype != SCALED_BYTES:
+        panels[...] = in_panels(factor)
+        return factor
+    panels[...] = in_scaled_bytes(factor)
+    return from_panels(panels, factor.shape[1])
+
+
+def _read(name: str, tensor: Tensor, weights: WeightsFile, resident: np.dtype[np.generic]) -> NDArray[np.generic]:
+    dtype = FILE_DTYPES["F32"] if resident == SCALED_BYTES else resident
     with np.errstate(over="ignore"):
         values = weights.read(tensor).astype(dtype)  # converting while transposing is four times slower
     if not np.isfinite(values).all():
