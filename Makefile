@@ -95,6 +95,7 @@ $(VENV)/quality: $(VENV)/developer
 
 quality: $(VENV)/quality
 	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python -m benchmarks.adapter_quality
 
 # The pictures of docs/playground.
 screenshots: $(VENV)/developer
