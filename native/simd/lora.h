@@ -17,6 +17,16 @@ void with_factor(const Numbers& factor, Function&& body) {
     }
 }
 
+// low_rank[rows, first … first + ranks] = scale · the sums over each vector's lanes
+template <class Vector, int rows, int ranks>
+void store_low_rank(const LowRank& change, const Vector (&sums)[rows][ranks], std::int64_t first, float* low_rank) {
+    for (int r = 0; r < rows; ++r) {
+        for (int i = 0; i < ranks; ++i) {
+            low_rank[r * change.rank + first + i] = change.scale * sum(sums[r][i]);
+        }
+    }
+}
+
 // low_rank[rows, first … first + ranks] = scale · x · Aᵀ
 template <class Isa, class Weight, int rows, int ranks>
 void down_tile(const LowRank& change, const Rows<const float>& x, std::int64_t first, float* low_rank) {
@@ -52,11 +62,7 @@ void down_tile(const LowRank& change, const Rows<const float>& x, std::int64_t f
     if (k < change.inputs) {
         step(k, change.inputs - k);
     }
-    for (int r = 0; r < rows; ++r) {
-        for (int i = 0; i < ranks; ++i) {
-            low_rank[r * change.rank + first + i] = change.scale * sum(sums[r][i]);
-        }
-    }
+    store_low_rank(change, sums, first, low_rank);
 }
 
 // The same of whole numbers: a panel's products are summed before its scale multiplies them.
@@ -110,11 +116,7 @@ void scaled_down_tile(const LowRank& change, const Rows<const float>& x, std::in
         }
         step(padded, size);
     }
-    for (int r = 0; r < rows; ++r) {
-        for (int i = 0; i < ranks; ++i) {
-            low_rank[r * change.rank + first + i] = change.scale * sum(sums[r][i]);
-        }
-    }
+    store_low_rank(change, sums, first, low_rank);
 }
 
 // out[rows, 16 · vectors columns] = m · (out + sums)

@@ -232,7 +232,7 @@ def test_adapt_checks_pairs_and_segments(native: NativeKernels) -> None:
     adapt(packed(scaled, scaled), integers(2))
     adapt(packed(panel, scaled), integers(2))
     for wrong in (scaled[0], np.zeros((2, 4), SCALED_BYTES), scaled[:, :3]):
-        with pytest.raises(ValueError, match=r"(b must be \[ceil\(6 / 64\), rank, 66\]|b must be contiguous)"):
+        with pytest.raises(ValueError, match=r"b must be \[ceil\(6 / 64\), rank, 66\]"):
             adapt(packed(panel, wrong), integers(2))
     for layer in (-1, 2**16):
         with pytest.raises(ValueError, match="layer must be between 0 and 65535"):

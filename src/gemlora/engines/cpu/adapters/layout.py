@@ -191,7 +191,7 @@ class _Planner:
     def __init__(self, base: ServedBase, dtype: AdapterDtype) -> None:
         self._base = base
         self._modules = base.config.modules
-        self._dtype = dtype
+        self._dtype = "int8" if dtype == "auto" and base.quantize != "none" else dtype
         self.size = 0
 
     def module(self, source: LoraModule) -> PairLayout:
@@ -232,7 +232,7 @@ class _Planner:
         return PairLayout(name, matrix, source, a, b, magnitude)
 
     def _panels(self, columns: int, tensor: Tensor, rank: int) -> Place:
-        if self._dtype == "int8" or (self._dtype == "auto" and self._base.quantize != "none"):
+        if self._dtype == "int8":
             return self._place((-(-columns // SCALED_PANEL), rank), SCALED_BYTES)
         return self._place((-(-columns // PANEL), rank, PANEL), self._floats(tensor))
 
@@ -242,8 +242,6 @@ class _Planner:
         return place
 
     def _floats(self, tensor: Tensor) -> np.dtype[np.generic]:
-        if self._dtype == "float32":
-            return FILE_DTYPES["F32"]
-        if self._dtype != "auto" or self._base.quantize != "none":
-            return FILE_DTYPES["BF16"]
-        return FILE_DTYPES[tensor.dtype]
+        if self._dtype == "auto":
+            return FILE_DTYPES[tensor.dtype]
+        return FILE_DTYPES["F32" if self._dtype == "float32" else "BF16"]
