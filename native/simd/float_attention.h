@@ -12,13 +12,7 @@ template <class Isa, int vectors, int rows>
 void score_tile(const float* keys, std::int64_t block_size, const float* queries, std::int64_t size, float* scores) {
     using Vector = typename Isa::Vector;
     Vector sums[vectors][rows];
-#pragma GCC unroll 16
-    for (int v = 0; v < vectors; ++v) {
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; ++r) {
-            sums[v][r] = Vector::zero();
-        }
-    }
+    set_zero(sums);
     for (std::int64_t d = 0; d < size; ++d) {
         Vector key[vectors];
 #pragma GCC unroll 16

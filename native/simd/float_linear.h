@@ -13,13 +13,7 @@ template <class Isa, class Weight, int panels, int rows>
 void float_tile(const Weight* weights, std::int64_t inputs, std::int64_t ahead, const float* x, const Tile& out) {
     using Vector = typename Isa::Vector;
     Vector sums[panels][rows];
-#pragma GCC unroll 16
-    for (int p = 0; p < panels; ++p) {
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; ++r) {
-            sums[p][r] = Vector::zero();
-        }
-    }
+    set_zero(sums);
     for (std::int64_t k = 0; k < inputs; ++k) {
         Vector w[panels];
 #pragma GCC unroll 16

@@ -5,6 +5,9 @@
 
 namespace gemlora::simd {
 
+// Of the whole numbers that heads and inputs are rounded to.
+constexpr float largest_whole = 127.0f;
+
 // Whole numbers up to 2^22 appear in the low bits of the sum.
 constexpr float rounding_shift = 0x1.8p23f;
 
@@ -20,6 +23,12 @@ template <class Vector>
 inline typename Vector::Integers round_to_integers(Vector x) {
     const Vector shift = Vector::broadcast(rounding_shift);
     return bits(x + shift) - bits(shift);
+}
+
+// What turns numbers whose largest has this size into whole numbers −127 … 127; 0 if they are too small or not finite, and
+// are zeros then. Their scale is largest / 127 all the same: with it, what is not finite reaches the outputs.
+inline float quantiser(float largest) {
+    return largest >= 0x1p-100f && largest < __builtin_inff() ? largest_whole / largest : 0.0f;
 }
 
 // e^x to 2 units in the last place; 0 below −87.3, e^88 above 88.
@@ -95,6 +104,18 @@ inline void store(Vector vector, Number* numbers, std::int64_t count) {
         vector.store(numbers);
     } else {
         vector.store(numbers, count);
+    }
+}
+
+// Sums that lie in registers begin.
+template <class Vector, int rows, int columns>
+inline void set_zero(Vector (&sums)[rows][columns]) {
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 16
+        for (int c = 0; c < columns; ++c) {
+            sums[r][c] = Vector::zero();
+        }
     }
 }
 

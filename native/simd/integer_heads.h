@@ -19,15 +19,15 @@ float quantise(const float* numbers, std::int64_t size, Store&& store) {
         most = max(most, bits(absolute(Vector::load(numbers + d))));
     }
     const float length = std::bit_cast<float>(largest(most));
-    const bool usable = length >= 0x1p-100f && length < __builtin_inff();
-    const Vector inverse = Vector::broadcast(usable ? 127.0f / length : 0.0f);
+    const float factor = quantiser(length);
     const auto whole = [&](std::int64_t d) {
-        return usable ? round_to_integers(Vector::load(numbers + d) * inverse) : Integers::broadcast(0);
+        return factor == 0.0f ? Integers::broadcast(0)
+                              : round_to_integers(Vector::load(numbers + d) * Vector::broadcast(factor));
     };
     for (std::int64_t d = 0; d < size; d += 32) {
         store(d, whole(d), whole(d + 16));
     }
-    return length / 127.0f;
+    return length / largest_whole;
 }
 
 // numbers[size] with zeros up to `padded`.

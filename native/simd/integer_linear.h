@@ -52,13 +52,7 @@ void integer_tile(const IntegerPanels<Format>& weights, const GroupRange& groups
     }
 
     Vector totals[panels][rows];
-#pragma GCC unroll 16
-    for (int p = 0; p < panels; ++p) {
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; ++r) {
-            totals[p][r] = Vector::zero();
-        }
-    }
+    set_zero(totals);
     if (groups.begin > 0) {
         load_tile<Vector, panels, rows>(totals, out);
     }

@@ -32,20 +32,20 @@ void quantise_group(const float* inputs, typename Isa::Integers most, const Inte
     using Integers = typename Isa::Integers;
     constexpr std::int64_t width = 4 * Isa::DotInput::words; // words of a vector
     const float largest_input = std::bit_cast<float>(largest(most));
-    const bool usable = largest_input >= 0x1p-100f && largest_input < __builtin_inff();
-    const Vector inverse = Vector::broadcast(usable ? 127.0f / largest_input : 0.0f);
+    const float factor = quantiser(largest_input);
+    const Vector factors = Vector::broadcast(factor);
     std::int32_t* const words = to.words + row * to.row_words + group * count * width;
     Integers total = Integers::broadcast(0);
 #pragma GCC unroll 8
     for (int i = 0; i < count; i += 2) {
-        const Vector low = usable ? Vector::load(inputs + i * 16) : Vector::zero();
-        const Vector high = usable ? Vector::load(inputs + i * 16 + 16) : Vector::zero();
-        const Integers first = round_to_integers(low * inverse), second = round_to_integers(high * inverse);
+        const Vector low = factor == 0.0f ? Vector::zero() : Vector::load(inputs + i * 16);
+        const Vector high = factor == 0.0f ? Vector::zero() : Vector::load(inputs + i * 16 + 16);
+        const Integers first = round_to_integers(low * factors), second = round_to_integers(high * factors);
         pack_dot_inputs(first, second, words + i * width);
         total = total + (first + second);
     }
     const std::int64_t place = row * to.groups() + group;
-    to.scales[place] = largest_input / (to.spread() ? 127.0f * unspread_divisor : 127.0f);
+    to.scales[place] = largest_input / (to.spread() ? largest_whole * unspread_divisor : largest_whole);
     if (to.sums != nullptr) {
         to.sums[place] = static_cast<float>(sum(total));
     }

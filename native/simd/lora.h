@@ -32,13 +32,7 @@ template <class Isa, class Weight, int rows, int ranks>
 void down_tile(const LowRank& change, const Rows<const float>& x, std::int64_t first, float* low_rank) {
     using Vector = typename Isa::Vector;
     Vector sums[rows][ranks];
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 16
-        for (int i = 0; i < ranks; ++i) {
-            sums[r][i] = Vector::zero();
-        }
-    }
+    set_zero(sums);
     const auto* const a = static_cast<const Weight*>(change.a.data) + first * 16;
     const auto step = [&](std::int64_t k, std::int64_t count) {
         Vector inputs[rows];
@@ -71,13 +65,7 @@ void scaled_down_tile(const LowRank& change, const Rows<const float>& x, std::in
     using Vector = typename Isa::Vector;
     constexpr std::int64_t size = ScaledBytes::size;
     Vector sums[rows][ranks];
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 16
-        for (int i = 0; i < ranks; ++i) {
-            sums[r][i] = Vector::zero();
-        }
-    }
+    set_zero(sums);
     const auto* panel = static_cast<const ScaledBytes*>(change.a.data) + first;
     const auto step = [&](const float* inputs, std::int64_t stride) {
 #pragma GCC unroll 16
@@ -149,13 +137,7 @@ void up_tile(const LowRank& change, const float* low_rank, const Rows<float>& ou
     using Vector = typename Isa::Vector;
     const auto* const b = static_cast<const Weight*>(change.b.data) + column * change.rank;
     Vector sums[rows][vectors];
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 16
-        for (int v = 0; v < vectors; ++v) {
-            sums[r][v] = Vector::zero();
-        }
-    }
+    set_zero(sums);
     for (std::int64_t i = 0; i < change.rank; ++i) {
         Vector weights[vectors];
 #pragma GCC unroll 16
@@ -182,13 +164,7 @@ void scaled_up_tile(const LowRank& change, const float* low_rank, const Rows<flo
     constexpr int vectors = ScaledBytes::size / 16;
     const auto* const b = static_cast<const ScaledBytes*>(change.b.data) + column / ScaledBytes::size * change.rank;
     Vector sums[rows][vectors];
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 16
-        for (int v = 0; v < vectors; ++v) {
-            sums[r][v] = Vector::zero();
-        }
-    }
+    set_zero(sums);
     for (std::int64_t i = 0; i < change.rank; ++i) {
         const float scale = widen(b[i].scale);
         Vector factors[rows];

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
+from tests.lora_pairs import embedding_pair, linear_pair
 
-from gemlora.kernels import EmbeddingPair, Format, LoraPair, LoraWeights, Matrix, SamplingBatch, Segments
+from gemlora.kernels import Format, LoraPair, LoraWeights, Matrix, SamplingBatch, Segments
 from gemlora.kernels.lora import SCALED_BYTES
 from gemlora.kernels.native import NativeKernels
 
@@ -190,7 +191,7 @@ def test_store_kv_checks_its_arguments(native: NativeKernels) -> None:
 
 def test_adapt_checks_pairs_and_segments(native: NativeKernels) -> None:
     def adapter(a: np.ndarray, b: np.ndarray) -> LoraWeights:
-        return LoraWeights("x", {(0, "q_proj"): LoraPair.from_floats(a, b, 1.0)})
+        return LoraWeights("x", {(0, "q_proj"): linear_pair(a, b, 1.0)})
 
     def packed(a: np.ndarray, b: np.ndarray, inputs: int = 8, outputs: int = 6, layer: int = 0) -> LoraWeights:
         return LoraWeights("x", {(layer, "q_proj"): LoraPair(a, b, inputs, outputs, 1.0)})
@@ -237,14 +238,14 @@ def test_adapt_checks_pairs_and_segments(native: NativeKernels) -> None:
     for layer in (-1, 2**16):
         with pytest.raises(ValueError, match="layer must be between 0 and 65535"):
             adapt(packed(panel, panel, layer=layer), integers(2))
-    scaled = LoraWeights("x", {(0, "q_proj"): LoraPair.from_floats(floats(4, 8), floats(4, 6), 1.0, floats(5))})
+    scaled = LoraWeights("x", {(0, "q_proj"): linear_pair(floats(4, 8), floats(4, 6), 1.0, floats(5))})
     with pytest.raises(ValueError, match="output_scale must be 6 long"):
         adapt(scaled, integers(2))
 
 
 def test_adapt_head_checks_its_pair(native: NativeKernels) -> None:
     def adapt(a: np.ndarray, b: np.ndarray) -> None:
-        weights = LoraWeights("x", {}, head=LoraPair.from_floats(a, b, 1.0))
+        weights = LoraWeights("x", {}, head=linear_pair(a, b, 1.0))
         native.adapt_head(floats(2, 8), floats(2, 6), Segments((weights,), integers(2)))
 
     adapt(floats(4, 8), floats(4, 6))
@@ -256,7 +257,7 @@ def test_adapt_head_checks_its_pair(native: NativeKernels) -> None:
 
 def test_adapt_embedding_checks_its_pair_and_tokens(native: NativeKernels) -> None:
     def adapt(a: np.ndarray, b: np.ndarray, tokens: np.ndarray, out: np.ndarray | None = None) -> None:
-        weights = LoraWeights("x", {}, embedding=EmbeddingPair.from_floats(a, b, 1.0))
+        weights = LoraWeights("x", {}, embedding=embedding_pair(a, b, 1.0))
         segments = Segments((None, weights), integers(1, 2))
         native.adapt_embedding(tokens, 1.0, floats(2, 6) if out is None else out, segments)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.lora_pairs import linear_pair
 
 from gemlora.kernels import EmbeddingPair, LoraPair, LoraWeights, Matrix, Segments, _native
 from gemlora.kernels.lora import SCALED_BYTES, from_panels, in_panels, in_scaled_bytes
@@ -137,7 +138,7 @@ def test_the_head_of_a_large_vocabulary_is_cut_into_pieces(agree, variants: list
 
 def test_dora_multiplies_the_base_and_the_change(native: NativeKernels) -> None:
     a, b = np.ones((1, 2), np.float32), np.ones((1, 3), np.float32)
-    pair = LoraPair.from_floats(a, b, 0.5, np.array([1, 2, -1], np.float32))
+    pair = linear_pair(a, b, 0.5, np.array([1, 2, -1], np.float32))
     out = np.full((1, 3), 10, np.float32)
     native.adapt_head(np.array([[4, 6]], np.float32), out, Segments.of([(LoraWeights("x", {}, head=pair), 1)]))
     assert out.tolist() == [[15, 30, -15]]
@@ -178,7 +179,7 @@ def test_modules_and_layers_without_a_pair_are_left_alone(native: NativeKernels)
 
 def test_an_adapter_of_zeros_changes_nothing(native: NativeKernels) -> None:
     rng = np.random.default_rng(2)
-    pair = LoraPair.from_floats(rng.standard_normal((4, 20)).astype(np.float32), np.zeros((4, 30), np.float32), 2.0)
+    pair = linear_pair(rng.standard_normal((4, 20)).astype(np.float32), np.zeros((4, 30), np.float32), 2.0)
     base = rng.standard_normal((5, 30), np.float32)
     out = base.copy()
     segments = Segments.of([(LoraWeights("zero", {(0, "o_proj"): pair}), 5)])

@@ -38,17 +38,6 @@ class LoraPair(NamedTuple):
     scale: float
     output_scale: NDArray[np.float32] | None = None
 
-    @classmethod
-    def from_floats(
-        cls,
-        a: NDArray[np.generic],
-        b: NDArray[np.generic],
-        scale: float,
-        output_scale: NDArray[np.float32] | None = None,
-    ) -> "LoraPair":
-        """Pack `a` [r, K] and `b`, B transposed [r, N], in their own float types."""
-        return cls(in_panels(a), in_panels(b), a.shape[1], b.shape[1], scale, output_scale)
-
 
 class EmbeddingPair(NamedTuple):
     """e += scale · A[:, token] B for the embedding e of a token. `a` is A transposed, [V, r], in floats; `b` is B in
@@ -59,17 +48,6 @@ class EmbeddingPair(NamedTuple):
     outputs: int
     scale: float
     output_scale: NDArray[np.float32] | None = None
-
-    @classmethod
-    def from_floats(
-        cls,
-        a: NDArray[np.generic],
-        b: NDArray[np.generic],
-        scale: float,
-        output_scale: NDArray[np.float32] | None = None,
-    ) -> "EmbeddingPair":
-        """Take `a` [V, r] as it is and pack `b`, B transposed [r, E], in its own float type."""
-        return cls(a, in_panels(b), b.shape[1], scale, output_scale)
 
 
 def in_panels(factor: NDArray[np.generic]) -> NDArray[np.generic]:

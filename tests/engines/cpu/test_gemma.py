@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tests import checkpoints
 from tests.checkpoints import ARCHITECTURES, Checkpoint
 from tests.forward import Array, Blocks, Trace, assert_close, assert_identical, relative_errors, run, step
+from tests.lora_pairs import linear_pair
 
 from gemlora.engines.cpu.batch import Batch, Chunk
 from gemlora.engines.cpu.blocks import BLOCK_SIZE
@@ -173,7 +174,7 @@ def random_adapter(case: Checkpoint, seed: int) -> LoraWeights:
 
     def pair(outputs: int, inputs: int) -> LoraPair:
         a = random.standard_normal((4, inputs), np.float32) * np.float32(inputs**-0.5)
-        return LoraPair.from_floats(a, random.standard_normal((4, outputs), np.float32), 0.3)
+        return linear_pair(a, random.standard_normal((4, outputs), np.float32), 0.3)
 
     config = case.weights.config
     layers = range(len(config.layers))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from llguidance import LLMatcher
 from msgspec.structs import replace
+from tests.lora_pairs import embedding_pair, linear_pair
 from tests.stepping import LateExecutor, ListMailbox, Prophet, constraining
 
 from gemlora.engines.contract import AdapterRef, Constraint, GenerateRequest, Sampling
@@ -31,7 +32,7 @@ from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
 from gemlora.engines.cpu.speculation import Speculation
 from gemlora.engines.cpu.weights.packed import PackedModel
-from gemlora.kernels import EmbeddingPair, Kernels, LoraPair, LoraWeights
+from gemlora.kernels import Kernels, LoraWeights
 from gemlora.kernels.native import NativeKernels, instruction_sets
 
 REQUESTS = 200
@@ -90,14 +91,14 @@ class RandomAdapters:
             )
 
         pairs = {
-            (layer, name): LoraPair.from_floats(*factors(outputs, inputs, inputs))
+            (layer, name): linear_pair(*factors(outputs, inputs, inputs))
             for layer in range(len(self._config.layers))
             for name, (outputs, inputs) in self._config.modules.items()
             if random.random() < 0.5
         }
         a, *others = factors(hidden, vocabulary, hidden)
-        embedding = EmbeddingPair.from_floats(np.ascontiguousarray(a.T), *others)
-        head = LoraPair.from_floats(*factors(vocabulary, hidden, hidden))
+        embedding = embedding_pair(np.ascontiguousarray(a.T), *others)
+        head = linear_pair(*factors(vocabulary, hidden, hidden))
         return LoraWeights(
             ref.digest,
             pairs,

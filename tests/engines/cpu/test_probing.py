@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.lora_pairs import embedding_pair
 from tests.stepping import TOKENS, LateExecutor, ListMailbox, constraining
 
 from gemlora.engines.contract import AdapterRef
@@ -21,7 +22,7 @@ from gemlora.engines.cpu.sampler import Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
 from gemlora.engines.cpu.speculation import Speculation
 from gemlora.errors import AdapterInvalid, EngineFailed
-from gemlora.kernels import EmbeddingPair, Kernels, LoraWeights
+from gemlora.kernels import Kernels, LoraWeights
 
 
 def probed(plain: list[float], adapted: list[float]) -> Probing:
@@ -69,7 +70,7 @@ def test_the_prompt_ends_with_tokens_whose_embedding_changes(changed: Any, expec
     a = np.zeros((100, 2), np.float32)
     a[list(changed), 1] = 1
     prompt = tuple(range(200, 200 + LENGTH))
-    found = with_changed_tokens(prompt, EmbeddingPair.from_floats(a, np.ones((2, 4), np.float32), 1.0))
+    found = with_changed_tokens(prompt, embedding_pair(a, np.ones((2, 4), np.float32), 1.0))
     assert len(expected) <= MOST_CHANGED
     assert found == (*prompt[: LENGTH - len(expected)], *expected)
 
@@ -80,7 +81,7 @@ class OneEmbedding:
     def __init__(self, vocabulary: int, hidden: int, token: int) -> None:
         a = np.zeros((vocabulary, 1), np.float32)
         a[token] = 1
-        self._weights = LoraWeights("x", {}, EmbeddingPair.from_floats(a, np.ones((1, hidden), np.float32), 1.0))
+        self._weights = LoraWeights("x", {}, embedding_pair(a, np.ones((1, hidden), np.float32), 1.0))
 
     def size(self, ref: AdapterRef) -> int:
         return self._weights.size
