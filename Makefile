@@ -45,6 +45,7 @@ bench: $(VENV)/developer
 	$(BIN)/python -m benchmarks.offline --rounds 3 --result build/bench/offline.json
 	$(BIN)/python -m benchmarks.adapter_mix --rounds 3 --adapters 5 16 128 --result build/bench/adapter_mix.json
 	$(BIN)/python -m benchmarks.online --rounds 1 --result build/bench/online.json
+	$(BIN)/python -m benchmarks.overhead --rounds 1 --result build/bench/overhead.json
 	$(BIN)/python -m benchmarks.constraining --rounds 1 --result build/bench/constraining.json
 
 bench-peers: $(PEERS)/version $(VENV)/developer
@@ -54,6 +55,7 @@ bench-peers: $(PEERS)/version $(VENV)/developer
 	$(BIN)/python -m benchmarks.adapter_mix
 	$(BIN)/python -m benchmarks.adapters
 	$(BIN)/python -m benchmarks.online
+	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.report
 
 # Gemma 7B's shape with random weights: 50 GB of disk and an hour.

@@ -19,7 +19,9 @@ from benchmarks import results
 PAGE = REPOSITORY / "docs" / "performance.md"
 CHARTS = REPOSITORY / "docs" / "charts"
 BLOCK = re.compile(r"(?P<begin><!-- figures: (?P<name>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
-RESULTS = ("offline", "compare", "compare_vllm", "adapter_mix", "adapters", "online", "quality", "large_model")
+RESULTS = (
+    "offline", "compare", "compare_vllm", "adapter_mix", "adapters", "online", "overhead", "quality", "large_model",
+)  # fmt: skip
 LIMITS = ("int8_gmacs_per_second", "read_gigabytes_per_second")
 MIXES = ("none", "same", "different")
 
@@ -123,6 +125,18 @@ def online(found: Results) -> Iterator[str]:
             yield f"| {rate:g} | {_number(values[0])} | {times} |"
 
 
+def overhead(found: Results) -> Iterator[str]:
+    """What a decoding step takes beside its kernels."""
+    figures = found.get("overhead", {}).get("figures", {})
+    yield from _header("decoding", "step", "beside its kernels", "share")
+    for name in (key.removesuffix(".overhead_share") for key in figures if key.endswith(".overhead_share")):
+        step, beside, share = (
+            figures[f"{name}.{each}"] for each in ("step_seconds", "overhead_seconds", "overhead_share")
+        )
+        what = name.replace("_", " ").replace(" different", ", different")
+        yield f"| {what} | {step * 1e3:.1f} ms | {beside * 1e3:.2f} ms | {share:.1%} |"
+
+
 def large(found: Results) -> Iterator[str]:
     """Decoding of the large model, ours and llama.cpp's."""
     result = found.get("large_model", {})
@@ -146,6 +160,7 @@ BLOCKS: Mapping[str, Callable[[Results], Iterator[str]]] = {
     "servers": servers,
     "mixes": mixes,
     "online": online,
+    "overhead": overhead,
     "large": large,
 }
 
