@@ -43,7 +43,7 @@ bench: $(VENV)/developer
 	mkdir -p build/bench
 	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m benchmarks.offline --rounds 3 --result build/bench/offline.json
-	$(BIN)/python -m benchmarks.adapter_mix --rounds 3 --adapters 5 16 128 --result build/bench/adapter_mix.json
+	$(BIN)/python -m benchmarks.adapter_mix --rounds 3 --times 2 --adapters 5 16 128 --result build/bench/adapter_mix.json
 	$(BIN)/python -m benchmarks.online --rounds 1 --result build/bench/online.json
 	$(BIN)/python -m benchmarks.overhead --rounds 1 --result build/bench/overhead.json
 	$(BIN)/python -m benchmarks.constraining --rounds 1 --result build/bench/constraining.json

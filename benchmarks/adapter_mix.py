@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--adapters", type=int, nargs="+", default=[1, FEW, 16, 128, 2000])
     parser.add_argument("--turns", type=int, default=4, help="requests of each client where adapters are drawn")
-    parser.add_argument("--times", type=int, default=4, help="how often the mixes of a ratio are measured in a round")
+    parser.add_argument("--times", type=int, default=8, help="how often the mixes of a ratio are measured in a round")
     parser.add_argument("--folder", type=Path, help="where the adapters lie: 7.6 MB each")
     parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()
