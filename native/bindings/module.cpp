@@ -5,16 +5,51 @@
 #include "objects.h"
 
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
+#include <functional>
+#include <initializer_list>
+#include <memory>
+#include <stdexcept>
+
 namespace gemlora::python {
 namespace {
+
+// Calls of a library's kernels with their arrays, which can be made again as one.
+struct Program {
+    std::vector<std::function<void(const Segments&)>> calls;
+    std::vector<nb::object> kept;
+
+    void keep(std::initializer_list<nb::handle> objects) {
+        for (nb::handle object : objects) {
+            kept.push_back(nb::borrow(object));
+        }
+    }
+
+    void run(const Segments& segments) const {
+        const nb::gil_scoped_release release;
+        for (const auto& call : calls) {
+            call(segments);
+        }
+    }
+};
 
 class Library {
 public:
     Library(int threads, const std::string& instruction_set) : kernels_(threads, find(instruction_set)) {}
+
+    // From now on calls are recorded, until `end_recording`.
+    std::shared_ptr<Program> begin_recording() {
+        require_no_recording();
+        recording_ = std::make_shared<Program>();
+        recording_->keep({nb::find(this)});
+        return recording_;
+    }
+
+    void end_recording() { recording_.reset(); }
 
     static std::vector<std::string> instruction_sets() {
         const KernelTables available = available_tables();
@@ -37,11 +72,16 @@ public:
         }
         require_size(out.rows, x.rows, "rows of out");
         require_size(out.columns, outputs, "columns of out");
-        const nb::gil_scoped_release release;
-        kernels_.linear(x, packed, out);
+        if (recording_) {
+            for (const Matrix* matrix : matrices) {
+                recording_->keep({nb::find(matrix)});
+            }
+        }
+        perform({x_, out_}, [=, this] { kernels_.linear(x, packed, out); });
     }
 
     void most_likely(nb::handle x_, const Matrix& head, std::optional<float> softcap, nb::handle tokens_) {
+        require_no_recording();
         const auto x = rows_of<const float>(x_, "x");
         const auto tokens = array_of<Writable>(tokens_, "tokens");
         check_numbers<std::int32_t>(tokens, 1, "tokens");
@@ -55,8 +95,8 @@ public:
         const auto out = rows_of<float>(out_, "out");
         const auto tokens = span_of<std::int32_t>(tokens_, out.rows, "tokens");
         require_size(out.columns, matrix.packed.columns, "columns of out");
-        const nb::gil_scoped_release release;
-        kernels_.embed(matrix.packed, tokens, scale, out);
+        perform({nb::find(matrix), tokens_, out_},
+                [=, this, packed = &matrix.packed] { kernels_.embed(*packed, tokens, scale, out); });
     }
 
     void rms_norm(nb::handle x_, nb::handle weight_, float epsilon, nb::handle out_) {
@@ -64,8 +104,7 @@ public:
         const auto out = rows_or_heads_of<float>(out_, "out");
         const auto weight = span_of<float>(weight_, x.size, "weight");
         require_shape(out, x, "shape of out");
-        const nb::gil_scoped_release release;
-        kernels_.rms_norm(x, weight.data, epsilon, out);
+        perform({x_, weight_, out_}, [=, this] { kernels_.rms_norm(x, weight.data, epsilon, out); });
     }
 
     void add_branch(nb::handle stream_, nb::handle branch_, nb::handle branch_norm, nb::handle norm_, float epsilon,
@@ -76,8 +115,8 @@ public:
         const auto normed = rows_of<float>(normed_, "normed");
         require_shape(branch.rows, stream, "shape of branch");
         require_shape(normed, stream, "shape of normed");
-        const nb::gil_scoped_release release;
-        kernels_.add_branch(stream, branch, norm.data, epsilon, normed);
+        perform({stream_, branch_, branch_norm, norm_, normed_},
+                [=, this] { kernels_.add_branch(stream, branch, norm.data, epsilon, normed); });
     }
 
     void rotate(nb::handle queries_, nb::handle query_norm, nb::handle keys_, nb::handle key_norm, float epsilon,
@@ -92,8 +131,9 @@ public:
         require_shape(sines, cosines, "shape of sines");
         const RotatedHeads rotated_queries{queries, norm_of(query_norm, queries.size, "query_norm")};
         const RotatedHeads rotated_keys{keys, norm_of(key_norm, keys.size, "key_norm")};
-        const nb::gil_scoped_release release;
-        kernels_.rotate(rotated_queries, rotated_keys, epsilon, cosines, sines, positions);
+        perform({queries_, query_norm, keys_, key_norm, cosines_, sines_, positions_}, [=, this] {
+            kernels_.rotate(rotated_queries, rotated_keys, epsilon, cosines, sines, positions);
+        });
     }
 
     void store_kv(nb::handle keys_, nb::handle values_, nb::handle cache_, nb::handle tables, nb::handle sequences,
@@ -103,8 +143,8 @@ public:
         const Cache cache = cache_of(cache_, keys.size);
         const Paging paging = paging_of(tables, sequences, positions, keys.rows);
         require_size(keys.heads, cache.heads, "heads of keys");
-        const nb::gil_scoped_release release;
-        kernels_.store_kv(keys, values, cache, paging);
+        perform({keys_, values_, cache_, tables, sequences, positions},
+                [=, this] { kernels_.store_kv(keys, values, cache, paging); });
     }
 
     void attend(nb::handle queries_, nb::handle cache_, nb::handle tables, nb::handle sequences, nb::handle positions,
@@ -120,8 +160,8 @@ public:
         if (window && *window < 1) {
             refuse("window", "at least 1");
         }
-        const nb::gil_scoped_release release;
-        kernels_.attend({queries, cache, paging, scale, window.value_or(std::int64_t{1} << 40), softcap, out});
+        const AttentionInputs inputs{queries, cache, paging, scale, window.value_or(std::int64_t{1} << 40), softcap, out};
+        perform({queries_, cache_, tables, sequences, positions, out_}, [=, this] { kernels_.attend(inputs); });
     }
 
     void gelu_gate(nb::handle gate_up_, nb::handle out_) {
@@ -129,14 +169,12 @@ public:
         const auto out = rows_of<float>(out_, "out");
         require_size(out.rows, gate_up.rows, "rows of out");
         require_size(gate_up.columns, 2 * out.columns, "columns of gate_up");
-        const nb::gil_scoped_release release;
-        kernels_.gelu_gate(gate_up, out);
+        perform({gate_up_, out_}, [=, this] { kernels_.gelu_gate(gate_up, out); });
     }
 
     void softcap(nb::handle x_, float cap) {
         const auto x = rows_of<float>(x_, "x");
-        const nb::gil_scoped_release release;
-        kernels_.softcap(x, cap);
+        perform({x_}, [=, this] { kernels_.softcap(x, cap); });
     }
 
     void adapt(nb::handle x, nb::handle out, const Segments& segments, int layer,
@@ -145,7 +183,7 @@ public:
         for (const auto& [module, column] : modules) {
             columns.push_back(column);
         }
-        adapt_rows(x, out, segments, columns, [&](const Adapter& adapter, std::size_t place) {
+        adapt_rows(x, out, segments, columns, [=](const Adapter& adapter, std::size_t place) {
             return adapter.change_of(layer, modules[place].first);
         });
     }
@@ -158,12 +196,12 @@ public:
     void adapt_embedding(nb::handle tokens_, float scale, nb::handle out_, const Segments& segments) {
         const auto out = rows_of<float>(out_, "out");
         const auto tokens = span_of<std::int32_t>(tokens_, out.rows, "tokens");
-        const std::vector<LowRankRows> changes =
-            changes_of(segments, out, {0}, [](const Adapter& adapter, std::size_t) {
+        perform({tokens_, out_}, segments, [=, this](const Segments& present) {
+            const auto change_of = [](const Adapter& adapter, std::size_t) {
                 return adapter.embedding ? &*adapter.embedding : nullptr;
-            });
-        const nb::gil_scoped_release release;
-        kernels_.adapt_embedding(tokens, scale, out, changes);
+            };
+            kernels_.adapt_embedding(tokens, scale, out, changes_of(present, out, {0}, change_of));
+        });
     }
 
     void row_norms(const Matrix& matrix, nb::handle left, nb::handle right, nb::handle out_) {
@@ -171,6 +209,7 @@ public:
         check_numbers<float>(out, 1, "out");
         const Changed weights = changed_of(matrix, left, right);
         require_size(extent(out, 0), matrix.packed.rows, "out");
+        require_no_recording();
         const nb::gil_scoped_release release;
         kernels_.row_norms(weights, static_cast<float*>(out.data()));
     }
@@ -180,11 +219,13 @@ public:
         check_numbers<float>(out, 1, "out");
         const Changed weights = changed_of(matrix, left, right);
         require_size(extent(out, 0), matrix.packed.columns, "out");
+        require_no_recording();
         const nb::gil_scoped_release release;
         kernels_.column_norms(weights, static_cast<float*>(out.data()));
     }
 
     void sample(nb::handle logits_, nb::handle batch, nb::handle tokens_) {
+        require_no_recording();
         const auto logits = rows_of<float>(logits_, "logits");
         const auto tokens = array_of<Writable>(tokens_, "tokens");
         check_numbers<std::int32_t>(tokens, 1, "tokens");
@@ -265,12 +306,40 @@ private:
         const auto x = rows_of<const float>(x_, "x");
         const auto out = rows_of<float>(out_, "out");
         require_size(out.rows, x.rows, "rows of out");
-        const std::vector<LowRankRows> changes = changes_of(segments, out, columns, change_of);
-        for (const LowRankRows& rows : changes) {
-            require_size(rows.change->inputs, x.columns, "inputs of a");
+        perform({x_, out_}, segments, [=, this](const Segments& present) {
+            const std::vector<LowRankRows> changes = changes_of(present, out, columns, change_of);
+            for (const LowRankRows& rows : changes) {
+                require_size(rows.change->inputs, x.columns, "inputs of a");
+            }
+            kernels_.adapt(x, out, changes);
+        });
+    }
+
+    // Makes a call without the GIL; while a program is recorded, that gets the call and what it reads and writes.
+    template <class Call>
+    void perform(std::initializer_list<nb::handle> arrays, Call&& call) {
+        if (recording_) {
+            recording_->keep(arrays);
+            recording_->calls.emplace_back([call](const Segments&) { call(); });
         }
         const nb::gil_scoped_release release;
-        kernels_.adapt(x, out, changes);
+        call();
+    }
+
+    template <class Call>
+    void perform(std::initializer_list<nb::handle> arrays, const Segments& segments, Call&& call) {
+        if (recording_) {
+            recording_->keep(arrays);
+            recording_->calls.emplace_back(call);
+        }
+        const nb::gil_scoped_release release;
+        call(segments);
+    }
+
+    void require_no_recording() const {
+        if (recording_) {
+            throw std::logic_error("this kernel cannot be part of a program");
+        }
     }
 
     static const KernelTable& find(const std::string& name) {
@@ -284,6 +353,7 @@ private:
     }
 
     Kernels kernels_;
+    std::shared_ptr<Program> recording_; // null unless calls are being recorded
 };
 
 } // namespace
@@ -309,8 +379,11 @@ NB_MODULE(_native, module) {
              nb::arg("inputs"), nb::arg("outputs"), nb::arg("scale"), nb::arg("output_scale").none());
     nb::class_<Segments>(module, "Segments")
         .def(nb::init<const nb::list&, nb::handle>(), nb::arg("adapters"), nb::arg("ends"));
+    nb::class_<Program>(module, "Program").def("run", &Program::run, nb::arg("segments"));
     nb::class_<Library>(module, "Library")
         .def(nb::init<int, const std::string&>(), nb::arg("threads"), nb::arg("instruction_set"))
+        .def("begin_recording", &Library::begin_recording)
+        .def("end_recording", &Library::end_recording)
         .def("linear", &Library::linear, nb::arg("x"), nb::arg("matrices"), nb::arg("out"))
         .def("most_likely", &Library::most_likely, nb::arg("x"), nb::arg("head"), nb::arg("softcap").none(),
              nb::arg("tokens"))

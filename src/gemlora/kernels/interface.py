@@ -7,7 +7,7 @@ V vocabulary. All activations are float32. Row strides are free, the last dimens
 rows, not on the number of threads, not on the instruction set.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -23,9 +23,20 @@ Int32 = NDArray[np.int32]
 Places = Sequence[tuple[str, int]]
 """Modules, each with the first column of its outputs; they follow one another from column 0 on."""
 
+Calls = Callable[[Segments], None]
+"""Calls of kernels, of which those for adapters get these segments."""
+
 
 class Kernels(Protocol):
     """One set of kernels with its threads."""
+
+    def record(self, calls: Calls, segments: Segments) -> Calls:
+        """Make calls of these kernels, and return what makes them again, perhaps faster: with the same arrays, whatever
+        these hold by then, and with other segments.
+
+        Only kernels that write into arrays may be called, but for norms; nobody else may call them meanwhile.
+        """
+        ...
 
     def linear(self, x: Float32, matrices: Sequence[Matrix], out: Float32) -> None:
         """out[T, N1 + N2 + …] = x[T, K] · Wᵀ for several matrices that share their input, side by side."""

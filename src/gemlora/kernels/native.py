@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gemlora.errors import SettingsInvalid
 from gemlora.kernels import _native
 from gemlora.kernels.cores import usable_cores
-from gemlora.kernels.interface import Float32, Int32, Places
+from gemlora.kernels.interface import Calls, Float32, Int32, Places
 from gemlora.kernels.lora import SCALED_BYTES, LoraWeights, Segments
 from gemlora.kernels.matrix import Format, Matrix
 from gemlora.kernels.sampling import SamplingBatch
@@ -41,6 +41,15 @@ class NativeKernels:
         self._matrices: WeakKeyDictionary[Matrix, _native.Matrix] = WeakKeyDictionary()
         self._adapters: WeakKeyDictionary[LoraWeights, _native.Adapter] = WeakKeyDictionary()
         self._segments: WeakKeyDictionary[Segments, _native.Segments] = WeakKeyDictionary()
+
+    def record(self, calls: Calls, segments: Segments) -> Calls:
+        """See `Kernels.record`. What is returned calls into the library once."""
+        program = self._library.begin_recording()
+        try:
+            calls(segments)
+        finally:
+            self._library.end_recording()
+        return lambda others: program.run(self._rows_of(others))
 
     def linear(self, x: Float32, matrices: Sequence[Matrix], out: Float32) -> None:
         """See `Kernels.linear`."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemlora.kernels.hadamard import spread
-from gemlora.kernels.interface import Float32, Int32, Places
+from gemlora.kernels.interface import Calls, Float32, Int32, Places
 from gemlora.kernels.lora import EmbeddingPair, LoraPair, Segments, from_panels
 from gemlora.kernels.matrix import SPREAD_DIVISOR, SPREAD_INPUTS, Matrix
 from gemlora.kernels.reference_cache import load_keys, load_values, quantised, spread_queries, store
@@ -19,6 +19,11 @@ from gemlora.kernels.sampling import SamplingBatch, most_likely_of
 
 class ReferenceKernels:
     """Implements `gemlora.kernels.Kernels`."""
+
+    def record(self, calls: Calls, segments: Segments) -> Calls:
+        """See `Kernels.record`."""
+        calls(segments)
+        return calls
 
     def linear(self, x: Float32, matrices: Sequence[Matrix], out: Float32) -> None:
         """See `Kernels.linear`."""
