@@ -25,7 +25,7 @@ class Step(NamedTuple):
 
 
 class ClockedLibrary:
-    """A native library and what each step's calls of it took, from the embeddings to the most likely tokens."""
+    """A native library and what each step's calls of it took; a step ends with its most likely tokens."""
 
     def __init__(self, library: Any, clock: Callable[[], float] = perf_counter) -> None:
         self._library = library
@@ -35,29 +35,41 @@ class ClockedLibrary:
         self.steps: list[Step] = []
 
     def __getattr__(self, name: str) -> Any:
-        function = getattr(self._library, name)
+        clocked = self.clocked(getattr(self._library, name))
+        setattr(self, name, clocked)
+        return clocked
 
-        def clocked(*arguments: Any) -> None:
+    def clocked(self, function: Callable[..., None]) -> Callable[..., None]:
+        """The function with a clock."""
+
+        def call(*arguments: Any) -> None:
             started = self._clock()
             function(*arguments)
             self._seconds += self._clock() - started
 
-        setattr(self, name, clocked)
-        return clocked
+        return call
+
+    def begin_recording(self) -> "ClockedProgram":
+        """As the library does, with a clock around what it returns."""
+        return ClockedProgram(self, self._library.begin_recording())
 
     def embed(self, *arguments: Any) -> None:
-        """The first kernel of a step."""
-        started = self._clock()
-        self._library.embed(*arguments)
-        self._seconds = self._clock() - started
+        """The first kernel of a step that is not a program."""
         self._rows = len(arguments[1])
+        self.clocked(self._library.embed)(*arguments)
 
     def most_likely(self, *arguments: Any) -> None:
-        """The last one."""
-        started = self._clock()
-        self._library.most_likely(*arguments)
-        ended = self._clock()
-        self.steps.append(Step(self._rows, ended, self._seconds + ended - started))
+        """The last kernel of any; all rows of a program's are wanted."""
+        self.clocked(self._library.most_likely)(*arguments)
+        self.steps.append(Step(self._rows or len(arguments[0]), self._clock(), self._seconds))
+        self._rows, self._seconds = 0, 0.0
+
+
+class ClockedProgram:
+    """Recorded calls whose time counts as the library's."""
+
+    def __init__(self, library: ClockedLibrary, program: Any) -> None:
+        self.run = library.clocked(program.run)
 
 
 def main() -> None:

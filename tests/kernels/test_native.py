@@ -1,16 +1,21 @@
+import gc
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
+from tests.lora_pairs import linear_pair
 
 from gemlora.errors import SettingsInvalid
-from gemlora.kernels import Matrix
+from gemlora.kernels import Kernels, LoraWeights, Matrix, Segments
 from gemlora.kernels.cores import usable_cores
+from gemlora.kernels.interface import Calls
 from gemlora.kernels.native import NativeKernels, instruction_sets
+from gemlora.kernels.reference import ReferenceKernels
 
 
 def test_auto_takes_the_first_instruction_set() -> None:
@@ -51,6 +56,65 @@ def test_idle_threads_use_no_processor_time() -> None:
     kernels.softcap(x, 30.0)
     assert (x < 1).all()
     assert (x == x[0, 0]).all()
+
+
+@pytest.mark.parametrize("make", [NativeKernels, ReferenceKernels])
+def test_recorded_calls_read_what_their_arrays_hold_later(make: Callable[[], Kernels]) -> None:
+    kernels, rng = make(), np.random.default_rng(0)
+    matrix = Matrix.from_floats(rng.standard_normal((50, 64), np.float32))
+    pairs = [linear_pair(*(rng.standard_normal((2, size), np.float32) for size in (64, 50)), 1.0) for _ in range(2)]
+    segments = [Segments.of([(LoraWeights(str(i), {(0, "q_proj"): pair}), 9)]) for i, pair in enumerate(pairs)]
+    x, out = np.empty((9, 64), np.float32), np.empty((9, 50), np.float32)
+
+    def calls(segments: Segments) -> None:
+        kernels.linear(x, [matrix], out)
+        kernels.adapt(x, out, segments, 0, [("q_proj", 0)])
+
+    def results(calls: Calls, which: int) -> bytes:
+        x[:] = np.random.default_rng(which).standard_normal(x.shape)
+        calls(segments[which])
+        return out.tobytes()
+
+    expected = [results(calls, which) for which in (0, 1)]
+    repeated = kernels.record(calls, segments[0])
+    assert [results(repeated, which) for which in (0, 1)] == expected
+
+
+def test_a_record_keeps_the_arrays_that_it_needs() -> None:
+    x, out, nobody = np.ones((2, 64), np.float32), np.empty((2, 5), np.float32), Segments.of([])
+
+    def recorded() -> Calls:
+        kernels, matrix = NativeKernels(1), Matrix.from_floats(np.full((5, 64), 2, np.float32))
+        inputs = x.copy()
+        return kernels.record(lambda _: kernels.linear(inputs, [matrix], out), nobody)
+
+    repeated = recorded()
+    out[:] = 0
+    gc.collect()
+    repeated(nobody)
+    assert (out == 128).all()
+
+
+def test_what_fails_while_it_is_recorded_ends_the_record() -> None:
+    kernels, x, nobody = NativeKernels(1), np.ones((2, 16), np.float32), Segments.of([])
+
+    def calls(_: Segments) -> None:
+        kernels.softcap(x, 5.0)
+        kernels.softcap(x[:, ::2], 5.0)
+
+    with pytest.raises(ValueError, match="x must be contiguous"):
+        kernels.record(calls, nobody)
+    before = x.copy()
+    kernels.record(lambda _: None, nobody)(nobody)
+    assert np.array_equal(x, before)
+
+
+def test_what_makes_new_arrays_cannot_be_recorded() -> None:
+    kernels, x = NativeKernels(1), np.ones((1, 16), np.float32)
+    head = Matrix.from_floats(np.ones((3, 16), np.float32))
+
+    with pytest.raises(RuntimeError, match="cannot be part of a program"):
+        kernels.record(lambda _: kernels.most_likely(x, head, None), Segments.of([]))  # type: ignore[arg-type,return-value]
 
 
 def test_calls_from_several_python_threads_do_not_disturb_each_other() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tests import checkpoints
 from tests.checkpoints import ARCHITECTURES, Checkpoint
 from tests.forward import Array, Blocks, Trace, assert_close, assert_identical, relative_errors, run, step
-from tests.lora_pairs import linear_pair
+from tests.lora_pairs import random_adapter
 
 from gemlora.engines.cpu.batch import Batch, Chunk
 from gemlora.engines.cpu.blocks import BLOCK_SIZE
@@ -20,7 +20,7 @@ from gemlora.engines.cpu.config import Rope
 from gemlora.engines.cpu.gemma import Gemma, RopeTable
 from gemlora.engines.cpu.runner import Runner, all_logits
 from gemlora.errors import SettingsInvalid
-from gemlora.kernels import Kernels, LoraPair, LoraWeights
+from gemlora.kernels import Kernels
 from gemlora.kernels.cache import cached_numbers
 from gemlora.kernels.native import NativeKernels
 
@@ -168,27 +168,13 @@ WANTED = {
 }
 
 
-def random_adapter(case: Checkpoint, seed: int) -> LoraWeights:
-    """One that changes every module."""
-    random = np.random.default_rng(seed)
-
-    def pair(outputs: int, inputs: int) -> LoraPair:
-        a = random.standard_normal((4, inputs), np.float32) * np.float32(inputs**-0.5)
-        return linear_pair(a, random.standard_normal((4, outputs), np.float32), 0.3)
-
-    config = case.weights.config
-    layers = range(len(config.layers))
-    pairs = {(layer, name): pair(*shape) for layer in layers for name, shape in config.modules.items()}
-    return LoraWeights(str(seed), pairs)
-
-
 def two_steps(case: Checkpoint, kernels: Kernels, wanted: list[int]) -> tuple[Array, NDArray[np.generic]]:
     """Halves of three prompts, one of them the base's and two of adapters: the wanted rows' logits, and all caches."""
     config, dtype = case.weights.config, np.dtype(np.float32 if case.weights.quantize == "none" else np.uint8)
     shape = (2, config.kv_heads, BLOCK_SIZE, cached_numbers(config.head_dim, dtype))
     model, caches = Gemma(case.weights, kernels, checkpoints.CONTEXT), np.zeros((len(config.layers), 5, *shape), dtype)
     blocks = Blocks(runner(case, kernels, kv_cache_bytes=caches.nbytes))
-    adapters = {50: None, 40: random_adapter(case, 1), 30: random_adapter(case, 2)}
+    adapters = {50: None, 40: random_adapter(config, 1), 30: random_adapter(config, 2)}
     sequences = [blocks.sequence(prompt(length, seed=length), adapter) for length, adapter in adapters.items()]
     logits = []
     for _ in range(2):

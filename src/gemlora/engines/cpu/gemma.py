@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gemlora.engines.cpu.batch import Batch
 from gemlora.engines.cpu.config import GemmaConfig, LayerConfig, Rope
-from gemlora.engines.cpu.replay import Replay
+from gemlora.engines.cpu.replay import MOST_ROWS, Replay
 from gemlora.kernels import Kernels, Matrix, Segments, aligned_rows, most_likely_of
 from gemlora.kernels.interface import Places
 
@@ -157,6 +157,12 @@ class Activations:
         )
         return tuple(aligned_rows(rows, count) for count in columns)
 
+    @classmethod
+    def room(cls, config: GemmaConfig, most: int) -> "Callable[[int], Activations]":
+        """Room for `most` rows, and the views of the first ones there."""
+        arrays = cls.allocate(config, most)
+        return lambda rows: cls(config, (array[:rows] for array in arrays))
+
     @staticmethod
     def _heads(x: Float32, config: GemmaConfig) -> Float32:
         return x.reshape(len(x), x.shape[1] // config.head_dim, config.head_dim)
@@ -202,7 +208,7 @@ class Gemma:
         )
         self._gate_up_places = (("gate_proj", 0), ("up_proj", self.config.feed_forward))
         self._spare: list[tuple[Float32, ...]] = []
-        self._replay = Replay(kernels, self._compute, self._room, context)
+        self._replay = Replay(kernels, Activations.room(self.config, MOST_ROWS), context)
         self._logits = aligned_rows(0, self.config.vocabulary)
 
     def forward(
@@ -219,7 +225,7 @@ class Gemma:
         """
         wanted = batch.of_logit_rows()
         if wanted is batch and not between and not observe and self._replay.takes(batch):
-            return Output(self, self._replay.run(batch, caches).normed.copy(), batch.segments)
+            return Output(self, self._replay.run(self._compute, batch, caches).normed.copy(), batch.segments)
         with self._activations(len(batch.tokens)) as step:
             self._embed(batch, step)
             if observe:
@@ -326,11 +332,6 @@ class Gemma:
         if not any(adapter is not None and adapter.head is not None for adapter in segments.adapters):
             return self._kernels.most_likely(normed, self._head, self.config.logit_softcap)
         return most_likely_of(self.logits(normed, segments))
-
-    def _room(self, most: int) -> Callable[[int], Activations]:
-        """Room for at most so many rows, and the activations of the first ones there."""
-        arrays = Activations.allocate(self.config, most)
-        return lambda rows: Activations(self.config, (array[:rows] for array in arrays))
 
     @contextmanager
     def _activations(self, rows: int) -> Iterator[Activations]:

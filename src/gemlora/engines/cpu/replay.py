@@ -34,26 +34,22 @@ class _Recorded(NamedTuple, Generic[Step]):
 class Replay(Generic[Step]):
     """Steps whose arrays are filled anew each time. Not thread-safe."""
 
-    def __init__(
-        self, kernels: Kernels, compute: Compute[Step], allocate: Callable[[int], Callable[[int], Step]], context: int
-    ) -> None:
-        """`allocate` gives room for so many rows, and that gives the step's arrays for some of them."""
+    def __init__(self, kernels: Kernels, room: Callable[[int], Step], context: int) -> None:
+        """`room` gives the arrays of a step with so many rows, which may be the same for all numbers of rows."""
         self._kernels = kernels
-        self._compute = compute
-        self._room = allocate(MOST_ROWS)
+        self._room = room
         self._tokens, self._positions, self._sequence_of_row = np.zeros((3, MOST_ROWS), np.int32)
-        self._most_blocks = blocks_for(context)
+        self._most_blocks: int = blocks_for(context)
         self._block_tables = np.zeros((MOST_ROWS, self._most_blocks), np.int32)
         self._caches: Caches | None = None
         self._recorded: dict[tuple[int, bool], _Recorded[Step]] = {}
 
     def takes(self, batch: Batch) -> bool:
-        """Whether the batch is small enough."""
-        sequences, blocks = batch.block_tables.shape
-        return max(len(batch.tokens), sequences) <= MOST_ROWS and blocks <= self._most_blocks
+        """Whether the batch is small enough. Every sequence has a row."""
+        return len(batch.tokens) <= MOST_ROWS and batch.block_tables.shape[1] <= self._most_blocks
 
-    def run(self, batch: Batch, caches: Caches) -> Step:
-        """Compute the batch, all of whose logits are wanted. What is returned holds until the next call."""
+    def run(self, compute: Compute[Step], batch: Batch, caches: Caches) -> Step:
+        """Compute the batch. `compute` is always the same function. What is returned holds until the next call."""
         if caches is not self._caches:
             self._recorded, self._caches = {}, caches
         rows, (sequences, blocks) = len(batch.tokens), batch.block_tables.shape
@@ -64,14 +60,14 @@ class Replay(Generic[Step]):
         key = rows, batch.segments.adapted
         recorded = self._recorded.get(key)
         if recorded is None:
-            recorded = self._recorded[key] = self._record(batch, caches)
+            recorded = self._recorded[key] = self._record(compute, batch, caches)
         else:
             recorded.calls(batch.segments)
         return recorded.step
 
-    def _record(self, batch: Batch, caches: Caches) -> _Recorded[Step]:
+    def _record(self, compute: Compute[Step], batch: Batch, caches: Caches) -> _Recorded[Step]:
         rows = len(batch.tokens)
-        step, compute = self._room(rows), self._compute
+        step = self._room(rows)
         fixed = replace(
             batch,
             chunks=(),
