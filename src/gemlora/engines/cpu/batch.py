@@ -52,7 +52,7 @@ class Batch:
     def of_logit_rows(self) -> "Batch":
         """The logit rows alone, R rows of the same chunks; the batch itself if these are all of its rows, in order."""
         rows = self.logit_rows
-        if np.array_equal(rows, np.arange(len(self.tokens))):
+        if len(rows) == len(self.tokens) and rows.tolist() == list(range(len(rows))):
             return self
         return replace(
             self,
@@ -70,10 +70,10 @@ class Batch:
         starts = [chunk.sequence.computed for chunk in ordered]
         lengths = [chunk.rows for chunk in ordered]
         ends = accumulate(lengths)
-        widest = max(len(chunk.sequence.blocks) for chunk in ordered)
-        tables = np.zeros((len(ordered), widest), np.int32)
-        for row, chunk in enumerate(ordered):
-            tables[row, : len(chunk.sequence.blocks)] = chunk.sequence.blocks
+        widest = max([len(chunk.sequence.blocks) for chunk in ordered])
+        tables = np.array(
+            [chunk.sequence.blocks + [0] * (widest - len(chunk.sequence.blocks)) for chunk in ordered], np.int32
+        )
         return cls(
             chunks=tuple(ordered),
             tokens=_array(
