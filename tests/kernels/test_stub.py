@@ -33,8 +33,10 @@ def test_the_stub_matches_the_module() -> None:
     for name in (name for name in dir(_native) if not name.startswith("_")):
         item = getattr(_native, name)
         if inspect.isclass(item):
-            methods = [m for m in dir(item) if m == "__init__" or not m.startswith("_")]
-            for method in (m for m in methods if hasattr(getattr(item, m), "__nb_signature__")):
+            methods = [method for method in dir(item) if not method.startswith("_")]
+            if hasattr(item.__init__, "__nb_signature__"):  # else Python cannot make one
+                methods.append("__init__")
+            for method in methods:
                 actual[f"{name}.{method}"] = parameters(getattr(item, method).__nb_signature__[0][0])
         else:
             actual[name] = parameters(item.__nb_signature__[0][0])

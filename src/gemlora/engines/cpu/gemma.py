@@ -227,30 +227,36 @@ class Gemma:
         if wanted is batch and not between and not observe and self._replay.takes(batch):
             return Output(self, self._replay.run(self._compute, batch, caches).normed.copy(), batch.segments)
         with self._activations(len(batch.tokens)) as step:
-            self._embed(batch, step)
-            if observe:
-                observe(0, step.hidden)
-            for layer, cache in zip(self._layers, caches, strict=True):
-                self._project(layer, batch, cache, step)
-                if layer is self._layers[-1] and wanted is not batch and not observe:
-                    # With its keys and values in the last cache, nothing reads a row again but the head.
-                    step, batch = step.of_rows(batch.logit_rows), wanted
-                if len(batch.tokens):
-                    self._attention(layer, batch, cache, step)
-                    self._feed_forward(layer, batch, step)
-                if observe:
-                    observe(layer.index + 1, step.hidden)
-                if between:
-                    between()
-            return Output(self, step.normed[batch.logit_rows], wanted.segments)
+            last = batch if observe else wanted
+            return Output(self, self._compute(batch, caches, step, last, between, observe), wanted.segments)
 
-    def _compute(self, batch: Batch, caches: Sequence[LayerCache], step: Activations) -> None:
-        """All layers for all rows."""
+    def _compute(
+        self,
+        batch: Batch,
+        caches: Sequence[LayerCache],
+        step: Activations,
+        last: Batch | None = None,
+        between: Callable[[], None] | None = None,
+        observe: Observer | None = None,
+    ) -> Float32:
+        """What the last layer leaves of the logit rows [R, E]. Behind its keys and values it computes the batch `last`
+        alone: the batch itself, which is the default, or its logit rows."""
         self._embed(batch, step)
+        if observe:
+            observe(0, step.hidden)
         for layer, cache in zip(self._layers, caches, strict=True):
             self._project(layer, batch, cache, step)
-            self._attention(layer, batch, cache, step)
-            self._feed_forward(layer, batch, step)
+            if layer is self._layers[-1] and last is not None and last is not batch:
+                # With its keys and values in the last cache, nothing reads a row again but the head.
+                step, batch = step.of_rows(batch.logit_rows), last
+            if len(batch.tokens):
+                self._attention(layer, batch, cache, step)
+                self._feed_forward(layer, batch, step)
+            if observe:
+                observe(layer.index + 1, step.hidden)
+            if between:
+                between()
+        return step.normed[batch.logit_rows]
 
     def _embed(self, batch: Batch, step: Activations) -> None:
         """Begin the stream with the tokens' embeddings, and let the first layer read them normed."""

@@ -22,7 +22,7 @@ MOST_ROWS = 32
 
 Caches = Sequence[NDArray[np.generic]]
 Step = TypeVar("Step")
-Compute = Callable[[Batch, Caches, Step], None]
+Compute = Callable[[Batch, Caches, Step], object]
 """Makes the calls of kernels that a step consists of, over the arrays of the batch, of the caches and of the step."""
 
 
