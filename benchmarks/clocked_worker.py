@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 from gemlora.engines.cpu import worker
 from gemlora.kernels import _native
 
-CLOCKED: list["ClockedLibrary"] = []
-
 
 class Step(NamedTuple):
     """`rows` were computed; its last kernel ended at `end`, and its kernels took `kernels` seconds."""
@@ -75,15 +73,15 @@ class ClockedProgram:
 def main() -> None:
     """Run the engine, then write what the step loop's library noted."""
     path = Path(sys.argv.pop(1))
-    library = _native.Library
+    library, made = _native.Library, list[ClockedLibrary]()
 
     def clocked_library(*arguments: Any) -> ClockedLibrary:
-        CLOCKED.append(ClockedLibrary(library(*arguments)))
-        return CLOCKED[-1]
+        made.append(ClockedLibrary(library(*arguments)))
+        return made[-1]
 
     _native.Library = clocked_library  # type: ignore[assignment,misc]
     worker.main()
-    path.write_text(json.dumps(max((each.steps for each in CLOCKED), key=len)), encoding="utf-8")
+    path.write_text(json.dumps(max((each.steps for each in made), key=len)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from itertools import count
 import numpy as np
 
 from gemlora.engines.contract import AdapterRef, GenerateRequest, Sampling
-from gemlora.engines.cpu.client import CpuEngine
+from gemlora.engines.cpu.client import WORKER, CpuEngine
 from gemlora.engines.cpu.options import CpuOptions
 
 LEAST_TOKEN = 1000
@@ -48,9 +48,9 @@ class Timing:
 
 
 @asynccontextmanager
-async def running(options: CpuOptions) -> AsyncIterator[CpuEngine]:
-    """An engine in its own process. Fails if that process had to be replaced."""
-    engine = CpuEngine(options)
+async def running(options: CpuOptions, command: Sequence[str] = WORKER) -> AsyncIterator[CpuEngine]:
+    """An engine in its own process, which the command starts. Fails if that process had to be replaced."""
+    engine = CpuEngine(options, command)
     await engine.start()
     try:
         yield engine

@@ -3,7 +3,7 @@
 python -m benchmarks.overhead [--rounds COUNT] [--result FILE]
 
 The engine runs as always, in a process of its own, but with a clock around every kernel. Overhead is what is left of
-the time between the ends of two steps; reading the clock some 250 times a step is part of it.
+the time between the ends of two steps.
 """
 
 import argparse
@@ -19,21 +19,20 @@ from pathlib import Path
 
 from benchmarks.adapter_memory import starter_options
 from benchmarks.clocked_worker import Step
-from benchmarks.engine_load import TokenPrompts, Work, perform
+from benchmarks.engine_load import TokenPrompts, Work, perform, running
 from benchmarks.machine import Machine
 from benchmarks.made_adapters import make_adapter
+from benchmarks.offline import STAGGER
 from benchmarks.results import Figures
 from msgspec.structs import replace
 
 from benchmarks import results
 from gemlora.engines.contract import AdapterRef
-from gemlora.engines.cpu.client import CpuEngine
 from gemlora.engines.cpu.options import CpuOptions
 
 RESULT = results.FOLDER / "overhead.json"
 RANK = 8
 PROMPT, TOKENS = 128, 128
-STAGGER = 6
 BATCH = 16
 
 
@@ -50,12 +49,8 @@ def overheads(steps: Sequence[Step], rows: int) -> tuple[float, float]:
 async def steps_of(options: CpuOptions, load: Sequence[Work], folder: Path) -> list[Step]:
     """The steps in which an engine computes the load, all of it at once."""
     path = folder / "steps.json"
-    engine = CpuEngine(options, (sys.executable, "-m", "benchmarks.clocked_worker", str(path)))
-    await engine.start()
-    try:
+    async with running(options, (sys.executable, "-m", "benchmarks.clocked_worker", str(path))) as engine:
         await perform(engine, [[work] for work in load])
-    finally:
-        await engine.close()
     return [Step(*step) for step in json.loads(path.read_text(encoding="utf-8"))]
 
 
