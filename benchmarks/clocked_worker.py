@@ -49,25 +49,42 @@ class ClockedLibrary:
 
     def begin_recording(self) -> "ClockedProgram":
         """As the library does, with a clock around what it returns."""
-        return ClockedProgram(self, self._library.begin_recording())
+        self._recording = ClockedProgram(self, self._library.begin_recording())
+        return self._recording
+
+    def end_recording(self) -> None:
+        """As the library does. What was recorded is a step."""
+        self._library.end_recording()
+        self._recording.rows = self._rows
 
     def embed(self, *arguments: Any) -> None:
-        """The first kernel of a step that is not a program."""
+        """The first kernel of a step, unless that repeats a program."""
         self._rows = len(arguments[1])
         self.clocked(self._library.embed)(*arguments)
 
     def most_likely(self, *arguments: Any) -> None:
-        """The last kernel of any; all rows of a program's are wanted."""
+        """The last kernel of a step."""
         self.clocked(self._library.most_likely)(*arguments)
-        self.steps.append(Step(self._rows or len(arguments[0]), self._clock(), self._seconds))
-        self._rows, self._seconds = 0, 0.0
+        self.end_step(self._rows)
+
+    def end_step(self, rows: int) -> None:
+        """Note a step of so many rows."""
+        self.steps.append(Step(rows, self._clock(), self._seconds))
+        self._seconds = 0.0
 
 
 class ClockedProgram:
-    """Recorded calls whose time counts as the library's."""
+    """Recorded calls whose time counts as the library's: those of a step with so many rows."""
 
     def __init__(self, library: ClockedLibrary, program: Any) -> None:
-        self.run = library.clocked(program.run)
+        self._library = library
+        self._run = library.clocked(program.run)
+        self.rows = 0
+
+    def run(self, segments: Any) -> None:
+        """Compute such a step again."""
+        self._run(segments)
+        self._library.end_step(self.rows)
 
 
 def main() -> None:

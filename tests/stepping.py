@@ -28,6 +28,7 @@ from gemlora.engines.cpu.speculation import Speculation
 from gemlora.errors import AdapterInvalid
 from gemlora.kernels import LoraWeights
 from gemlora.kernels.reference import ReferenceKernels
+from gemlora.kernels.sampling import most_likely_of
 
 if TYPE_CHECKING:
     from gemlora.engines.constraints import GrammarVocabulary
@@ -69,15 +70,12 @@ def owner(sequence: Sequence) -> int:
 class Computed:
     """Logits as a runner's output."""
 
-    def __init__(self, logits: NDArray[np.float32]) -> None:
+    def __init__(self, logits: NDArray[np.float32], *, greedy: bool) -> None:
         self._logits = logits
+        self.most_likely = most_likely_of(logits) if greedy else None
 
     def logits(self) -> NDArray[np.float32]:
         return self._logits
-
-    def most_likely(self) -> NDArray[np.int32]:
-        finite = np.isfinite(self._logits.max(axis=1))
-        return np.where(finite, self._logits.argmax(axis=1), -1).astype(np.int32)
 
 
 class PagedRunner:
@@ -102,7 +100,7 @@ class PagedRunner:
         if between:
             between()
         rows = [self._logits(batch, row) for row in batch.logit_rows]
-        return Computed(np.stack(rows) if rows else np.zeros((0, VOCABULARY), np.float32))
+        return Computed(np.stack(rows) if rows else np.zeros((0, VOCABULARY), np.float32), greedy=batch.greedy)
 
     def _logits(self, batch: Batch, row: int) -> NDArray[np.float32]:
         table = batch.block_tables[batch.sequence_of_row[row]]

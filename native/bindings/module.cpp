@@ -81,14 +81,15 @@ public:
     }
 
     void most_likely(nb::handle x_, const Matrix& head, std::optional<float> softcap, nb::handle tokens_) {
-        require_no_recording();
         const auto x = rows_of<const float>(x_, "x");
         const auto tokens = array_of<Writable>(tokens_, "tokens");
         check_numbers<std::int32_t>(tokens, 1, "tokens");
         require_size(head.packed.columns, x.columns, "inputs of the head");
         require_size(extent(tokens, 0), x.rows, "tokens");
-        const nb::gil_scoped_release release;
-        kernels_.most_likely(x, head.packed, softcap, static_cast<std::int32_t*>(tokens.data()));
+        perform({x_, nb::find(head), tokens_},
+                [=, this, packed = &head.packed, out = static_cast<std::int32_t*>(tokens.data())] {
+                    kernels_.most_likely(x, *packed, softcap, out);
+                });
     }
 
     void embed(const Matrix& matrix, nb::handle tokens_, float scale, nb::handle out_) {

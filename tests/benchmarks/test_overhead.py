@@ -21,6 +21,9 @@ class Library:
         """What is to be repeated."""
         return Program()
 
+    def end_recording(self) -> None:
+        """Has nothing to do."""
+
     def embed(self, matrix: str, tokens: list[int], scale: float) -> None:
         """The first."""
 
@@ -38,10 +41,20 @@ def test_the_kernels_of_each_step_are_added_up() -> None:
     library.linear("x")
     library.linear("x")
     library.most_likely("x")
-    library.begin_recording().run("segments")
-    library.most_likely([[0.5]])
+    program = library.begin_recording()
+    library.embed("table", [7], 1.0)
+    library.most_likely("x")
+    library.end_recording()
+    library.embed("table", [8, 9, 10], 1.0)
+    library.most_likely("x")
+    program.run("segments")
 
-    assert library.steps == [Step(rows=2, end=8, kernels=4), Step(rows=1, end=13, kernels=2)]
+    assert library.steps == [
+        Step(rows=2, end=8, kernels=4),
+        Step(rows=1, end=13, kernels=2),
+        Step(rows=3, end=18, kernels=2),
+        Step(rows=1, end=21, kernels=1),
+    ]
 
 
 def test_steps_count_that_followed_one_with_as_many_rows() -> None:

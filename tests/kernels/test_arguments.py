@@ -66,7 +66,9 @@ def test_linear_checks_its_arrays(native: NativeKernels, matrix: Matrix, x, out,
 
 def test_the_most_likely_outputs_are_those_of_rows_that_fit(native: NativeKernels, matrix: Matrix) -> None:
     with pytest.raises(ValueError, match="inputs of the head: 64 instead of 60"):
-        native.most_likely(floats(3, 60), matrix, None)
+        native.most_likely(floats(3, 60), matrix, None, np.empty(3, np.int32))
+    with pytest.raises(ValueError, match="tokens"):
+        native.most_likely(floats(3, 64), matrix, None, np.empty(2, np.int32))
 
 
 @pytest.mark.parametrize(

@@ -64,16 +64,17 @@ def test_recorded_calls_read_what_their_arrays_hold_later(make: Callable[[], Ker
     matrix = Matrix.from_floats(rng.standard_normal((50, 64), np.float32))
     pairs = [linear_pair(*(rng.standard_normal((2, size), np.float32) for size in (64, 50)), 1.0) for _ in range(2)]
     segments = [Segments.of([(LoraWeights(str(i), {(0, "q_proj"): pair}), 9)]) for i, pair in enumerate(pairs)]
-    x, out = np.empty((9, 64), np.float32), np.empty((9, 50), np.float32)
+    x, out, largest = np.empty((9, 64), np.float32), np.empty((9, 50), np.float32), np.empty(9, np.int32)
 
     def calls(segments: Segments) -> None:
         kernels.linear(x, [matrix], out)
         kernels.adapt(x, out, segments, 0, [("q_proj", 0)])
+        kernels.most_likely(x, matrix, None, largest)
 
     def results(calls: Calls, which: int) -> bytes:
         x[:] = np.random.default_rng(which).standard_normal(x.shape)
         calls(segments[which])
-        return out.tobytes()
+        return out.tobytes() + largest.tobytes()
 
     expected = [results(calls, which) for which in (0, 1)]
     repeated = kernels.record(calls, segments[0])
@@ -109,12 +110,12 @@ def test_what_fails_while_it_is_recorded_ends_the_record() -> None:
     assert np.array_equal(x, before)
 
 
-def test_what_makes_new_arrays_cannot_be_recorded() -> None:
-    kernels, x = NativeKernels(1), np.ones((1, 16), np.float32)
-    head = Matrix.from_floats(np.ones((3, 16), np.float32))
+def test_norms_of_matrices_cannot_be_recorded() -> None:
+    kernels, numbers, out = NativeKernels(1), np.ones((3, 16), np.float32), np.empty(3, np.float32)
+    matrix = Matrix.from_floats(numbers)
 
     with pytest.raises(RuntimeError, match="cannot be part of a program"):
-        kernels.record(lambda _: kernels.most_likely(x, head, None), Segments.of([]))  # type: ignore[arg-type,return-value]
+        kernels.record(lambda _: kernels.row_norms(matrix, numbers[:, :1], numbers[:1], out), Segments.of([]))
 
 
 def test_calls_from_several_python_threads_do_not_disturb_each_other() -> None:

@@ -36,6 +36,16 @@ class Sampling(Struct, frozen=True):
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken, without any chance."""
+        return self.temperature < GREEDY_TEMPERATURE
+
+    @property
+    def penalises(self) -> bool:
+        """Whether it matters which tokens came before."""
+        return self.repetition_penalty not in (0, 1) or self.frequency_penalty != 0 or self.presence_penalty != 0
+
 
 class AdapterRef(Struct, frozen=True):
     """An immutable adapter on local disk.

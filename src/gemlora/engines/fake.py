@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gemlora.engines.contract import (
-    GREEDY_TEMPERATURE,
     AdapterRef,
     Constraint,
     EngineStats,
@@ -232,7 +231,7 @@ def _draw(digest: bytes, index: int, tokens: Sequence[int]) -> int:
 
 def _digest(request: GenerateRequest) -> bytes:
     sampling = request.sampling
-    if sampling.temperature < GREEDY_TEMPERATURE:
+    if sampling.greedy:
         sampling = msgspec.structs.replace(sampling, seed=0)
     adapter = request.adapter.digest if request.adapter else None
     return hashlib.sha256(msgspec.msgpack.encode((request.prompt, sampling, adapter))).digest()

@@ -4,7 +4,7 @@ from gemlora.kernels.interface import Kernels
 from gemlora.kernels.lora import EmbeddingPair, LoraPair, LoraWeights, Segments
 from gemlora.kernels.matrix import Format, Matrix
 from gemlora.kernels.memory import aligned_rows
-from gemlora.kernels.sampling import SamplingBatch, most_likely_of
+from gemlora.kernels.sampling import SamplingBatch
 
 __all__ = [
     "EmbeddingPair",
@@ -16,5 +16,4 @@ __all__ = [
     "SamplingBatch",
     "Segments",
     "aligned_rows",
-    "most_likely_of",
 ]

@@ -34,7 +34,7 @@ class Kernels(Protocol):
         """Make calls of these kernels, and return what makes them again, perhaps faster: with the same arrays, whatever
         these hold by then, and with other segments.
 
-        Only kernels that write into arrays may be called, but for norms; nobody else may call them meanwhile.
+        Only kernels that write into arrays may be called, but for norms of matrices, and by nobody else meanwhile.
         """
         ...
 
@@ -42,8 +42,9 @@ class Kernels(Protocol):
         """out[T, N1 + N2 + …] = x[T, K] · Wᵀ for several matrices that share their input, side by side."""
         ...
 
-    def most_likely(self, x: Float32, head: Matrix, softcap: float | None) -> Int32:
-        """What `linear`, `softcap` if given and a greedy `sample` would say of x[T, K], without writing the logits."""
+    def most_likely(self, x: Float32, head: Matrix, softcap: float | None, tokens: Int32) -> None:
+        """tokens[T] = what `linear`, `softcap` if given and a greedy `sample` would say of x[T, K], without writing the
+        logits."""
         ...
 
     def embed(self, matrix: Matrix, tokens: Int32, scale: float, out: Float32) -> None:

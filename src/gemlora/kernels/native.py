@@ -55,11 +55,9 @@ class NativeKernels:
         """See `Kernels.linear`."""
         self._library.linear(x, [self._matrix(matrix) for matrix in matrices], out)
 
-    def most_likely(self, x: Float32, head: Matrix, softcap: float | None) -> Int32:
+    def most_likely(self, x: Float32, head: Matrix, softcap: float | None, tokens: Int32) -> None:
         """See `Kernels.most_likely`."""
-        tokens = np.empty(len(x), np.int32)
         self._library.most_likely(x, self._matrix(head), softcap, tokens)
-        return tokens
 
     def embed(self, matrix: Matrix, tokens: Int32, scale: float, out: Float32) -> None:
         """See `Kernels.embed`."""

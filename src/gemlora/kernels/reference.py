@@ -34,13 +34,13 @@ class ReferenceKernels:
             out[:, start : start + matrix.rows] = product
             start += matrix.rows
 
-    def most_likely(self, x: Float32, head: Matrix, softcap: float | None) -> Int32:
+    def most_likely(self, x: Float32, head: Matrix, softcap: float | None, tokens: Int32) -> None:
         """See `Kernels.most_likely`."""
         logits = np.empty((len(x), head.rows), np.float32)
         self.linear(x, (head,), logits)
         if softcap is not None:
             self.softcap(logits, softcap)
-        return most_likely_of(logits)
+        tokens[:] = most_likely_of(logits)
 
     def embed(self, matrix: Matrix, tokens: Int32, scale: float, out: Float32) -> None:
         """See `Kernels.embed`."""

@@ -385,7 +385,8 @@ def test_an_adapter_larger_than_all_memory_for_adapters_is_refused() -> None:
     assert bench.failure("a").failure == "adapter"
 
 
-def test_the_counters_count() -> None:
+def test_the_counters_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gemlora.engines.cpu.engine.REPORT_SECONDS", 0)
     bench = Bench(blocks=20)
     bench.submit(request("a", [1] * 40, max_tokens=4, adapter="one"), request("b", [1] * 3, max_tokens=2))
     bench.step()
@@ -399,6 +400,22 @@ def test_the_counters_count() -> None:
     assert (stats.prompt_tokens, stats.output_tokens) == (39 + 2, 6)
     assert stats.steps == len(bench.runner.rows)
     assert stats.step_seconds > 0
+
+
+def test_counters_are_told_ten_times_a_second_and_when_nothing_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("gemlora.engines.cpu.engine.time.monotonic", lambda: clock[0])
+    bench = Bench()
+    bench.submit(request("a", max_tokens=30))
+    told = []
+    for _ in range(30):
+        bench.step()
+        clock[0] += 1 / 64
+        told.append(bench.stats().steps)
+    assert told == [1] * 7 + [8] * 7 + [15] * 7 + [22] * 7 + [29, 30]
+    bench.submit(request("b", adapter="one"))
+    bench.step()
+    assert bench.stats().waiting == 1
 
 
 def test_nothing_is_reported_when_nothing_happens() -> None:

@@ -78,6 +78,16 @@ def test_a_machine_that_becomes_slower_is_noticed_within_a_few_steps() -> None:
     assert max(steps[12:]) < SMALLEST_STEP * slow.token * 1.1 + slow.step * 1.1 + 0.04
 
 
+def test_steps_without_prompts_teach_nothing_about_prompts() -> None:
+    random = Random(1)
+    pace = busy(STARTER, random)
+    shorts = [pace.is_short(tokens, 300) for tokens in range(1, 100)]
+    for decoding in (1, 8, 16) * 30:
+        pace.begin(decoding)
+        pace.note(1.5 * STARTER.seconds(decoding, 0, 0, random))
+    assert [pace.is_short(tokens, 300) for tokens in range(1, 100)] == shorts
+
+
 def test_a_single_interruption_hardly_changes_what_fits() -> None:
     random = Random(1)
     pace = busy(FAST, random)

@@ -96,7 +96,8 @@ def test_unloading_frees_an_idle_adapter_and_deletes_its_files() -> None:
     assert bench.stats().adapters == bench.stats().adapter_bytes == 0
 
 
-def test_a_request_keeps_its_adapter_when_that_is_unloaded() -> None:
+def test_a_request_keeps_its_adapter_when_that_is_unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gemlora.engines.cpu.engine.REPORT_SECONDS", 0)
     one = request("a", adapter="one", max_tokens=20)
     bench = Bench()
     bench.submit(one)

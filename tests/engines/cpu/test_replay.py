@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -31,7 +32,8 @@ def tokens(random: Random, count: int) -> list[int]:
 
 
 def decoded(target: Runner, sequences: list[Sequence], seed: int, between: Callable[[], None] | None) -> list[Array]:
-    """The logits of steps with changing companies: every sequence's next token, and for some a draft behind it.
+    """The logits of steps with changing companies, and of greedy ones the tokens: every sequence's next token, and for
+    some a draft behind it.
 
     With `between` the kernels of no step are recorded.
     """
@@ -39,13 +41,15 @@ def decoded(target: Runner, sequences: list[Sequence], seed: int, between: Calla
     for sequence in sequences:
         target.forward(Batch.of([Chunk(sequence, len(sequence.tokens))]), between)
         sequence.computed = len(sequence.tokens)
-    for _ in range(12):
+    for _ in range(30):
         chunks = []
-        for sequence in random.sample(sequences, random.randint(1, len(sequences))):
+        for sequence in random.sample(sequences, random.randint(1, 3)):
             sequence.append(random.randrange(checkpoints.VOCABULARY))
-            chunks.append(Chunk(sequence, 1, tuple(tokens(random, random.choice([0, 0, 1, 3])))))
-        batch = Batch.of(chunks)
-        found.append(target.forward(batch, between).logits().copy())
+            chunks.append(Chunk(sequence, 1, tuple(tokens(random, random.choice([0, 0, 0, 2])))))
+        output = target.forward(replace(Batch.of(chunks), greedy=random.random() < 0.5), between)
+        found.append(output.logits().copy())
+        if output.most_likely is not None:
+            found.append(output.most_likely)
         for chunk in chunks:
             chunk.sequence.computed += 1
     return found

@@ -3,10 +3,8 @@
 Letters: T rows (tokens), S sequences, B blocks of the longest sequence, R rows whose logits are wanted.
 """
 
-from collections.abc import Iterable
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +46,7 @@ class Batch:
     block_tables: NDArray[np.int32]  # [S, B]
     segments: Segments
     logit_rows: NDArray[np.int32]  # [R], distinct: of each chunk that completes, in order, its last token and its draft
+    greedy: bool  # every chunk that completes takes the most likely token
 
     def of_logit_rows(self) -> "Batch":
         """The logit rows alone, R rows of the same chunks; the batch itself if these are all of its rows, in order."""
@@ -67,31 +66,29 @@ class Batch:
     def of(cls, chunks: Several[Chunk]) -> "Batch":
         """Lay out the chunks, those with the same adapter side by side."""
         ordered = sorted(chunks, key=lambda chunk: _adapter_key(chunk.sequence))
-        starts = [chunk.sequence.computed for chunk in ordered]
-        lengths = [chunk.rows for chunk in ordered]
-        ends = accumulate(lengths)
         widest = max([len(chunk.sequence.blocks) for chunk in ordered])
-        tables = np.array(
-            [chunk.sequence.blocks + [0] * (widest - len(chunk.sequence.blocks)) for chunk in ordered], np.int32
-        )
+        tokens: list[int] = []
+        positions: list[int] = []
+        sequence_of_row: list[int] = []
+        logit_rows: list[int] = []
+        tables, runs = [], []
+        greedy = True
+        for index, chunk in enumerate(ordered):
+            sequence, rows = chunk.sequence, chunk.rows
+            tokens += sequence.tokens[sequence.computed : sequence.computed + chunk.length]
+            tokens += chunk.draft
+            positions += range(sequence.computed, sequence.computed + rows)
+            sequence_of_row += [index] * rows
+            tables.append(sequence.blocks + [0] * (widest - len(sequence.blocks)))
+            runs.append((sequence.adapter, rows))
+            if chunk.completes:
+                logit_rows += range(len(tokens) - len(chunk.draft) - 1, len(tokens))
+                greedy = greedy and sequence.takes_most_likely
         return cls(
-            chunks=tuple(ordered),
-            tokens=_array(
-                (*c.sequence.tokens[s : s + c.length], *c.draft) for c, s in zip(ordered, starts, strict=True)
-            ),
-            positions=_array(range(s, s + n) for s, n in zip(starts, lengths, strict=True)),
-            sequence_of_row=_array((row,) * n for row, n in enumerate(lengths)),
-            block_tables=tables,
-            segments=Segments.of([(chunk.sequence.adapter, chunk.rows) for chunk in ordered]),
-            logit_rows=_array(
-                range(end - len(c.draft) - 1, end) for end, c in zip(ends, ordered, strict=True) if c.completes
-            ),
-        )
-
-
-def _array(parts: Iterable[Iterable[int]]) -> NDArray[np.int32]:
-    """The numbers of all parts, made an array at once: most parts have a single one."""
-    return np.array([*chain.from_iterable(parts)], np.int32)
+            tuple(ordered), np.array(tokens, np.int32), np.array(positions, np.int32),
+            np.array(sequence_of_row, np.int32), np.array(tables, np.int32), Segments.of(runs),
+            np.array(logit_rows, np.int32), greedy,
+        )  # fmt: skip
 
 
 def _adapter_key(sequence: Sequence) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Sequence as Several
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from itertools import count
+from math import inf
 
 from msgspec.structs import replace
 
@@ -44,6 +45,9 @@ from gemlora.engines.cpu.sampler import Drawn, Sampler
 from gemlora.engines.cpu.scheduler import Scheduler
 from gemlora.engines.cpu.sequence import Sequence
 from gemlora.errors import EngineFailed, GemloraError, InvalidRequest, PromptTooLong
+
+REPORT_SECONDS = 0.1
+"""How old the counters may be that the client has, while steps are computed."""
 
 OPENING_PATIENCE = 0.005
 """Seconds that a step waits for adapters which it begins to read: packed ones take a millisecond, and the next step
@@ -102,10 +106,12 @@ class StepLoop:
         self._idle = True
         self._counters = Counters()
         self._reported = EngineStats()
+        self._reported_at = -inf
 
     def run(self) -> None:
         """Step until told to shut down."""
-        self._report(0)
+        self._report()
+        self._flush()
         while self.step():
             pass
 
@@ -130,7 +136,12 @@ class StepLoop:
         seconds = time.monotonic() - started
         if chunks:
             self._scheduler.note(seconds - self._inserted_seconds)
-        self._report(seconds)
+            self._counters.steps += 1
+            self._counters.step_seconds += seconds
+        if self._idle or not self._sequences or started + seconds >= self._reported_at + REPORT_SECONDS:
+            self._report()
+            self._reported_at = started + seconds
+        self._flush()
         return True
 
     def _insert(self) -> None:
@@ -433,11 +444,8 @@ class StepLoop:
         if sequence.adapter is not None:
             self._adapters.release(sequence.adapter)
 
-    def _report(self, seconds: float) -> None:
-        """Send what happened, and the counters if they changed."""
-        if not self._idle:
-            self._counters.steps += 1
-            self._counters.step_seconds += seconds
+    def _report(self) -> None:
+        """Say how the counters stand, if they changed."""
         stats = EngineStats(
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
@@ -459,7 +467,6 @@ class StepLoop:
         if stats != self._reported:
             self._events.append(Counted(stats))
             self._reported = stats
-        self._flush()
 
     def _flush(self) -> None:
         if self._events:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gemlora.engines.cpu.batch import Batch
 from gemlora.engines.cpu.config import GemmaConfig, LayerConfig, Rope
 from gemlora.engines.cpu.replay import MOST_ROWS, Replay
-from gemlora.kernels import Kernels, Matrix, Segments, aligned_rows, most_likely_of
+from gemlora.kernels import Kernels, Matrix, Segments, aligned_rows
 from gemlora.kernels.interface import Places
 
 Float32 = NDArray[np.float32]
@@ -135,6 +135,7 @@ class Activations:
         self.key_heads = self._heads(self.qkv[:, config.query_size : values_start], config)  # [T, C, D]
         self.value_heads = self._heads(self.qkv[:, values_start:], config)  # [T, C, D]
         self.attended_heads = self._heads(self.attended, config)  # [T, H, D]
+        self.most_likely: Int32 = np.empty(len(self.hidden), np.int32)
 
     def of_rows(self, rows: Int32) -> "Activations":
         """Some rows [R], each at most once, in the first R places of these arrays: their stream and their queries."""
@@ -170,19 +171,18 @@ class Activations:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What the last layer leaves of the batch's logit rows. The head is computed for whoever asks for what it gives."""
+    """What the last layer leaves of the batch's logit rows, and what the head made of it if the batch is greedy."""
 
     _model: "Gemma"
     _normed: Float32  # [R, E]
     _segments: Segments  # of the R rows
+    most_likely: Int32 | None
+    """Of a greedy batch the tokens [R] with the largest logits, of equal ones the first; −1 for a row without finite
+    logits."""
 
     def logits(self) -> Float32:
         """The logits [R, V], valid until those of another output are asked for; the caller may overwrite them."""
         return self._model.logits(self._normed, self._segments)
-
-    def most_likely(self) -> Int32:
-        """The tokens [R] with the largest logits, of equal ones the first; −1 for a row without finite logits."""
-        return self._model.most_likely(self._normed, self._segments)
 
 
 class Gemma:
@@ -218,35 +218,48 @@ class Gemma:
         between: Callable[[], None] | None = None,
         observe: Observer | None = None,
     ) -> Output:
-        """Compute the batch's logit rows up to the head, write all rows' keys and values into `caches` (one per layer).
+        """Compute the batch's logit rows up to the head, or with it if the batch is greedy; write all rows' keys and
+        values into `caches` (one per layer).
 
         `between` is called after each layer; it may itself call this, with a batch of other sequences. With `observe`
         all rows are computed up to the head.
         """
         wanted = batch.of_logit_rows()
         if wanted is batch and not between and not observe and self._replay.takes(batch):
-            return Output(self, self._replay.run(self._compute, batch, caches).normed.copy(), batch.segments)
+            step = self._replay.run(self._compute, batch, caches)
+            return Output(self, step.normed.copy(), batch.segments, step.most_likely.copy() if batch.greedy else None)
         with self._activations(len(batch.tokens)) as step:
             last = batch if observe else wanted
-            return Output(self, self._compute(batch, caches, step, last, between, observe), wanted.segments)
+            normed = self._compute_layers(batch, caches, step, last, between, observe)[last.logit_rows]
+            if not batch.greedy:
+                return Output(self, normed, wanted.segments, None)
+            most_likely = step.most_likely[: len(normed)]
+            self._find_most_likely(normed, most_likely)
+            return Output(self, normed, wanted.segments, most_likely)
 
-    def _compute(
+    def _compute(self, batch: Batch, caches: Sequence[LayerCache], step: Activations) -> None:
+        """Compute all rows, all of whose logits are wanted."""
+        self._compute_layers(batch, caches, step, batch)
+        if batch.greedy:
+            self._find_most_likely(step.normed, step.most_likely)
+
+    def _compute_layers(
         self,
         batch: Batch,
         caches: Sequence[LayerCache],
         step: Activations,
-        last: Batch | None = None,
+        last: Batch,
         between: Callable[[], None] | None = None,
         observe: Observer | None = None,
     ) -> Float32:
-        """What the last layer leaves of the logit rows [R, E]. Behind its keys and values it computes the batch `last`
-        alone: the batch itself, which is the default, or its logit rows."""
+        """What the last layer leaves, normed. Behind its keys and values it computes the batch `last` alone: the batch
+        itself or its logit rows."""
         self._embed(batch, step)
         if observe:
             observe(0, step.hidden)
         for layer, cache in zip(self._layers, caches, strict=True):
             self._project(layer, batch, cache, step)
-            if layer is self._layers[-1] and last is not None and last is not batch:
+            if layer is self._layers[-1] and last is not batch:
                 # With its keys and values in the last cache, nothing reads a row again but the head.
                 step, batch = step.of_rows(batch.logit_rows), last
             if len(batch.tokens):
@@ -256,7 +269,7 @@ class Gemma:
                 observe(layer.index + 1, step.hidden)
             if between:
                 between()
-        return step.normed[batch.logit_rows]
+        return step.normed
 
     def _embed(self, batch: Batch, step: Activations) -> None:
         """Begin the stream with the tokens' embeddings, and let the first layer read them normed."""
@@ -333,11 +346,9 @@ class Gemma:
                 self._kernels.softcap(logits, self.config.logit_softcap)
         return logits
 
-    def most_likely(self, normed: Float32, segments: Segments) -> Int32:
-        """See `Output.most_likely`."""
-        if not any(adapter is not None and adapter.head is not None for adapter in segments.adapters):
-            return self._kernels.most_likely(normed, self._head, self.config.logit_softcap)
-        return most_likely_of(self.logits(normed, segments))
+    def _find_most_likely(self, normed: Float32, tokens: Int32) -> None:
+        """The tokens [R] with the largest logits of rows [R, E] that the last layer leaves."""
+        self._kernels.most_likely(normed, self._head, self.config.logit_softcap, tokens)
 
     @contextmanager
     def _activations(self, rows: int) -> Iterator[Activations]:

@@ -31,12 +31,13 @@ class Mailbox(Protocol):
 class Output(Protocol):
     """What is computed of the rows behind which a token is drawn; `gemma.Output` explains."""
 
-    def logits(self) -> NDArray[np.float32]:
-        """[R, V], valid until those of another output are asked for; the caller may overwrite them."""
+    @property
+    def most_likely(self) -> NDArray[np.int32] | None:
+        """Of a greedy batch the tokens [R] with the largest logits, −1 for a row without finite logits."""
         ...
 
-    def most_likely(self) -> NDArray[np.int32]:
-        """The tokens [R] with the largest logits, −1 for a row without finite logits: cheaper than the logits."""
+    def logits(self) -> NDArray[np.float32]:
+        """[R, V], valid until those of another output are asked for; the caller may overwrite them."""
         ...
 
 

@@ -126,14 +126,18 @@ class StepTime:
         return sum(amount * each for amount, each in zip(work, self.seconds, strict=True))
 
     def add(self, work: Several[float], seconds: float) -> None:
-        """Take a measured step into account: one sweep of coordinate descent towards the new optimum."""
+        """Take a measured step into account: one sweep of coordinate descent towards the new optimum.
+
+        Of work that was none of the step's nothing is learned, and nothing forgotten.
+        """
         seconds = min(seconds, LARGEST_SURPRISE * self.predict(work))
         estimate = [*self.seconds]
         for i, amount in enumerate(work):
+            if not amount:
+                continue
             self._times[i] = MEMORY * self._times[i] + amount * seconds
-            for j, other in enumerate(work):
-                self._products[i][j] = MEMORY * self._products[i][j] + amount * other
-        for i, row in enumerate(self._products):
-            error = self._times[i] - sum(product * each for product, each in zip(row, estimate, strict=True))
+            row = [MEMORY * product + amount * other for product, other in zip(self._products[i], work, strict=True)]
+            self._products[i] = row
+            error = self._times[i] - sum([product * each for product, each in zip(row, estimate, strict=True)])
             estimate[i] = max(estimate[i] + error / (row[i] + self._inertia[i]), self._least[i])
         self.seconds = tuple(estimate)

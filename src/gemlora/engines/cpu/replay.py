@@ -2,7 +2,8 @@
 
 A step calls ten kernels a layer. Each call takes Python a few microseconds, since the weights that went through the
 caches meanwhile left nothing of the interpreter there: together up to a twelfth of a step of one row. So the kernels of
-a step are recorded, once for every number of rows, over arrays that stay; later steps fill those and repeat the record.
+a step are recorded, once for every number of rows and kind of step, over arrays that stay; later steps fill those and
+repeat the record.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +43,7 @@ class Replay(Generic[Step]):
         self._most_blocks: int = blocks_for(context)
         self._block_tables = np.zeros((MOST_ROWS, self._most_blocks), np.int32)
         self._caches: Caches | None = None
-        self._recorded: dict[tuple[int, bool], _Recorded[Step]] = {}
+        self._recorded: dict[tuple[int, bool, bool], _Recorded[Step]] = {}
 
     def takes(self, batch: Batch) -> bool:
         """Whether the batch is small enough. Every sequence has a row."""
@@ -57,7 +58,7 @@ class Replay(Generic[Step]):
         self._positions[:rows] = batch.positions
         self._sequence_of_row[:rows] = batch.sequence_of_row
         self._block_tables[:sequences, :blocks] = batch.block_tables
-        key = rows, batch.segments.adapted
+        key = rows, batch.segments.adapted, batch.greedy
         recorded = self._recorded.get(key)
         if recorded is None:
             recorded = self._recorded[key] = self._record(compute, batch, caches)

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Several
 from concurrent.futures import Future
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gemlora.engines.contract import GREEDY_TEMPERATURE, Sampling
+from gemlora.engines.contract import Sampling
 from gemlora.engines.cpu.batch import Chunk
 from gemlora.engines.cpu.interfaces import Output
 from gemlora.engines.cpu.sequence import Sequence
@@ -35,24 +36,24 @@ class Sampler:
 
         Behind a chunk with masks [1 + len(draft), words], which must be done, only tokens come whose bit is set.
         """
+        if output.most_likely is not None:
+            tokens = iter(output.most_likely.tolist())
+            return [(chunk, [*map(_token, islice(tokens, 1 + len(chunk.draft)))]) for chunk in complete]
         places = [(chunk, length) for chunk in complete for length in range(len(chunk.draft) + 1)]
         drawn: dict[Chunk, list[int | None]] = {chunk: [] for chunk in complete}
-        failures: dict[Chunk, BaseException] = {}
-        rows = list(range(len(places)))
-        if not masks and all(_takes_most_likely(chunk.sequence) for chunk in complete):
-            tokens = output.most_likely() if places else _NOTHING
-        else:
-            failures = {chunk: error for chunk, future in masks.items() if (error := future.exception()) is not None}
-            logits = output.logits()
-            for row, (chunk, _) in enumerate(places):
-                if (probing := chunk.sequence.probing) is not None:
-                    probing.keep(logits[row], adapted=chunk.sequence.adapter is not None)
-            rows = [row for row in rows if places[row][0].sequence.probing is None and places[row][0] not in failures]
-            tokens = self._sample(
-                logits if len(rows) == len(places) else logits[rows], [places[row] for row in rows], masks
-            )
+        failures = {chunk: error for chunk, future in masks.items() if (error := future.exception()) is not None}
+        logits = output.logits()
+        for row, (chunk, _) in enumerate(places):
+            if (probing := chunk.sequence.probing) is not None:
+                probing.keep(logits[row], adapted=chunk.sequence.adapter is not None)
+        rows = [
+            row for row, (chunk, _) in enumerate(places) if chunk.sequence.probing is None and chunk not in failures
+        ]
+        tokens = self._sample(
+            logits if len(rows) == len(places) else logits[rows], [places[row] for row in rows], masks
+        )
         for row, token in zip(rows, tokens.tolist(), strict=True):
-            drawn[places[row][0]].append(token if token >= 0 else None)
+            drawn[places[row][0]].append(_token(token))
         return [*(drawn | failures).items()]
 
     def _sample(
@@ -71,12 +72,6 @@ class Sampler:
             words = [masks[chunk].result()[length] for chunk, length in places if chunk in masks]
             batch = replace(batch, masks=np.stack(words), mask_rows=np.array(masked, np.int32))
         return self._kernels.sample(logits, batch)
-
-
-def _takes_most_likely(sequence: Sequence) -> bool:
-    """Whether nothing but the largest of the logits decides, so that they need not be written down."""
-    greedy = _temperature(sequence.request.sampling) == 0
-    return greedy and sequence.history is None and sequence.probing is None
 
 
 def sampling_batch(sequences: Several[Sequence], drafts: Several[Several[int]] = ()) -> SamplingBatch:
@@ -106,5 +101,10 @@ def sampling_batch(sequences: Several[Sequence], drafts: Several[Several[int]] =
     )
 
 
+def _token(drawn: int) -> int | None:
+    """None for what the kernels give where logits are not finite."""
+    return drawn if drawn >= 0 else None
+
+
 def _temperature(sampling: Sampling) -> float:
-    return 0 if sampling.temperature < GREEDY_TEMPERATURE else sampling.temperature
+    return 0 if sampling.greedy else sampling.temperature

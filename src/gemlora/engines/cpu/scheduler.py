@@ -178,6 +178,8 @@ class Scheduler:
     def _prompt_chunks(self, decoding: Collection[Sequence]) -> list[Chunk]:
         """Chunks of the running sequences that do not decode."""
         prompts = [sequence for sequence in self._running if sequence not in decoding]
+        if not prompts:
+            return []
         for sequence in prompts:
             self._cache.reuse(sequence)
         short = {sequence for sequence in prompts if self._is_short(sequence)}

@@ -3,7 +3,7 @@
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from gemlora.engines.contract import GenerateRequest, Sampling
+from gemlora.engines.contract import GenerateRequest
 from gemlora.engines.cpu.constraining import ConstrainedText, Opened
 from gemlora.engines.cpu.drafting import Drafter
 from gemlora.engines.cpu.history import TokenHistory
@@ -43,7 +43,7 @@ class Sequence:
     @classmethod
     def start(cls, request: GenerateRequest, arrival: int, probing: Probing | None = None) -> "Sequence":
         """A sequence that has not computed anything yet."""
-        history = TokenHistory(request.prompt, request.generated) if _penalises(request.sampling) else None
+        history = TokenHistory(request.prompt, request.generated) if request.sampling.penalises else None
         return cls(request, arrival, [*request.prompt, *request.generated], history=history, probing=probing)
 
     @property
@@ -66,14 +66,14 @@ class Sequence:
         """Whether its adapter, if it names one, is in memory."""
         return self.adapter is not None or self.request.adapter is None
 
+    @property
+    def takes_most_likely(self) -> bool:
+        """Whether the next token is the largest output of the base's own head, so that no logits need be written."""
+        free = self.history is None and self.probing is None and self.text is None
+        return free and self.request.sampling.greedy and (self.adapter is None or self.adapter.head is None)
+
     def append(self, token: int) -> None:
         """Add an output token."""
         self.tokens.append(token)
         if self.history is not None:
             self.history.append(token)
-
-
-def _penalises(sampling: Sampling) -> bool:
-    return (
-        sampling.repetition_penalty not in (0, 1) or sampling.frequency_penalty != 0 or sampling.presence_penalty != 0
-    )
