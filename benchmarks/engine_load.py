@@ -92,8 +92,15 @@ def rate(timings: Sequence[Timing]) -> float:
 
 
 def decode_rate(timings: Sequence[Timing]) -> float:
-    """Tokens a second while all sequences decode: between the last first token and the first last token."""
+    """Tokens a second while all sequences decode: between the last first token and the first last token.
+
+    The sum of the sequences' own rates. The tokens of a step come one after the other, so that to count all between two
+    moments would lose most of a step.
+    """
     begin = max(timing.tokens[0] for timing in timings)
     end = min(timing.tokens[-1] for timing in timings)
-    counted = sum(begin < moment <= end for timing in timings for moment in timing.tokens)
-    return counted / (end - begin)
+    whole = 0.0
+    for timing in timings:
+        first, *later = (moment for moment in timing.tokens if begin <= moment <= end)
+        whole += sum(moment > first for moment in later) / (later[-1] - first)
+    return whole
