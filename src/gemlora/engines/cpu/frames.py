@@ -130,7 +130,7 @@ class Failed(Struct, frozen=True, tag="failed"):
 
 
 class Counted(Struct, frozen=True, tag="counted"):
-    """The engine's counters after a step."""
+    """The engine's counters, as they stand after a step."""
 
     stats: EngineStats
 
