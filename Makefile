@@ -41,7 +41,7 @@ test: $(VENV)/developer
 
 bench: $(VENV)/developer
 	mkdir -p build/bench
-	$(BIN)/python -m benchmarks.kernels
+	$(BIN)/python -m benchmarks.kernels --rounds 1 --result build/bench/kernels.json
 	$(BIN)/python -m benchmarks.offline --rounds 3 --result build/bench/offline.json
 	$(BIN)/python -m benchmarks.adapter_mix --rounds 3 --times 2 --adapters 5 16 128 --result build/bench/adapter_mix.json
 	$(BIN)/python -m benchmarks.online --rounds 1 --result build/bench/online.json
@@ -56,6 +56,7 @@ bench-peers: $(PEERS)/version $(VENV)/developer
 	$(BIN)/python -m benchmarks.adapters
 	$(BIN)/python -m benchmarks.online
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m benchmarks.report
 
 # Gemma 7B's shape with random weights: 50 GB of disk and an hour.

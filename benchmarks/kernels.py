@@ -1,11 +1,13 @@
-"""Measures each native kernel on the starter model's shapes: medians, with what arithmetic or memory rate they reach.
+"""Each native kernel on the starter model's shapes, against its roofline: what the machine's limits would let it take.
 
-python benchmarks/kernels.py [--threads N] [--instruction-set NAME] [--only TEXT] [--json FILE]
+python -m benchmarks.kernels [--rounds COUNT] [--threads N] [--instruction-set NAME] [--only TEXT] [--result FILE]
+
+A call is repeated over the same arrays. What fits the caches is read from there, so it may take less than its roofline.
 """
 
 import argparse
-import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -13,14 +15,21 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from benchmarks.machine import Limits, Machine
+from benchmarks.results import Figures
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import results
 from gemlora.kernels import EmbeddingPair, LoraPair, LoraWeights, Matrix, SamplingBatch, Segments, aligned_rows
 from gemlora.kernels.cache import cached_numbers
 from gemlora.kernels.lora import in_scaled_bytes
 from gemlora.kernels.matrix import SPREAD_INPUTS
 from gemlora.kernels.native import NativeKernels, instruction_sets
+
+RESULT = results.FOLDER / "kernels.json"
+FLOATS_PER_INT8 = 0.25
+"""Multiply-adds of float32 in the time of one of int8: a vector holds 16 instead of 64."""
 
 HIDDEN, FEED_FORWARD, HEADS, KV_HEADS, HEAD_SIZE, VOCABULARY = 640, 2048, 4, 1, 256, 262144
 BLOCK = 32
@@ -29,20 +38,20 @@ RNG = np.random.default_rng(0)
 
 @dataclass(frozen=True)
 class Case:
-    """One call with the work it does: multiply-adds, and bytes that it must read."""
+    """One call with the work it does: multiply-adds, of float32 or of int8, and bytes that it must read."""
 
     name: str
     call: Callable[[], object]
     macs: float = 0
     bytes: float = 0
+    floats: bool = True
 
-
-@dataclass(frozen=True)
-class Result:
-    name: str
-    milliseconds: float
-    gmacs_per_second: float
-    gigabytes_per_second: float
+    def roofline(self, limits: Limits) -> float | None:
+        """Seconds below which the machine cannot do it; None if its arithmetic's limit is not known."""
+        peak = limits.int8_gmacs_per_second * (FLOATS_PER_INT8 if self.floats else 1)
+        if self.macs and not peak:
+            return None
+        return max(self.macs / peak if self.macs else 0, self.bytes / limits.read_gigabytes_per_second) / 1e9
 
 
 def floats(*shape: int) -> np.ndarray:
@@ -79,7 +88,8 @@ def linear_case(kernels: NativeKernels, name: str, rows: int, matrices: list[Mat
     x = floats(rows, matrices[0].columns)
     out = aligned_rows(rows, sum(matrix.rows for matrix in matrices))
     macs = rows * sum(matrix.rows * matrix.columns for matrix in matrices)
-    return Case(f"{name}, {rows} rows", lambda: kernels.linear(x, matrices, out), macs, size_of(matrices))
+    floats_ = any(matrix.format.bits is None or not matrix.quantize_activations for matrix in matrices)
+    return Case(f"{name}, {rows} rows", lambda: kernels.linear(x, matrices, out), macs, size_of(matrices), floats_)
 
 
 def linear_cases(kernels: NativeKernels) -> Iterator[Case]:
@@ -130,6 +140,7 @@ def attention_case(
         lambda: kernels.attend(queries, cache, tables, sequence_of_row, positions, 1 / 16, window, None, out),
         macs,
         sequences * min(context, (window or context) + rows) * cache[0, ..., 0, :].nbytes,
+        floats=dtype is np.float32,
     )
 
 
@@ -290,7 +301,8 @@ def cases(kernels: NativeKernels) -> Iterator[Case]:
         yield sample_case(kernels, "top-p 0.9", rows, 1, 0, 0.9)
 
 
-def measure(case: Case, seconds: float) -> Result:
+def measure(case: Case, seconds: float) -> float:
+    """The median of the seconds that a call takes."""
     case.call()
     times: list[float] = []
     until = time.perf_counter() + seconds
@@ -298,34 +310,60 @@ def measure(case: Case, seconds: float) -> Result:
         start = time.perf_counter()
         case.call()
         times.append(time.perf_counter() - start)
-    median = statistics.median(times)
-    return Result(case.name, median * 1e3, case.macs / median / 1e9, case.bytes / median / 1e9)
+    return statistics.median(times)
+
+
+def figures_of(case: Case, seconds: float, limits: Limits) -> Figures:
+    """Its time, and the share of the roofline that it reaches."""
+    figures = {f"{case.name}.seconds": seconds}
+    if (roofline := case.roofline(limits)) is not None:
+        figures[f"{case.name}.share_of_roofline"] = roofline / seconds
+    return figures
+
+
+def table_of(measured: list[Case], figures: Figures, title: str) -> Table:
+    """All of it for a terminal."""
+    table = Table("kernel", title=title)
+    for heading in ("ms", "GMAC/s", "GB/s", "of roofline"):
+        table.add_column(heading, justify="right")
+    for case in measured:
+        seconds, share = figures[f"{case.name}.seconds"], figures.get(f"{case.name}.share_of_roofline")
+        table.add_row(
+            case.name,
+            f"{seconds * 1e3:.3f}",
+            f"{case.macs / seconds / 1e9:.1f}" if case.macs else "",
+            f"{case.bytes / seconds / 1e9:.1f}",
+            "" if share is None else f"{share:.0%}",
+        )
+    return table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measure, show and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--instruction-set", default="auto", choices=["auto", *instruction_sets()])
     parser.add_argument("--only", default="", help="only cases whose name has this text")
-    parser.add_argument("--seconds", type=float, default=0.3, help="time per case")
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
-    options = parser.parse_args()
-    kernels = NativeKernels(options.threads, options.instruction_set)
-    results = [measure(case, options.seconds) for case in cases(kernels) if options.only in case.name]
-    table = Table(title=f"{kernels.instruction_set}, {kernels.threads} threads")
-    for heading in ("kernel", "ms", "GMAC/s", "GB/s"):
-        table.add_column(heading, justify="left" if heading == "kernel" else "right")
-    for result in results:
-        table.add_row(
-            result.name,
-            f"{result.milliseconds:.3f}",
-            f"{result.gmacs_per_second:.1f}" if result.gmacs_per_second else "",
-            f"{result.gigabytes_per_second:.1f}",
-        )
-    Console(width=100).print(table)
-    if options.json:
-        setting = {"instruction_set": kernels.instruction_set, "threads": kernels.threads}
-        options.json.write_text(json.dumps({**setting, "results": [asdict(result) for result in results]}, indent=1))
+    parser.add_argument("--seconds", type=float, default=0.2, help="time per case and round")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    kernels = NativeKernels(arguments.threads, arguments.instruction_set)
+    measured = [case for case in cases(kernels) if arguments.only in case.name]
+    rounds = []
+    with tempfile.TemporaryDirectory() as name:
+        machine = Machine(Path(name))
+        for number in range(arguments.rounds):
+            limits = machine.limits_of(kernels.threads)
+            figures: Figures = {}
+            for case in measured:
+                figures |= figures_of(case, measure(case, arguments.seconds), limits)
+            rounds.append({"limits": [asdict(limits)], "figures": figures})
+            print(f"round {number + 1}/{arguments.rounds}", asdict(limits))
+    figures = results.medians(each["figures"] for each in rounds)
+    settings = {"instruction_set": kernels.instruction_set, "threads": kernels.threads}
+    Console(width=110).print(table_of(measured, figures, "{instruction_set}, {threads} threads".format(**settings)))
+    results.write(arguments.result, figures, rounds, **settings)
 
 
 if __name__ == "__main__":

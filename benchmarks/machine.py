@@ -37,9 +37,10 @@ class Machine:
 
     def limits(self) -> list[Limits]:
         """Measured now, in a second or two: with one thread, and with as many as there are cores."""
-        return [self._measured(threads) for threads in sorted({1, usable_cores()})]
+        return [self.limits_of(threads) for threads in sorted({1, usable_cores()})]
 
-    def _measured(self, threads: int) -> Limits:
+    def limits_of(self, threads: int) -> Limits:
+        """Measured now, with so many threads."""
         output = subprocess.run([self._probe, str(threads)], check=True, capture_output=True, text=True).stdout
         return Limits(threads, **json.loads(output))
 

@@ -20,9 +20,11 @@ PAGE = REPOSITORY / "docs" / "performance.md"
 CHARTS = REPOSITORY / "docs" / "charts"
 BLOCK = re.compile(r"(?P<begin><!-- figures: (?P<name>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 RESULTS = (
-    "offline", "compare", "compare_vllm", "adapter_mix", "adapters", "online", "overhead", "quality", "large_model",
+    "offline", "compare", "compare_vllm", "adapter_mix", "adapters", "online", "overhead", "kernels", "quality",
+    "large_model",
 )  # fmt: skip
 LIMITS = ("int8_gmacs_per_second", "read_gigabytes_per_second")
+KERNELS = ("head int8", "qkv int8", "gate and up int8", "down int8", "attend uint8", "adapt rank")
 MIXES = ("none", "same", "different")
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -137,6 +139,16 @@ def overhead(found: Results) -> Iterator[str]:
         yield f"| {what} | {step * 1e3:.1f} ms | {beside * 1e3:.2f} ms | {share:.1%} |"
 
 
+def kernels(found: Results) -> Iterator[str]:
+    """How close kernels of the starter model come to what the machine allows."""
+    figures = found.get("kernels", {}).get("figures", {})
+    yield from _header("kernel", "time", "of its roofline")
+    for name in (key.removesuffix(".share_of_roofline") for key in figures if key.endswith(".share_of_roofline")):
+        if name.startswith(KERNELS):
+            seconds, share = figures[f"{name}.seconds"], figures[f"{name}.share_of_roofline"]
+            yield f"| {name} | {seconds * 1e3:.3g} ms | {share:.0%} |"
+
+
 def large(found: Results) -> Iterator[str]:
     """Decoding of the large model, ours and llama.cpp's."""
     result = found.get("large_model", {})
@@ -161,6 +173,7 @@ BLOCKS: Mapping[str, Callable[[Results], Iterator[str]]] = {
     "mixes": mixes,
     "online": online,
     "overhead": overhead,
+    "kernels": kernels,
     "large": large,
 }
 
