@@ -231,11 +231,10 @@ class Gemma:
         with self._activations(len(batch.tokens)) as step:
             last = batch if observe else wanted
             normed = self._compute_layers(batch, caches, step, last, between, observe)[last.logit_rows]
-            if not batch.greedy:
-                return Output(self, normed, wanted.segments, None)
             most_likely = step.most_likely[: len(normed)]
-            self._find_most_likely(normed, most_likely)
-            return Output(self, normed, wanted.segments, most_likely)
+            if batch.greedy:
+                self._find_most_likely(normed, most_likely)
+            return Output(self, normed, wanted.segments, most_likely if batch.greedy else None)
 
     def _compute(self, batch: Batch, caches: Sequence[LayerCache], step: Activations) -> None:
         """Compute all rows, all of whose logits are wanted."""
